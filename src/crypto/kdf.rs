@@ -1,0 +1,130 @@
+//! Every derivation, in one place. HKDF is RFC 5869 with SHA-256, as `HKDF-Extract(salt, IKM)` and
+//! `HKDF-Expand(PRK, info, L)`. Outputs are born as their own types.
+
+use hkdf::{Hkdf, HkdfExtract};
+use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::aead::{Nonce, SealingKey};
+use super::context::Context;
+use super::envelope::{HEADER_OCTETS, Version};
+use super::secret::{CodebaseKey, CustomerKey, EnvironmentKey, Fingerprint, Key, LocalWrappingKey, Root};
+
+/// What a derivation is for. No two share a label, and none is the beginning of another.
+#[derive(Clone, Copy)]
+enum Label {
+    Combine,
+    Bind,
+    Record,
+    Fingerprint,
+    LocalWrap,
+}
+
+impl Label {
+    const fn octets(self) -> &'static [u8] {
+        match self {
+            Self::Combine => b"triseal/v1 combine",
+            Self::Bind => b"triseal/v1 bind",
+            Self::Record => b"triseal/v1 record",
+            Self::Fingerprint => b"triseal/v1 fingerprint",
+            Self::LocalWrap => b"triseal/v1 local wrap",
+        }
+    }
+}
+
+/// The root of three factors. It takes the customer key, which is wiped as soon as the root exists.
+///
+/// `root = HKDF-Extract(salt = "triseal/v1 combine", IKM = codebase || environment || customer)`: the combination of keys
+/// by extraction of NIST SP 800-133r2, section 6.3. Three fixed lengths make the concatenation unambiguous.
+#[expect(clippy::needless_pass_by_value, reason = "taken, so that nobody keeps it")]
+pub fn combine(codebase: &CodebaseKey, environment: &EnvironmentKey, customer: CustomerKey) -> Root {
+    let mut extract = HkdfExtract::<Sha256>::new(Some(Label::Combine.octets()));
+    extract.input_ikm(codebase.expose_secret());
+    extract.input_ikm(environment.expose_secret());
+    extract.input_ikm(customer.expose_secret());
+    let (mut prk, _) = extract.finalize();
+    let root = Root::new(prk.into());
+    prk.as_mut_slice().zeroize();
+    root
+}
+
+/// What one envelope shows to prove that it was sealed under this root for this context.
+pub(super) type Commitment = [u8; 32];
+
+/// Everything that one sealing or opening needs; `key` is consumed by its one use.
+pub(super) struct RecordKeys {
+    pub(super) binding: [u8; 32],
+    pub(super) commitment: Commitment,
+    pub(super) key: SealingKey,
+    pub(super) nonce: Nonce,
+}
+
+/// ```text
+/// binding = SHA-256("triseal/v1 bind" || header || context)
+/// okm     = HKDF-Expand(root, "triseal/v1 record" || binding, 76)
+/// commitment = okm[0..32]     key = okm[32..64]     nonce = okm[64..76]
+/// ```
+pub(super) fn record_keys(root: &Root, header: &[u8; HEADER_OCTETS], context: &Context<'_>) -> RecordKeys {
+    let mut hash = Sha256::new_with_prefix(Label::Bind.octets());
+    hash.update(header);
+    context.encode(|octets| hash.update(octets));
+    let binding: [u8; 32] = hash.finalize().into();
+
+    let mut okm = Zeroizing::new([0; 76]);
+    expand(root.expose_secret(), &[Label::Record.octets(), &binding], okm.as_mut());
+    let (commitment, key, nonce) = (take(&*okm, 0), take(&*okm, 32), take(&*okm, 64));
+    RecordKeys { binding, commitment, key: SealingKey::new(key), nonce: Nonce::new(nonce) }
+}
+
+/// `HKDF-Expand(key, "triseal/v1 fingerprint", 16)`: stored, so that two keys under one version number are noticed.
+pub fn fingerprint<F>(key: &Key<F>) -> Fingerprint {
+    let mut octets = [0; 16];
+    expand(key.expose_secret(), &[Label::Fingerprint.octets()], &mut octets);
+    Fingerprint(octets)
+}
+
+/// The key and nonce of the local stand-in for KMS, for one wrapping:
+/// `HKDF-Expand(wrapping key, "triseal/v1 local wrap" || salt, 44)`.
+pub(super) fn local_wrap_keys(key: &LocalWrappingKey, salt: &[u8; 32]) -> (SealingKey, Nonce) {
+    let mut okm = Zeroizing::new([0; 44]);
+    expand(key.expose_secret(), &[Label::LocalWrap.octets(), salt], okm.as_mut());
+    (SealingKey::new(take(&*okm, 0)), Nonce::new(take(&*okm, 32)))
+}
+
+fn expand(prk: &[u8; 32], info: &[&[u8]], okm: &mut [u8]) {
+    #[expect(clippy::expect_used, reason = "a PRK of 32 octets is long enough")]
+    let hkdf = Hkdf::<Sha256>::from_prk(prk).expect("32 octets");
+    #[expect(clippy::expect_used, reason = "fewer than the 8,160 octets that HKDF can give")]
+    hkdf.expand_multi_info(info, okm).expect("at most 76 octets");
+}
+
+/// `N` octets of `okm` from `at` on.
+#[expect(clippy::indexing_slicing, reason = "called with constants that lie within the array")]
+fn take<const N: usize, const L: usize>(okm: &[u8; L], at: usize) -> [u8; N] {
+    std::array::from_fn(|index| okm[at + index])
+}
+
+/// What the test vectors name, for comparing step by step.
+#[doc(hidden)]
+pub struct Derived {
+    pub root: [u8; 32],
+    pub binding: [u8; 32],
+    pub commitment: [u8; 32],
+    pub key: [u8; 32],
+    pub nonce: [u8; 12],
+}
+
+/// Shows every intermediate value of one sealing: for the test vectors alone.
+#[doc(hidden)]
+pub fn derived(root: &Root, versions: [Version; 3], salt: [u8; 32], context: &Context<'_>) -> Derived {
+    let [codebase, environment, customer] = versions;
+    let lineage = super::envelope::Lineage { codebase, environment, customer };
+    let keys = record_keys(root, &super::envelope::encode_header(lineage, &salt), context);
+    Derived {
+        root: *root.expose_secret(),
+        binding: keys.binding,
+        commitment: keys.commitment,
+        key: *keys.key.expose_secret(),
+        nonce: keys.nonce.into_octets(),
+    }
+}

@@ -1,0 +1,250 @@
+//! The form of the environment secret and of the codebase key file (docs/FORMAT.md): reading, checking, writing.
+//!
+//! The build script compiles this file too, so it uses nothing else of the crate. It knows no source: a document is a
+//! string. What it refuses it names by field and never by value, since the value may be a key.
+
+use std::fmt;
+
+use base64ct::{Base64, Encoding};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// A document has at most so many octets: what one Secrets Manager secret holds
+/// (<https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html>).
+pub const MAX_DOCUMENT_OCTETS: usize = 65_536;
+
+/// Which of the two factors a document holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `triseal-codebase-keys/v1`
+    Codebase,
+    /// `triseal-environment-keys/v1`
+    Environment,
+}
+
+impl Form {
+    /// The value of the field `format`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Codebase => "triseal-codebase-keys/v1",
+            Self::Environment => "triseal-environment-keys/v1",
+        }
+    }
+}
+
+/// All versions of one factor, checked: every key is there once, and the primary is enabled.
+pub struct KeyDocument {
+    /// The version that seals.
+    pub primary: u32,
+    /// In the document's order. Never empty.
+    pub keys: Vec<KeyEntry>,
+}
+
+/// One version of a factor.
+pub struct KeyEntry {
+    /// From 1.
+    pub version: u32,
+    /// 32 octets, not all zero.
+    pub key: Zeroizing<[u8; 32]>,
+    /// Whether it opens.
+    pub state: KeyState,
+    /// When it was made.
+    pub created_at: Option<jiff::Timestamp>,
+    /// Since when it is no longer the primary.
+    pub primary_until: Option<jiff::Timestamp>,
+}
+
+/// Whether a version opens. Which one seals is the document's `primary`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyState {
+    /// It opens.
+    #[default]
+    Enabled,
+    /// It is refused.
+    Retired,
+}
+
+/// Why a document is refused: the field, and what is wrong with it. Never its value.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct DocumentError {
+    /// A path such as `keys[1].key`, or `document`.
+    pub field: String,
+    /// What is wrong there.
+    pub problem: Problem,
+}
+
+/// What can be wrong with a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    #[error("is longer than {MAX_DOCUMENT_OCTETS} octets")]
+    TooLong,
+    #[error("is not JSON from line {line}, column {column} on")]
+    NotJson { line: usize, column: usize },
+    #[error("is unknown, there twice, or not of the expected type")]
+    WrongType,
+    #[error("is missing")]
+    Missing,
+    #[error("must be \"{0}\"")]
+    WrongFormat(&'static str),
+    #[error("must be at least 1")]
+    Zero,
+    #[error("is there twice")]
+    Repeated,
+    #[error("must be the base64 of 32 octets, with padding")]
+    NotAKey,
+    #[error("is all zeros")]
+    ZeroKey,
+    #[error("must be the version of an enabled key")]
+    PrimaryNotEnabled,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDocument<'a> {
+    format: Option<&'a str>,
+    primary: Option<u32>,
+    #[serde(borrow)]
+    keys: Option<Vec<RawEntry<'a>>>,
+}
+
+/// Borrows the key from the text, so that reading makes no copy of it that nobody wipes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEntry<'a> {
+    version: Option<u32>,
+    key: Option<&'a str>,
+    #[serde(default)]
+    state: KeyState,
+    created_at: Option<jiff::Timestamp>,
+    primary_until: Option<jiff::Timestamp>,
+}
+
+impl KeyDocument {
+    /// Reads and checks a document.
+    ///
+    /// # Errors
+    /// A [`DocumentError`] that names the first field that is wrong.
+    pub fn parse(form: Form, text: &str) -> Result<Self, DocumentError> {
+        if text.len() > MAX_DOCUMENT_OCTETS {
+            return Err(refused("document", Problem::TooLong));
+        }
+        let raw = parse_json(text)?;
+        match raw.format {
+            None => return Err(refused("format", Problem::Missing)),
+            Some(format) if format != form.as_str() => {
+                return Err(refused("format", Problem::WrongFormat(form.as_str())));
+            }
+            Some(_) => {}
+        }
+        let primary = raw.primary.ok_or_else(|| refused("primary", Problem::Missing))?;
+        let entries = raw.keys.ok_or_else(|| refused("keys", Problem::Missing))?;
+        let mut keys: Vec<KeyEntry> = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.iter().enumerate() {
+            let entry = check_entry(index, entry, &keys)?;
+            keys.push(entry);
+        }
+        if !keys.iter().any(|entry| entry.version == primary && entry.state == KeyState::Enabled) {
+            return Err(refused("primary", Problem::PrimaryNotEnabled));
+        }
+        Ok(Self { primary, keys })
+    }
+
+    /// The document as it is stored, with a line for each version. It is a secret.
+    pub fn to_json(&self, form: Form) -> Zeroizing<String> {
+        // Long enough from the start, so that the string never moves and leaves a copy behind.
+        let mut text = Zeroizing::new(String::with_capacity(128 + self.keys.len() * 256));
+        text.push_str(&format!("{{\"format\": \"{}\", \"primary\": {},\n \"keys\": [", form.as_str(), self.primary));
+        for (index, entry) in self.keys.iter().enumerate() {
+            text.push_str(if index == 0 { "" } else { ",\n          " });
+            text.push_str(&format!("{{\"version\": {}, \"key\": \"", entry.version));
+            let mut encoded = Zeroizing::new([0_u8; 44]);
+            // 32 octets always fill 44 characters.
+            text.push_str(Base64::encode(entry.key.as_ref(), encoded.as_mut()).unwrap_or_default());
+            text.push_str(match entry.state {
+                KeyState::Enabled => "\", \"state\": \"enabled\"",
+                KeyState::Retired => "\", \"state\": \"retired\"",
+            });
+            for (name, time) in [("created_at", entry.created_at), ("primary_until", entry.primary_until)] {
+                if let Some(time) = time {
+                    text.push_str(&format!(", \"{name}\": \"{time}\""));
+                }
+            }
+            text.push('}');
+        }
+        text.push_str("]}\n");
+        text
+    }
+}
+
+fn parse_json(text: &str) -> Result<RawDocument<'_>, DocumentError> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let raw = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = match error.path().to_string() {
+            root if root == "." => "document".to_owned(),
+            path => path,
+        };
+        // The inner error's text may echo the value, so only its kind and place are kept.
+        let problem = match error.inner().classify() {
+            serde_json::error::Category::Data => Problem::WrongType,
+            serde_json::error::Category::Io
+            | serde_json::error::Category::Syntax
+            | serde_json::error::Category::Eof => not_json(error.inner()),
+        };
+        DocumentError { field: path, problem }
+    })?;
+    json.end().map_err(|error| refused("document", not_json(&error)))?;
+    Ok(raw)
+}
+
+fn check_entry(index: usize, entry: &RawEntry<'_>, before: &[KeyEntry]) -> Result<KeyEntry, DocumentError> {
+    let at = |field: &str, problem| Err(DocumentError { field: format!("keys[{index}].{field}"), problem });
+    let Some(version) = entry.version else { return at("version", Problem::Missing) };
+    if version == 0 {
+        return at("version", Problem::Zero);
+    }
+    if before.iter().any(|other| other.version == version) {
+        return at("version", Problem::Repeated);
+    }
+    let Some(encoded) = entry.key else { return at("key", Problem::Missing) };
+    let mut key = Zeroizing::new([0_u8; 32]);
+    match Base64::decode(encoded, key.as_mut()) {
+        Ok(octets) if octets.len() == 32 => {}
+        Ok(_) | Err(_) => return at("key", Problem::NotAKey),
+    }
+    if bool::from(key.as_slice().ct_eq(&[0; 32])) {
+        return at("key", Problem::ZeroKey);
+    }
+    if before.iter().any(|other| bool::from(other.key.as_slice().ct_eq(key.as_slice()))) {
+        return at("key", Problem::Repeated);
+    }
+    Ok(KeyEntry {
+        version,
+        key,
+        state: entry.state,
+        created_at: entry.created_at,
+        primary_until: entry.primary_until,
+    })
+}
+
+fn refused(field: &str, problem: Problem) -> DocumentError {
+    DocumentError { field: field.to_owned(), problem }
+}
+
+fn not_json(error: &serde_json::Error) -> Problem {
+    Problem::NotJson { line: error.line(), column: error.column() }
+}
+
+impl fmt::Debug for KeyDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyDocument").field("primary", &self.primary).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for KeyEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyEntry").field("version", &self.version).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,2 @@
+//! Where each factor comes from.
+pub mod document;
