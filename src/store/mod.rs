@@ -1,1 +1,108 @@
-//! x
+//! Ciphertext at rest: rows, the ports that a backend fills, and the one rule for writing ([`change`]).
+//!
+//! Only an envelope is authentic. Everything else in a row is a hint that someone with access to the store can change, so
+//! nothing here decides what opens. The store knows no key and no secret.
+
+mod change;
+#[cfg(test)]
+pub(crate) mod contract;
+pub mod embedded;
+mod encoding;
+mod rows;
+
+use async_trait::async_trait;
+
+pub use change::{ChangeError, Decision, change};
+pub use rows::{
+    Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, IdempotencyKey, KeyRow, KeyVersion,
+    KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, Versioned, WriteId,
+};
+
+use crate::crypto::Version;
+use crate::ids::{CredentialRef, CustomerId};
+
+/// Why a store did not do what it was asked. The texts name no row's content.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It did not answer. A write may have happened all the same.
+    #[error("the store is away: {0}")]
+    Away(String),
+    /// It asks for fewer requests.
+    #[error("the store throttles")]
+    Throttled,
+    /// It does not permit this.
+    #[error("the store refuses: {0}")]
+    Refused(String),
+    /// A table is missing.
+    #[error("the table {0} is missing")]
+    Absent(String),
+    /// What it holds is not of our form.
+    #[error("the store is corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// What became of a conditional write.
+#[derive(Debug)]
+pub enum Replaced<R> {
+    /// It is on disk.
+    Done,
+    /// The condition failed. This is the present row.
+    Refused(Option<R>),
+}
+
+/// Rows that are read and replaced one by one.
+#[async_trait]
+pub trait Rows: Send + Sync {
+    /// What names a row.
+    type Id: Send + Sync;
+    /// A row.
+    type Row: Versioned + Send;
+    /// What replaces a row: the new row, and what is written with it in one transaction.
+    type Write: Versioned + Send;
+
+    /// The row, consistently: it reflects every write that was answered before.
+    async fn get(&self, id: &Self::Id) -> Result<Option<Self::Row>, StoreError>;
+
+    /// Writes on the condition that the present row has the write id `expected`, or that there is none. Answered
+    /// [`Replaced::Done`], it is on disk. Use [`change`], which knows what to do with every other answer.
+    async fn replace(&self, expected: Option<WriteId>, write: Self::Write) -> Result<Replaced<Self::Row>, StoreError>;
+}
+
+/// The credentials. Tombstones are rows, too.
+#[async_trait]
+pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = CredentialRow> {
+    /// At most `limit` rows of a customer, or of all, which come after `after`; in the backend's order, which does not change.
+    /// A page may be shorter; it is the last if it names no successor.
+    async fn query(
+        &self,
+        customer: Option<&CustomerId>,
+        after: Option<&CredentialRef>,
+        limit: usize,
+    ) -> Result<Page<CredentialRow, CredentialRef>, StoreError>;
+}
+
+/// The customers, and their wrapped keys.
+#[async_trait]
+pub trait Customers: Rows<Id = CustomerId, Row = CustomerRow, Write = CustomerWrite> {
+    /// One wrapped key.
+    async fn key(&self, customer: &CustomerId, version: Version) -> Result<Option<KeyRow>, StoreError>;
+
+    /// At most `limit` customers that come after `after`, as [`Credentials::query`].
+    async fn query(
+        &self,
+        after: Option<&CustomerId>,
+        limit: usize,
+    ) -> Result<Page<CustomerRow, CustomerId>, StoreError>;
+}
+
+/// The service's own records: fingerprints of factor versions.
+pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = OperationRow> {}
+
+/// Some rows, and after which one the next page starts.
+#[derive(Debug)]
+pub struct Page<R, I> {
+    /// The rows.
+    pub rows: Vec<R>,
+    /// `None`: this was the last page.
+    pub next: Option<I>,
+}

@@ -1,0 +1,88 @@
+//! The one rule for writing. Every change of a row, on every backend, goes through [`change`].
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Replaced, Rows, StoreError, Versioned};
+
+/// A row is decided on at most so many times before the caller is told that others keep changing it.
+const ATTEMPTS: u32 = 5;
+/// The longest pause before the second attempt, in milliseconds. It doubles with each.
+const FIRST_PAUSE_MS: u64 = 10;
+
+/// What is to be done about a row.
+#[derive(Debug)]
+pub enum Decision<W, A> {
+    /// Nothing is left to do: this is the answer.
+    Done(A),
+    /// Write this; the answer if that succeeds.
+    Replace(W, A),
+}
+
+/// Why a row was not changed, apart from what the decision itself refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Others changed the row each time.
+    #[error("the row was changed by others, {ATTEMPTS} times")]
+    Concurrent,
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Changes a row.
+///
+/// 1. Read it.
+/// 2. Decide: nothing to do, refused (an error), or a new row under a new write id.
+/// 3. Replace it, on the condition that its write id is the one that was read.
+/// 4. Refused: if the present row has the write id just written, only the answer was lost. Otherwise decide again, from
+///    the present row. After a time-out: read, and likewise.
+///
+/// A write that timed out may land after the read. It is recognised all the same, because the condition lets one of two
+/// writes through, and the decision finds its own change among those that the row remembers
+/// ([`Changes`](super::Changes)).
+///
+/// # Errors
+/// The decision's own, and a [`ChangeError`]. After [`StoreError::Away`] the change may have happened.
+pub async fn change<R, A, E, F>(
+    rows: &R,
+    id: &R::Id,
+    mut decide: impl FnMut(Option<R::Row>) -> F,
+) -> Result<A, E>
+where
+    R: Rows + ?Sized,
+    F: Future<Output = Result<Decision<R::Write, A>, E>>,
+    E: From<ChangeError>,
+{
+    let mut present = rows.get(id).await.map_err(ChangeError::from)?;
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            sleep(pause(attempt)).await;
+        }
+        let expected = present.as_ref().map(Versioned::write_id);
+        let (write, answer) = match decide(present).await? {
+            Decision::Done(answer) => return Ok(answer),
+            Decision::Replace(write, answer) => (write, answer),
+        };
+        let written = write.write_id();
+        present = match rows.replace(expected, write).await {
+            Ok(Replaced::Done) => return Ok(answer),
+            Ok(Replaced::Refused(present)) => present,
+            Err(StoreError::Away(_)) => rows.get(id).await.map_err(ChangeError::from)?,
+            Err(error) => return Err(ChangeError::Store(error).into()),
+        };
+        if present.as_ref().map(Versioned::write_id) == Some(written) {
+            return Ok(answer);
+        }
+    }
+    Err(ChangeError::Concurrent.into())
+}
+
+/// A random pause, so that two writers do not meet again.
+fn pause(attempt: u32) -> Duration {
+    let longest = FIRST_PAUSE_MS << attempt.min(8);
+    // Without a generator there is no jitter, and nothing else to fear.
+    let random = getrandom::u64().unwrap_or(longest);
+    Duration::from_millis(random % (longest + 1))
+}

@@ -1,0 +1,298 @@
+//! Rows as octets, for backends that keep octets: `format (1) || write id (16) || CBOR`. The write id stands at a fixed
+//! place, so that a condition is checked without decoding a row.
+//!
+//! The CBOR maps have numbered fields (RFC 8949, by minicbor). A field that an older release must not lose when it rewrites a
+//! row raises the format, which that release then refuses.
+
+use jiff::Timestamp;
+use minicbor::{Decode, Encode};
+
+use super::rows::{
+    Change, Changes, CredentialRow, CustomerRow, CustomerState, IdempotencyKey, KeyRow, KeyVersion, KeyVersionState,
+    Life, Living, OperationId, OperationRow, Revision, State, WriteId,
+};
+use crate::crypto::Version;
+use crate::ids::{Caller, CredentialRef, CustomerId};
+use crate::secret::Kind;
+
+const FORMAT: u8 = 1;
+const WRITE_ID_OCTETS: usize = 16;
+
+/// The octets are no row of ours. Says where, and nothing of what stands there.
+pub(super) struct BadRow(pub(super) &'static str);
+
+#[derive(Encode, Decode)]
+struct CredentialFields {
+    #[n(0)]
+    revision: u64,
+    #[n(1)]
+    create_time: i64,
+    #[n(2)]
+    update_time: i64,
+    #[n(3)]
+    changes: Vec<ChangeFields>,
+    #[n(4)]
+    living: Option<LivingFields>,
+    #[n(5)]
+    delete_time: Option<i64>,
+}
+
+#[derive(Encode, Decode)]
+struct ChangeFields {
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    key: [u8; 32],
+    #[n(1)]
+    caller: String,
+    #[n(2)]
+    revision: u64,
+    #[n(3)]
+    time: i64,
+}
+
+#[derive(Encode, Decode)]
+struct LivingFields {
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    envelope: Vec<u8>,
+    #[n(1)]
+    kind: String,
+    #[n(2)]
+    needs_reauth: Option<NeedsReauthFields>,
+    #[n(3)]
+    refresh_time: Option<i64>,
+    #[n(4)]
+    access_token_expire_time: Option<i64>,
+}
+
+#[derive(Encode, Decode)]
+struct NeedsReauthFields {
+    #[n(0)]
+    reason: String,
+    #[n(1)]
+    time: i64,
+}
+
+#[derive(Encode, Decode)]
+struct CustomerFields {
+    #[n(0)]
+    state: u8,
+    #[n(1)]
+    destroy_time: Option<i64>,
+    #[n(2)]
+    primary: u32,
+    #[n(3)]
+    versions: Vec<KeyVersionFields>,
+    #[n(4)]
+    create_time: i64,
+}
+
+#[derive(Encode, Decode)]
+struct KeyVersionFields {
+    #[n(0)]
+    version: u32,
+    #[n(1)]
+    retired: bool,
+    #[n(2)]
+    create_time: i64,
+    #[n(3)]
+    kms_key_arn: String,
+}
+
+#[derive(Encode, Decode)]
+struct KeyFields {
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    wrapped: Vec<u8>,
+    #[n(1)]
+    kms_key_arn: String,
+}
+
+/// The write id of an encoded row.
+pub(super) fn write_id(row: &[u8]) -> Result<WriteId, BadRow> {
+    let rest = match row.split_first() {
+        Some((&FORMAT, rest)) => rest,
+        Some(_) => return Err(BadRow("a row's format is not one that this release knows")),
+        None => return Err(BadRow("a row is empty")),
+    };
+    rest.first_chunk::<WRITE_ID_OCTETS>().map(|octets| WriteId::from_octets(*octets)).ok_or(BadRow("a row is cut off"))
+}
+
+pub(super) fn encode_credential(row: &CredentialRow) -> Vec<u8> {
+    let (living, delete_time) = match &row.life {
+        Life::Living(living) => (Some(living_fields(living)), None),
+        Life::Deleted { time } => (None, Some(micros(*time))),
+    };
+    let changes = row.changes.0.iter().map(|change| ChangeFields {
+        key: *change.key.octets(),
+        caller: change.caller.as_str().to_owned(),
+        revision: change.revision.get(),
+        time: micros(change.time),
+    });
+    encode(row.write_id, &CredentialFields {
+        revision: row.revision.get(),
+        create_time: micros(row.create_time),
+        update_time: micros(row.update_time),
+        changes: changes.collect(),
+        living,
+        delete_time,
+    })
+}
+
+pub(super) fn decode_credential(id: CredentialRef, octets: &[u8]) -> Result<CredentialRow, BadRow> {
+    let (write_id, fields) = decode::<CredentialFields>(octets)?;
+    let life = match (fields.living, fields.delete_time) {
+        (Some(living), None) => Life::Living(living_from(living)?),
+        (None, Some(time)) => Life::Deleted { time: timestamp(time)? },
+        (Some(_), Some(_)) | (None, None) => return Err(BadRow("a credential is neither living nor deleted")),
+    };
+    let changes = fields.changes.into_iter().map(|change| {
+        Ok(Change {
+            key: IdempotencyKey::from_octets(change.key),
+            caller: Caller::new(&change.caller),
+            revision: revision(change.revision)?,
+            time: timestamp(change.time)?,
+        })
+    });
+    Ok(CredentialRow {
+        id,
+        write_id,
+        revision: revision(fields.revision)?,
+        create_time: timestamp(fields.create_time)?,
+        update_time: timestamp(fields.update_time)?,
+        changes: Changes(changes.collect::<Result<_, _>>()?),
+        life,
+    })
+}
+
+fn living_fields(living: &Living) -> LivingFields {
+    LivingFields {
+        envelope: living.envelope.clone(),
+        kind: living.kind.as_str().to_owned(),
+        needs_reauth: match &living.state {
+            State::Active => None,
+            State::NeedsReauth { reason, time } => {
+                Some(NeedsReauthFields { reason: reason.clone(), time: micros(*time) })
+            }
+        },
+        refresh_time: living.refresh_time.map(micros),
+        access_token_expire_time: living.access_token_expire_time.map(micros),
+    }
+}
+
+fn living_from(fields: LivingFields) -> Result<Living, BadRow> {
+    let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == fields.kind);
+    Ok(Living {
+        envelope: fields.envelope,
+        kind: kind.ok_or(BadRow("a credential's kind is unknown"))?,
+        state: match fields.needs_reauth {
+            None => State::Active,
+            Some(fields) => State::NeedsReauth { reason: fields.reason, time: timestamp(fields.time)? },
+        },
+        refresh_time: fields.refresh_time.map(timestamp).transpose()?,
+        access_token_expire_time: fields.access_token_expire_time.map(timestamp).transpose()?,
+    })
+}
+
+pub(super) fn encode_customer(row: &CustomerRow) -> Vec<u8> {
+    let (state, destroy_time) = match row.state {
+        CustomerState::Active => (1, None),
+        CustomerState::Disabled => (2, None),
+        CustomerState::PendingDestruction { destroy_time } => (3, Some(micros(destroy_time))),
+        CustomerState::Destroyed { destroy_time } => (4, Some(micros(destroy_time))),
+    };
+    let versions = row.versions.iter().map(|key| KeyVersionFields {
+        version: key.version.get(),
+        retired: key.state == KeyVersionState::Retired,
+        create_time: micros(key.create_time),
+        kms_key_arn: key.kms_key_arn.clone(),
+    });
+    encode(row.write_id, &CustomerFields {
+        state,
+        destroy_time,
+        primary: row.primary.get(),
+        versions: versions.collect(),
+        create_time: micros(row.create_time),
+    })
+}
+
+pub(super) fn decode_customer(id: CustomerId, octets: &[u8]) -> Result<CustomerRow, BadRow> {
+    let (write_id, fields) = decode::<CustomerFields>(octets)?;
+    let state = match (fields.state, fields.destroy_time) {
+        (1, None) => CustomerState::Active,
+        (2, None) => CustomerState::Disabled,
+        (3, Some(time)) => CustomerState::PendingDestruction { destroy_time: timestamp(time)? },
+        (4, Some(time)) => CustomerState::Destroyed { destroy_time: timestamp(time)? },
+        (_, _) => return Err(BadRow("a customer's state is unknown")),
+    };
+    let versions = fields.versions.into_iter().map(|key| {
+        Ok(KeyVersion {
+            version: version(key.version)?,
+            state: if key.retired { KeyVersionState::Retired } else { KeyVersionState::Enabled },
+            create_time: timestamp(key.create_time)?,
+            kms_key_arn: key.kms_key_arn,
+        })
+    });
+    Ok(CustomerRow {
+        id,
+        write_id,
+        state,
+        primary: version(fields.primary)?,
+        versions: versions.collect::<Result<_, _>>()?,
+        create_time: timestamp(fields.create_time)?,
+    })
+}
+
+/// A key has no write id of its own: it changes with its customer, whose write id stands here, too.
+pub(super) fn encode_key(write_id: WriteId, row: &KeyRow) -> Vec<u8> {
+    encode(write_id, &KeyFields { wrapped: row.wrapped.clone(), kms_key_arn: row.kms_key_arn.clone() })
+}
+
+pub(super) fn decode_key(version: Version, octets: &[u8]) -> Result<KeyRow, BadRow> {
+    let (_, fields) = decode::<KeyFields>(octets)?;
+    Ok(KeyRow { version, wrapped: fields.wrapped, kms_key_arn: fields.kms_key_arn })
+}
+
+pub(super) fn encode_operation(row: &OperationRow) -> Vec<u8> {
+    let body: &minicbor::bytes::ByteSlice = row.body.as_slice().into();
+    encode(row.write_id, body)
+}
+
+pub(super) fn decode_operation(id: OperationId, octets: &[u8]) -> Result<OperationRow, BadRow> {
+    let (write_id, body) = decode::<minicbor::bytes::ByteVec>(octets)?;
+    Ok(OperationRow { id, write_id, body: body.into() })
+}
+
+fn encode<T: Encode<()> + ?Sized>(write_id: WriteId, fields: &T) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(1024);
+    octets.push(FORMAT);
+    octets.extend_from_slice(&write_id.octets());
+    match minicbor::encode(fields, &mut octets) {
+        Ok(()) => octets,
+        // Its error type has a variant for writers that fail and for custom encoders; a vector and derived ones have neither.
+        Err(_) => unreachable!("a vector takes every encoding"),
+    }
+}
+
+fn decode<'a, T: Decode<'a, ()>>(octets: &'a [u8]) -> Result<(WriteId, T), BadRow> {
+    let write_id = write_id(octets)?;
+    let mut decoder = minicbor::Decoder::new(octets.get(1 + WRITE_ID_OCTETS..).unwrap_or_default());
+    let fields = decoder.decode().map_err(|_| BadRow("a row is not of its form"))?;
+    if decoder.position() == decoder.input().len() { Ok((write_id, fields)) } else { Err(BadRow("a row is too long")) }
+}
+
+fn micros(time: Timestamp) -> i64 {
+    time.as_microsecond()
+}
+
+fn timestamp(micros: i64) -> Result<Timestamp, BadRow> {
+    Timestamp::from_microsecond(micros).map_err(|_| BadRow("a time is out of range"))
+}
+
+fn revision(number: u64) -> Result<Revision, BadRow> {
+    Revision::new(number).ok_or(BadRow("a revision is 0"))
+}
+
+fn version(number: u32) -> Result<Version, BadRow> {
+    Version::new(number).ok_or(BadRow("a version is 0"))
+}

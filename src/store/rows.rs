@@ -1,0 +1,390 @@
+//! What stands in a row, as domain values. Each backend writes them in its own form.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::crypto::Version;
+use crate::ids::{Caller, CredentialRef, CustomerId};
+use crate::secret::Kind;
+
+/// A mark of one write of a row, new at every write whatever it changes. It is never shown to callers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct WriteId([u8; 16]);
+
+impl WriteId {
+    /// 16 octets from the operating system's generator.
+    ///
+    /// # Errors
+    /// The generator's.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut octets = [0; 16];
+        getrandom::fill(&mut octets)?;
+        Ok(Self(octets))
+    }
+
+    pub(super) fn from_octets(octets: [u8; 16]) -> Self {
+        Self(octets)
+    }
+
+    pub(super) fn octets(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Debug for WriteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WriteId({:032x})", u128::from_be_bytes(self.0))
+    }
+}
+
+/// A row that is replaced on the condition of its write id.
+pub trait Versioned {
+    /// The mark of the write that made it.
+    fn write_id(&self) -> WriteId;
+}
+
+/// The callers' count of a secret's changes, from 1. Envelopes are bound to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(NonZeroU64);
+
+impl Revision {
+    /// The first.
+    pub const FIRST: Self = Self(NonZeroU64::MIN);
+
+    /// `None` for 0, which is no revision.
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
+    }
+
+    /// The number, from 1.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The one after. `None` after 2^64 - 1.
+    pub fn next(self) -> Option<Self> {
+        self.0.checked_add(1).map(Self)
+    }
+}
+
+/// One credential, or what is left of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialRow {
+    /// Which one.
+    pub id: CredentialRef,
+    /// The mark of the write that made this row.
+    pub write_id: WriteId,
+    /// The revision of its secret; of a tombstone, of its last one.
+    pub revision: Revision,
+    /// When the secret of this life was first stored.
+    pub create_time: Timestamp,
+    /// When the secret last changed.
+    pub update_time: Timestamp,
+    /// Whom it answered what, so that retries change nothing.
+    pub changes: Changes,
+    /// Whether there is a secret.
+    pub life: Life,
+}
+
+/// Whether a row has a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It has.
+    Living(Living),
+    /// A tombstone: the revision stays, so that nothing of the former life can match a later one.
+    Deleted {
+        /// When.
+        time: Timestamp,
+    },
+}
+
+/// A sealed secret and the hints beside it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Living {
+    /// The envelope, as it was read: nothing has checked it.
+    pub envelope: Vec<u8>,
+    /// The kind that the envelope must be bound to.
+    pub kind: Kind,
+    /// Whether it can be used.
+    pub state: State,
+    /// When the tokens were last issued anew.
+    pub refresh_time: Option<Timestamp>,
+    /// When the access token ends, if that is known.
+    pub access_token_expire_time: Option<Timestamp>,
+}
+
+impl fmt::Debug for Living {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Living").field("kind", &self.kind).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// Whether a credential can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It can.
+    Active,
+    /// Its customer has to consent again.
+    NeedsReauth {
+        /// Why.
+        reason: String,
+        /// Since when.
+        time: Timestamp,
+    },
+}
+
+impl Versioned for CredentialRow {
+    fn write_id(&self) -> WriteId {
+        self.write_id
+    }
+}
+
+/// What names one change: SHA-256 of the caller's key, or 32 random octets where the caller gave none, so that a
+/// change whose answer was lost is recognised even under a later one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct IdempotencyKey([u8; 32]);
+
+impl IdempotencyKey {
+    /// The caller's own.
+    pub fn given(text: &str) -> Self {
+        Self(Sha256::digest(text.as_bytes()).into())
+    }
+
+    /// For a call without one.
+    ///
+    /// # Errors
+    /// The generator's.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut octets = [0; 32];
+        getrandom::fill(&mut octets)?;
+        Ok(Self(octets))
+    }
+
+    pub(super) fn from_octets(octets: [u8; 32]) -> Self {
+        Self(octets)
+    }
+
+    pub(super) fn octets(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdempotencyKey")
+    }
+}
+
+/// One change of a row that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its name.
+    pub key: IdempotencyKey,
+    /// Who made it.
+    pub caller: Caller,
+    /// The revision that it made; of a deletion, the one that it ended.
+    pub revision: Revision,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// The changes that a row remembers: the last [`Changes::MAX`] of the last 24 hours, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes(pub(super) Vec<Change>);
+
+impl Changes {
+    /// A row remembers at most so many.
+    pub const MAX: usize = 8;
+    /// And each for so long.
+    pub const REMEMBERED: Duration = Duration::from_hours(24);
+
+    /// The change that this caller made under this key, if it is remembered.
+    pub fn find(&self, key: &IdempotencyKey, caller: &Caller, now: Timestamp) -> Option<&Change> {
+        let remembered = |change: &&Change| is_remembered(change, now);
+        self.0.iter().filter(remembered).find(|change| change.caller == *caller && bool::from(change.key.0.ct_eq(&key.0)))
+    }
+
+    /// These changes and one more.
+    #[must_use]
+    pub fn with(&self, change: Change) -> Self {
+        let mut kept: Vec<_> = self.0.iter().filter(|old| is_remembered(old, change.time)).cloned().collect();
+        kept.push(change);
+        let surplus = kept.len().saturating_sub(Self::MAX);
+        Self(kept.split_off(surplus))
+    }
+}
+
+fn is_remembered(change: &Change, now: Timestamp) -> bool {
+    now.duration_since(change.time) < jiff::SignedDuration::from_hours(24)
+}
+
+/// A customer: its state, and the versions of its key without the keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomerRow {
+    /// Who.
+    pub id: CustomerId,
+    /// The mark of the write that made this row.
+    pub write_id: WriteId,
+    /// Whether its credentials open.
+    pub state: CustomerState,
+    /// The version that seals.
+    pub primary: Version,
+    /// Every version, in the order in which they were made.
+    pub versions: Vec<KeyVersion>,
+    /// When it was created.
+    pub create_time: Timestamp,
+}
+
+/// States of a customer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CustomerState {
+    /// Its credentials open and can be sealed.
+    Active,
+    /// Nothing opens or seals.
+    Disabled,
+    /// As disabled, and destroyed on a day.
+    PendingDestruction {
+        /// Which.
+        destroy_time: Timestamp,
+    },
+    /// Its keys and credentials are erased.
+    Destroyed {
+        /// When.
+        destroy_time: Timestamp,
+    },
+}
+
+/// One version of a customer's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyVersion {
+    /// Which.
+    pub version: Version,
+    /// Whether it opens.
+    pub state: KeyVersionState,
+    /// When it was made.
+    pub create_time: Timestamp,
+    /// The KMS key that wraps it.
+    pub kms_key_arn: String,
+}
+
+/// Whether a key version opens. Which one seals is the customer's `primary`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyVersionState {
+    /// It opens.
+    Enabled,
+    /// It is refused.
+    Retired,
+}
+
+impl Versioned for CustomerRow {
+    fn write_id(&self) -> WriteId {
+        self.write_id
+    }
+}
+
+/// A customer key, wrapped. It stands in a row of its own beside the customer's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// Which version.
+    pub version: Version,
+    /// As KMS gave it.
+    pub wrapped: Vec<u8>,
+    /// The KMS key that wraps it.
+    pub kms_key_arn: String,
+}
+
+/// A changed customer, and the key that changes with it in one transaction.
+#[derive(Clone, Debug)]
+pub struct CustomerWrite {
+    /// The customer. The condition is on this row.
+    pub customer: CustomerRow,
+    /// A key that is inserted or replaced.
+    pub key: Option<KeyRow>,
+}
+
+impl Versioned for CustomerWrite {
+    fn write_id(&self) -> WriteId {
+        self.customer.write_id
+    }
+}
+
+/// What names one of the service's own records.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OperationId {
+    /// What sort of record, such as `fingerprint`.
+    pub kind: &'static str,
+    /// Which one. Printable ASCII.
+    pub id: String,
+}
+
+/// One of the service's own records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationRow {
+    /// Which one.
+    pub id: OperationId,
+    /// The mark of the write that made this row.
+    pub write_id: WriteId,
+    /// Its content, in the form of its kind.
+    pub body: Vec<u8>,
+}
+
+impl Versioned for OperationRow {
+    fn write_id(&self) -> WriteId {
+        self.write_id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(name: &str, caller: &str, revision: u64, second: i64) -> Change {
+        Change {
+            key: IdempotencyKey::given(name),
+            caller: Caller::new(caller),
+            revision: Revision::new(revision).unwrap(),
+            time: Timestamp::from_second(second).unwrap(),
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_change_is_remembered_for_its_caller_and_for_24_hours() {
+        let changes = Changes::default().with(change("a", "realtask", 3, 1000));
+        let find = |name: &str, caller: &str, now| {
+            changes.find(&IdempotencyKey::given(name), &Caller::new(caller), now).map(|change| change.revision.get())
+        };
+        assert_eq!(find("a", "realtask", at(1000)), Some(3));
+        assert_eq!(find("a", "realtask", at(1000 + 86_399)), Some(3));
+        assert_eq!(find("a", "realtask", at(1000 + 86_400)), None);
+        assert_eq!(find("a", "realsync", at(1000)), None);
+        assert_eq!(find("b", "realtask", at(1000)), None);
+    }
+
+    #[test]
+    fn the_last_eight_changes_are_remembered() {
+        let mut changes = Changes::default();
+        for number in 1..=10 {
+            changes = changes.with(change(&format!("key {number}"), "realtask", number, 1000));
+        }
+        let known = |number: u64| {
+            let key = IdempotencyKey::given(&format!("key {number}"));
+            changes.find(&key, &Caller::new("realtask"), at(1001)).is_some()
+        };
+        assert_eq!((1..=10).filter(|number| known(*number)).collect::<Vec<_>>(), (3..=10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_old_change_makes_room() {
+        let changes = Changes::default().with(change("old", "a", 1, 0)).with(change("new", "a", 2, 90_000));
+        assert_eq!(changes.0.len(), 1);
+    }
+}
