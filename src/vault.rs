@@ -1,1 +1,513 @@
-//! x
+//! Encrypt, decrypt, get, list, delete: the order of the steps, top to bottom. It knows traits only; what a request may
+//! contain was checked at the edge, and how the row is written is `store::change`'s.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
+use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
+use crate::keyring::{Keyring, KeyringError};
+use crate::secret::stored::{self, DecodeError};
+use crate::secret::{Kind, Secret, View};
+use crate::store::{
+    Change, ChangeError, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Life, Living, Page, Revision,
+    State, StoreError, WriteId, change,
+};
+
+/// What a list shows of rows that it does not want, before it answers with a page that is not full: a bound on one call.
+const MAX_LIST_READ: usize = 1_000;
+
+/// Why nothing was sealed, opened, shown or erased.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VaultError {
+    /// There is no living credential.
+    #[error("the credential does not exist")]
+    CredentialNotFound,
+    /// There is one, and there must be none.
+    #[error("the credential exists already, at revision {}", current.get())]
+    CredentialExists {
+        /// Its revision.
+        current: Revision,
+    },
+    /// It is at another revision.
+    #[error("the credential is at revision {}", current.get())]
+    RevisionMismatch {
+        /// Its revision.
+        current: Revision,
+    },
+    /// The key named another secret before.
+    #[error("the idempotency key was used for another secret")]
+    IdempotencyKeyReused,
+    /// Others changed the row each time.
+    #[error("the credential was changed by others at the same time")]
+    ChangedConcurrently,
+    /// A view without the refresh token exists for Salesforce credentials alone.
+    #[error("a credential of this kind has no access view")]
+    NoAccessView,
+    /// The customer has to consent again.
+    #[error("the credential needs a new consent")]
+    NeedsReauth,
+    /// What is stored is no envelope.
+    #[error("the stored envelope is malformed")]
+    Malformed,
+    /// The envelope was not sealed by these keys for this place.
+    #[error("the stored envelope is not authentic")]
+    NotAuthentic,
+    /// A newer release wrote it.
+    #[error("the stored secret has an encoding that this release does not know")]
+    EncodingUnknown,
+    /// Its fields are within their limits, and together too long.
+    #[error("the secret is longer than {} octets", crypto::MAX_PLAINTEXT_OCTETS - 1)]
+    SecretTooLong,
+    /// The keyring's.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A bug, or a system without randomness.
+    #[error("{0}")]
+    Internal(&'static str),
+}
+
+impl From<ChangeError> for VaultError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Concurrent => Self::ChangedConcurrently,
+            ChangeError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<NotAuthentic> for VaultError {
+    fn from(_: NotAuthentic) -> Self {
+        Self::NotAuthentic
+    }
+}
+
+/// What must be there for a secret to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Whatever is there is written over.
+    None,
+    /// No living credential.
+    Absent,
+    /// A living credential at this revision.
+    At(Revision),
+}
+
+/// What is known of a credential without opening it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// Which one.
+    pub id: CredentialRef,
+    /// The kind of its secret.
+    pub kind: Kind,
+    /// Whether it can be used.
+    pub state: State,
+    /// The count of its secret's changes.
+    pub revision: Revision,
+    /// What it is sealed under, by its header. `None` if the header can't be read, or is no longer there.
+    pub lineage: Option<Lineage>,
+    /// When it was first stored.
+    pub create_time: Timestamp,
+    /// When its secret last changed.
+    pub update_time: Timestamp,
+    /// When its tokens were last issued anew.
+    pub refresh_time: Option<Timestamp>,
+    /// When its access token ends, if that is known.
+    pub access_token_expire_time: Option<Timestamp>,
+}
+
+/// What to list.
+#[derive(Clone, Debug, Default)]
+pub struct ListFilter {
+    /// Of this customer alone.
+    pub customer: Option<CustomerId>,
+    /// Of this kind alone.
+    pub kind: Option<Kind>,
+    /// Only those that need a new consent (true), or that do not (false).
+    pub needs_reauth: Option<bool>,
+    /// Only those whose tokens were last issued before.
+    pub refreshed_before: Option<Timestamp>,
+}
+
+/// Seals and opens credentials.
+pub struct Vault {
+    deployment: Deployment,
+    credentials: Arc<dyn Credentials>,
+    keyring: Keyring,
+    clock: fn() -> Timestamp,
+}
+
+impl Vault {
+    /// A vault over a store and a keyring.
+    pub fn new(deployment: Deployment, credentials: Arc<dyn Credentials>, keyring: Keyring, clock: fn() -> Timestamp) -> Self {
+        Self { deployment, credentials, keyring, clock }
+    }
+
+    /// Seals a secret and stores it. A retry under the same key changes nothing.
+    ///
+    /// # Errors
+    /// A [`VaultError`]. After [`StoreError::Away`] the change may have happened.
+    pub async fn encrypt(
+        &self,
+        caller: &Caller,
+        id: &CredentialRef,
+        secret: Secret,
+        condition: Condition,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Credential, VaultError> {
+        let hints = &Hints::of(&secret);
+        let plaintext = &stored::encode(secret).map_err(|_| VaultError::SecretTooLong)?;
+        let key = key_or_random(key)?;
+        let now = (self.clock)();
+
+        change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
+            let (revision, create_time) = match decide_encrypt(present.as_ref(), caller, &key, condition, now)? {
+                Encrypt::Repeated(made) => {
+                    return self.repeated(present, &made, hints, plaintext).await.map(Decision::Done);
+                }
+                Encrypt::Seal { revision, create_time } => (revision, create_time),
+            };
+            let (lineage, root) = self.keyring.primary(&id.customer).await?;
+            let envelope = self.seal(&root, lineage, id, hints.kind, revision, plaintext)?;
+            let made = Change { key, caller: caller.clone(), revision, time: now };
+            let row = CredentialRow {
+                id: id.clone(),
+                write_id: new_write_id()?,
+                revision,
+                create_time,
+                update_time: now,
+                changes: present.map_or_else(Changes::default, |row| row.changes).with(made),
+                life: Life::Living(Living {
+                    envelope: envelope.as_octets().to_vec(),
+                    kind: hints.kind,
+                    state: State::Active,
+                    refresh_time: hints.refresh_time(now),
+                    access_token_expire_time: hints.access_token_expire_time,
+                }),
+            };
+            let answer = shown(&row)?;
+            Ok(Decision::Replace(row, answer))
+        })
+        .await
+    }
+
+    /// Opens a secret.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn decrypt(
+        &self,
+        id: &CredentialRef,
+        view: View,
+        revision: Option<Revision>,
+    ) -> Result<(Secret, Credential), VaultError> {
+        let row = self.credentials.get(id).await?;
+        let Some((row, living)) = row.as_ref().and_then(living) else {
+            return Err(self.missing(&id.customer).await);
+        };
+        check_revision(row, revision)?;
+        match (view, living.kind, &living.state) {
+            (View::Access, Kind::SalesforceOAuth, State::Active) | (View::Full, _, _) => {}
+            (View::Access, Kind::Password | Kind::Opaque, _) => return Err(VaultError::NoAccessView),
+            (View::Access, Kind::SalesforceOAuth, State::NeedsReauth { .. }) => return Err(VaultError::NeedsReauth),
+        }
+        let plaintext = self.open(row, living).await?;
+        let mut secret = stored::decode(living.kind, &plaintext).map_err(|error| match error {
+            DecodeError::UnknownEncoding => VaultError::EncodingUnknown,
+            DecodeError::Malformed => VaultError::Malformed,
+        })?;
+        if view == View::Access {
+            secret.drop_refresh_token();
+        }
+        let mut credential = shown(row)?;
+        // The row's own column is a hint; the opened secret is not.
+        credential.access_token_expire_time = secret.access_token_expire_time();
+        Ok((secret, credential))
+    }
+
+    /// What is known of a credential.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn get(&self, id: &CredentialRef) -> Result<Credential, VaultError> {
+        match self.credentials.get(id).await?.as_ref().and_then(living) {
+            Some((row, _)) => shown(row),
+            None => Err(self.missing(&id.customer).await),
+        }
+    }
+
+    /// At most `limit` credentials that the filter wants, after `after`.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn list(
+        &self,
+        filter: &ListFilter,
+        after: Option<CredentialRef>,
+        limit: usize,
+    ) -> Result<Page<Credential, CredentialRef>, VaultError> {
+        let (mut found, mut after, mut read) = (Vec::new(), after, 0);
+        loop {
+            // Never more than fits, so that no row is read and then left out.
+            let wanted = limit - found.len();
+            let page = self.credentials.query(filter.customer.as_ref(), after.as_ref(), wanted).await?;
+            read += page.rows.len();
+            for (row, living) in page.rows.iter().filter_map(living) {
+                if filter.wants(living) {
+                    found.push(shown(row)?);
+                }
+            }
+            after = page.next;
+            if after.is_none() || found.len() == limit || read >= MAX_LIST_READ {
+                break;
+            }
+        }
+        match &filter.customer {
+            Some(customer) if found.is_empty() && after.is_none() => match self.missing(customer).await {
+                // A customer without credentials, whatever its state.
+                error @ VaultError::Keyring(KeyringError::CustomerNotFound) | error @ VaultError::Store(_) => Err(error),
+                _ => Ok(Page { rows: found, next: after }),
+            },
+            Some(_) | None => Ok(Page { rows: found, next: after }),
+        }
+    }
+
+    /// Erases a secret. A tombstone stays, so that nothing of this life can match a later one.
+    ///
+    /// # Errors
+    /// A [`VaultError`]. After [`StoreError::Away`] the change may have happened.
+    pub async fn delete(
+        &self,
+        caller: &Caller,
+        id: &CredentialRef,
+        revision: Option<Revision>,
+    ) -> Result<(), VaultError> {
+        let key = key_or_random(None)?;
+        let now = (self.clock)();
+        change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
+            match decide_delete(present, caller, &key, revision, now)? {
+                Delete::Done => Ok(Decision::Done(())),
+                Delete::Missing => Err(self.missing(&id.customer).await),
+                Delete::Bury(row) => Ok(Decision::Replace(row, ())),
+            }
+        })
+        .await
+    }
+
+    fn seal(
+        &self,
+        root: &Root,
+        lineage: Lineage,
+        id: &CredentialRef,
+        kind: Kind,
+        revision: Revision,
+        plaintext: &Plaintext,
+    ) -> Result<Envelope, VaultError> {
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(|_| VaultError::Internal(NO_RANDOMNESS))?;
+        let context = self.context(id, kind, revision)?;
+        crypto::seal(root, lineage, &context, Salt::new(salt), plaintext)
+            .map_err(|_| VaultError::Internal("a plaintext within its limits was not sealed"))
+    }
+
+    async fn open(&self, row: &CredentialRow, living: &Living) -> Result<Plaintext, VaultError> {
+        let envelope = Envelope::parse(living.envelope.clone()).map_err(|_| VaultError::Malformed)?;
+        let root = self.keyring.root(&row.id.customer, envelope.lineage()).await?;
+        Ok(crypto::open(&root, &self.context(&row.id, living.kind, row.revision)?, &envelope)?)
+    }
+
+    fn context<'a>(&'a self, id: &'a CredentialRef, kind: Kind, revision: Revision) -> Result<Context<'a>, VaultError> {
+        let (customer, credential) = (id.customer.as_str(), id.credential.as_str());
+        Context::new(self.deployment.as_str(), customer, credential, kind.as_str(), revision.get())
+            .map_err(|_| VaultError::Internal("an id is longer than an id can be"))
+    }
+
+    /// The answer to a retry: what the first call was answered, unless the key named another secret.
+    async fn repeated(
+        &self,
+        present: Option<CredentialRow>,
+        made: &Change,
+        hints: &Hints,
+        plaintext: &Plaintext,
+    ) -> Result<Credential, VaultError> {
+        let row = present.ok_or(VaultError::Internal("a change is remembered by no row"))?;
+        let at_it = living(&row).filter(|(row, _)| row.revision == made.revision);
+        let lineage = match at_it {
+            Some((row, living)) => {
+                if !self.open(row, living).await?.is_same(plaintext) {
+                    return Err(VaultError::IdempotencyKeyReused);
+                }
+                shown(row)?.lineage
+            }
+            // Changed or deleted since: nothing is left to compare with.
+            None => None,
+        };
+        Ok(Credential {
+            id: row.id,
+            kind: hints.kind,
+            state: State::Active,
+            revision: made.revision,
+            lineage,
+            create_time: row.create_time,
+            update_time: made.time,
+            refresh_time: hints.refresh_time(made.time),
+            access_token_expire_time: hints.access_token_expire_time,
+        })
+    }
+
+    /// Why there is no living credential: perhaps there is no such customer, or it may not be used.
+    async fn missing(&self, customer: &CustomerId) -> VaultError {
+        match self.keyring.check_active(customer).await {
+            Ok(()) => VaultError::CredentialNotFound,
+            Err(error) => error.into(),
+        }
+    }
+}
+
+const NO_RANDOMNESS: &str = "the system's generator of random numbers does not answer";
+
+fn key_or_random(key: Option<IdempotencyKey>) -> Result<IdempotencyKey, VaultError> {
+    key.map_or_else(IdempotencyKey::random, Ok).map_err(|_| VaultError::Internal(NO_RANDOMNESS))
+}
+
+fn new_write_id() -> Result<WriteId, VaultError> {
+    WriteId::random().map_err(|_| VaultError::Internal(NO_RANDOMNESS))
+}
+
+/// What stands beside the envelope, taken from the secret before it is sealed.
+struct Hints {
+    kind: Kind,
+    issue_time: Option<Timestamp>,
+    access_token_expire_time: Option<Timestamp>,
+}
+
+impl Hints {
+    fn of(secret: &Secret) -> Self {
+        Self {
+            kind: secret.kind(),
+            issue_time: secret.issue_time(),
+            access_token_expire_time: secret.access_token_expire_time(),
+        }
+    }
+
+    /// Salesforce's tokens are as new as they say, or else as the call that stored them.
+    fn refresh_time(&self, stored_at: Timestamp) -> Option<Timestamp> {
+        match self.kind {
+            Kind::SalesforceOAuth => Some(self.issue_time.unwrap_or(stored_at)),
+            Kind::Password | Kind::Opaque => None,
+        }
+    }
+}
+
+impl ListFilter {
+    fn wants(&self, living: &Living) -> bool {
+        let reauth = matches!(living.state, State::NeedsReauth { .. });
+        self.kind.is_none_or(|kind| living.kind == kind)
+            && self.needs_reauth.is_none_or(|wanted| reauth == wanted)
+            && self.refreshed_before.is_none_or(|before| living.refresh_time.is_some_and(|time| time < before))
+    }
+}
+
+#[derive(Debug)]
+enum Encrypt {
+    /// This call has made its change before.
+    Repeated(Change),
+    /// Seal at this revision.
+    Seal { revision: Revision, create_time: Timestamp },
+}
+
+fn decide_encrypt(
+    present: Option<&CredentialRow>,
+    caller: &Caller,
+    key: &IdempotencyKey,
+    condition: Condition,
+    now: Timestamp,
+) -> Result<Encrypt, VaultError> {
+    let Some(row) = present else {
+        return match condition {
+            Condition::At(_) => Err(VaultError::CredentialNotFound),
+            Condition::None | Condition::Absent => Ok(Encrypt::Seal { revision: Revision::FIRST, create_time: now }),
+        };
+    };
+    if let Some(made) = row.changes.find(key, caller, now) {
+        return Ok(Encrypt::Repeated(made.clone()));
+    }
+    let create_time = match (&row.life, condition) {
+        (Life::Living(_), Condition::Absent) => return Err(VaultError::CredentialExists { current: row.revision }),
+        (Life::Living(_), Condition::At(revision)) if revision != row.revision => {
+            return Err(VaultError::RevisionMismatch { current: row.revision });
+        }
+        (Life::Living(_), Condition::At(_) | Condition::None) => row.create_time,
+        (Life::Deleted { .. }, Condition::At(_)) => return Err(VaultError::CredentialNotFound),
+        (Life::Deleted { .. }, Condition::Absent | Condition::None) => now,
+    };
+    let revision = row.revision.next().ok_or(VaultError::Internal("a credential has no further revision"))?;
+    Ok(Encrypt::Seal { revision, create_time })
+}
+
+#[derive(Debug)]
+enum Delete {
+    /// This call has made its change before.
+    Done,
+    /// Nothing lives there.
+    Missing,
+    /// Put this tombstone in the row's place.
+    Bury(CredentialRow),
+}
+
+fn decide_delete(
+    present: Option<CredentialRow>,
+    caller: &Caller,
+    key: &IdempotencyKey,
+    condition: Option<Revision>,
+    now: Timestamp,
+) -> Result<Delete, VaultError> {
+    let Some(row) = present else { return Ok(Delete::Missing) };
+    if row.changes.find(key, caller, now).is_some() {
+        return Ok(Delete::Done);
+    }
+    if living(&row).is_none() {
+        return Ok(Delete::Missing);
+    }
+    check_revision(&row, condition)?;
+    let made = Change { key: *key, caller: caller.clone(), revision: row.revision, time: now };
+    let changes = row.changes.with(made);
+    Ok(Delete::Bury(CredentialRow { write_id: new_write_id()?, changes, life: Life::Deleted { time: now }, ..row }))
+}
+
+fn check_revision(row: &CredentialRow, wanted: Option<Revision>) -> Result<(), VaultError> {
+    match wanted {
+        Some(revision) if revision != row.revision => Err(VaultError::RevisionMismatch { current: row.revision }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn living(row: &CredentialRow) -> Option<(&CredentialRow, &Living)> {
+    match &row.life {
+        Life::Living(living) => Some((row, living)),
+        Life::Deleted { .. } => None,
+    }
+}
+
+/// The metadata of a living row.
+fn shown(row: &CredentialRow) -> Result<Credential, VaultError> {
+    let (_, living) = living(row).ok_or(VaultError::CredentialNotFound)?;
+    Ok(Credential {
+        id: row.id.clone(),
+        kind: living.kind,
+        state: living.state.clone(),
+        revision: row.revision,
+        lineage: Envelope::parse(living.envelope.clone()).ok().map(|envelope| envelope.lineage()),
+        create_time: row.create_time,
+        update_time: row.update_time,
+        refresh_time: living.refresh_time,
+        access_token_expire_time: living.access_token_expire_time,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,420 @@
-//! x
+//! The three factors → a root for a key lineage. It knows versions, states and time; it keeps roots and never customer keys.
+//!
+//! Every use first passes the customer's state, read within `customer_staleness`. Nothing is sealed without fresh knowledge of the
+//! customer and of the environment keys; what is known opens for longer.
+
+mod environment;
+mod fingerprints;
+mod single_flight;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use tokio::time::{Instant, interval};
+use tracing::{debug, warn};
+
+pub use environment::{EnvironmentError, EnvironmentTiming};
+pub use fingerprints::FingerprintError;
+
+use crate::crypto::{Codebase, Lineage, Root, Version, combine};
+use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
+use crate::ids::{CustomerId, Deployment};
+use crate::store::{CustomerState, Customers, KeyVersionState, Operations, StoreError};
+use environment::EnvironmentKeys;
+use single_flight::SingleFlight;
+
+/// A source is asked for an unknown version at most once in this time for each customer, and for the environment: headers are not
+/// authentic when their versions are looked up.
+pub const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// After a background refresh that failed, the next is tried no sooner.
+const REFRESH_AGAIN: Duration = Duration::from_secs(30);
+/// How often roots that have grown old are swept out, used or not.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Why there is no root.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyringError {
+    /// The customer was never created.
+    #[error("the customer does not exist")]
+    CustomerNotFound,
+    /// Nothing opens or seals for now.
+    #[error("the customer is disabled")]
+    CustomerDisabled,
+    /// Nothing opens or seals, and the keys will be erased.
+    #[error("the customer is pending destruction")]
+    CustomerPendingDestruction,
+    /// The keys are erased.
+    #[error("the customer is destroyed")]
+    CustomerDestroyed,
+    /// The version was retired on purpose.
+    #[error("a key version that this record needs is retired")]
+    KeyVersionRetired,
+    /// The source does not have the version.
+    #[error("a key version that this record needs does not exist")]
+    KeyVersionUnknown,
+    /// The version is not known here, or the knowledge is too old to seal with: later it may be.
+    #[error("this replica's keys are not fresh enough")]
+    KeysStale,
+    /// The source of the environment keys did not answer.
+    #[error("the environment keys can't be read")]
+    SecretsUnavailable,
+    /// The wrapper of customer keys did not unwrap.
+    #[error("the customer key can't be unwrapped: {0}")]
+    Wrapper(FactorError),
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The task that looked it up was ended.
+    #[error("a look-up was interrupted")]
+    Interrupted,
+}
+
+/// Bounds of the caches, in time and number.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheLimits {
+    /// Roots that are kept, at most.
+    pub roots: usize,
+    /// A root that is used after this is refreshed in the background.
+    pub refresh_after: Duration,
+    /// A root is used for no longer after its customer key was unwrapped.
+    pub max_age: Duration,
+    /// A customer's state is believed for so long.
+    pub customer_staleness: Duration,
+}
+
+/// What the keyring is made of.
+pub struct Sources {
+    /// Bound into every wrapped key.
+    pub deployment: Deployment,
+    /// The keys in the binary.
+    pub codebase: KeySet<Codebase>,
+    /// Where the environment keys stand.
+    pub environment: Arc<dyn EnvironmentSource>,
+    /// Who wraps customer keys.
+    pub wrapper: Arc<dyn KeyWrapper>,
+    /// States of customers, and their wrapped keys.
+    pub customers: Arc<dyn Customers>,
+    /// Fingerprints.
+    pub operations: Arc<dyn Operations>,
+}
+
+/// Combines the factors, and remembers the roots. Cheap to clone.
+#[derive(Clone)]
+pub struct Keyring(Arc<Inner>);
+
+struct Inner {
+    deployment: Deployment,
+    codebase: KeySet<Codebase>,
+    environment: Arc<EnvironmentKeys>,
+    wrapper: Arc<dyn KeyWrapper>,
+    customers: Arc<dyn Customers>,
+    limits: CacheLimits,
+    /// Versions count from 1 for every customer, so a lineage alone names nothing.
+    roots: Cache<(CustomerId, Lineage), Arc<CachedRoot>>,
+    standings: Cache<CustomerId, Arc<Standing>>,
+    unwrapping: SingleFlight<(CustomerId, Lineage), Result<Arc<CachedRoot>, KeyringError>>,
+    reading: SingleFlight<CustomerId, Result<Arc<Standing>, KeyringError>>,
+}
+
+struct CachedRoot {
+    root: Root,
+    unwrapped_at: Instant,
+    refresh_at: Mutex<Instant>,
+}
+
+/// What is known of a customer.
+struct Standing {
+    state: CustomerState,
+    primary: Version,
+    versions: Box<[(Version, KeyVersionState)]>,
+    read_at: Instant,
+    /// When it was last read because a header named an unknown version.
+    asked_at: Option<Instant>,
+}
+
+impl Standing {
+    fn version(&self, version: Version) -> Option<KeyVersionState> {
+        self.versions.iter().find(|(known, _)| *known == version).map(|(_, state)| *state)
+    }
+
+    fn refusal(&self) -> Option<KeyringError> {
+        match self.state {
+            CustomerState::Active => None,
+            CustomerState::Disabled => Some(KeyringError::CustomerDisabled),
+            CustomerState::PendingDestruction { .. } => Some(KeyringError::CustomerPendingDestruction),
+            CustomerState::Destroyed { .. } => Some(KeyringError::CustomerDestroyed),
+        }
+    }
+}
+
+impl Keyring {
+    /// Reads the environment keys, compares the fingerprints of all versions, and keeps reading in the background for as long as the
+    /// keyring lives.
+    ///
+    /// # Errors
+    /// An [`EnvironmentError`]: the service must not start.
+    pub async fn start(
+        sources: Sources,
+        timing: EnvironmentTiming,
+        limits: CacheLimits,
+    ) -> Result<Self, EnvironmentError> {
+        fingerprints::check(sources.operations.as_ref(), "codebase", &sources.codebase).await?;
+        let environment = EnvironmentKeys::start(sources.environment, sources.operations, timing).await?;
+        let inner = Arc::new(Inner {
+            deployment: sources.deployment,
+            codebase: sources.codebase,
+            environment,
+            wrapper: sources.wrapper,
+            customers: sources.customers,
+            limits,
+            roots: Cache::new(limits.roots),
+            standings: Cache::new(limits.roots),
+            unwrapping: SingleFlight::new(),
+            reading: SingleFlight::new(),
+        });
+        let (polled, swept) = (Arc::downgrade(&inner.environment), Arc::downgrade(&inner));
+        tokio::spawn(environment::poll(polled, timing.poll));
+        tokio::spawn(async move {
+            let mut ticks = interval(SWEEP);
+            while let Some(inner) = swept.upgrade() {
+                inner.sweep();
+                drop(inner);
+                ticks.tick().await;
+            }
+        });
+        Ok(Self(inner))
+    }
+
+    /// The lineage that seals for a customer now, and its root.
+    ///
+    /// # Errors
+    /// A [`KeyringError`]; among them [`KeyringError::KeysStale`] where the root would open, and sealing is too late.
+    pub async fn primary(&self, customer: &CustomerId) -> Result<(Lineage, SharedRoot), KeyringError> {
+        let standing = self.0.active(customer).await?;
+        let environment = self.0.environment.fresh().await?.keys.primary();
+        let lineage = Lineage { codebase: self.0.codebase.primary(), environment, customer: standing.primary };
+        Ok((lineage, self.0.root_of(customer, lineage).await?))
+    }
+
+    /// The root of the lineage that a header names.
+    ///
+    /// # Errors
+    /// A [`KeyringError`].
+    pub async fn root(&self, customer: &CustomerId, lineage: Lineage) -> Result<SharedRoot, KeyringError> {
+        let standing = self.0.active(customer).await?;
+        self.0.check_versions(customer, &standing, lineage).await?;
+        self.0.root_of(customer, lineage).await
+    }
+
+    /// Whether a customer's credentials open now.
+    ///
+    /// # Errors
+    /// A [`KeyringError`] that says why not.
+    pub async fn check_active(&self, customer: &CustomerId) -> Result<(), KeyringError> {
+        self.0.active(customer).await.map(|_| ())
+    }
+
+    /// Forgets what is known of a customer's state, after this process changed it.
+    pub fn forget(&self, customer: &CustomerId) {
+        self.0.standings.remove(customer);
+    }
+
+    /// A lineage of this process's primaries and a customer key that lives no longer than the call, for the self-check.
+    ///
+    /// # Errors
+    /// [`KeyringError::KeysStale`].
+    pub async fn rehearsal(&self, customer_key: crate::crypto::CustomerKey) -> Result<(Lineage, Root), KeyringError> {
+        let snapshot = self.0.environment.fresh().await?;
+        let (codebase, environment) = (self.0.codebase.primary(), snapshot.keys.primary());
+        let lineage = Lineage { codebase, environment, customer: Version::FIRST };
+        match (self.0.codebase.get(codebase), snapshot.keys.get(environment)) {
+            (Lookup::Enabled(codebase), Lookup::Enabled(environment)) => {
+                Ok((lineage, combine(codebase, environment, customer_key)))
+            }
+            (_, _) => Err(KeyringError::KeysStale),
+        }
+    }
+}
+
+/// A root that stays in memory for as long as somebody holds it.
+pub struct SharedRoot(Arc<CachedRoot>);
+
+impl std::ops::Deref for SharedRoot {
+    type Target = Root;
+
+    fn deref(&self) -> &Root {
+        &self.0.root
+    }
+}
+
+impl Inner {
+    /// The customer, if its state was read recently and is active.
+    async fn active(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
+        let standing = match self.standings.get(customer) {
+            Some(standing) if standing.read_at.elapsed() < self.limits.customer_staleness => standing,
+            Some(_) | None => self.read_standing(customer, None).await?,
+        };
+        match standing.refusal() {
+            None => Ok(standing),
+            Some(refusal) => Err(refusal),
+        }
+    }
+
+    /// Reads a customer's row. A customer that is not active loses its roots at once.
+    async fn read_standing(
+        self: &Arc<Self>,
+        customer: &CustomerId,
+        asked_at: Option<Instant>,
+    ) -> Result<Arc<Standing>, KeyringError> {
+        let (this, id) = (Arc::clone(self), customer.clone());
+        let read = move || async move {
+            let read_at = Instant::now();
+            let before = this.standings.get(&id);
+            let Some(row) = this.customers.get(&id).await? else {
+                this.standings.remove(&id);
+                return Err(KeyringError::CustomerNotFound);
+            };
+            let asked_at = asked_at.or(before.as_ref().and_then(|before| before.asked_at));
+            let standing = Arc::new(Standing {
+                state: row.state,
+                primary: row.primary,
+                versions: row.versions.iter().map(|key| (key.version, key.state)).collect(),
+                read_at,
+                asked_at,
+            });
+            let was_known_inactive = before.is_some_and(|before| before.refusal().is_some());
+            if standing.refusal().is_some() && !was_known_inactive {
+                this.roots.retain(|(owner, _), _| *owner != id);
+            }
+            this.standings.insert(id, Arc::clone(&standing));
+            Ok(standing)
+        };
+        self.reading.start(customer, read).await.unwrap_or(Err(KeyringError::Interrupted))
+    }
+
+    /// Whether each version of a header is known here and enabled. What is not known is asked for.
+    async fn check_versions(
+        self: &Arc<Self>,
+        customer: &CustomerId,
+        standing: &Arc<Standing>,
+        lineage: Lineage,
+    ) -> Result<(), KeyringError> {
+        match self.codebase.get(lineage.codebase) {
+            Lookup::Enabled(_) => {}
+            Lookup::Retired => return Err(KeyringError::KeyVersionRetired),
+            // Another build may hold it.
+            Lookup::Unknown => return Err(KeyringError::KeysStale),
+        }
+        self.environment.with(lineage.environment).await?;
+        let state = match standing.version(lineage.customer) {
+            Some(state) => state,
+            None => self.ask_for(customer, standing, lineage.customer).await?,
+        };
+        match state {
+            KeyVersionState::Enabled => Ok(()),
+            KeyVersionState::Retired => Err(KeyringError::KeyVersionRetired),
+        }
+    }
+
+    /// Reads a customer again for the sake of a version that is not known here.
+    async fn ask_for(
+        self: &Arc<Self>,
+        customer: &CustomerId,
+        standing: &Arc<Standing>,
+        version: Version,
+    ) -> Result<KeyVersionState, KeyringError> {
+        if standing.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            return Err(KeyringError::KeysStale);
+        }
+        let asked_at = Instant::now();
+        let standing = self.read_standing(customer, Some(asked_at)).await?;
+        // A reading that was under way when this one was asked for may have missed a version that a header already names.
+        let missed = if standing.read_at < asked_at { KeyringError::KeysStale } else { KeyringError::KeyVersionUnknown };
+        standing.version(version).ok_or(missed)
+    }
+
+    /// The root of a lineage whose versions have been checked.
+    async fn root_of(self: &Arc<Self>, customer: &CustomerId, lineage: Lineage) -> Result<SharedRoot, KeyringError> {
+        let key = (customer.clone(), lineage);
+        if let Some(cached) = self.roots.get(&key).filter(|cached| self.is_young(cached)) {
+            self.refresh_if_due(&key, &cached);
+            return Ok(SharedRoot(cached));
+        }
+        let (this, work_key) = (Arc::clone(self), key.clone());
+        let unwrap = move || async move {
+            // A look-up may have ended since.
+            match this.roots.get(&work_key).filter(|cached| this.is_young(cached)) {
+                Some(cached) => Ok(cached),
+                None => this.unwrap(work_key).await,
+            }
+        };
+        let root = self.unwrapping.start(&key, unwrap).await.unwrap_or(Err(KeyringError::Interrupted))?;
+        Ok(SharedRoot(root))
+    }
+
+    fn is_young(&self, cached: &CachedRoot) -> bool {
+        cached.unwrapped_at.elapsed() < self.limits.max_age
+    }
+
+    /// Starts a refresh in the background, if it is time for one. The root goes on being used meanwhile.
+    fn refresh_if_due(self: &Arc<Self>, key: &(CustomerId, Lineage), cached: &CachedRoot) {
+        {
+            let mut refresh_at = cached.refresh_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if Instant::now() < *refresh_at {
+                return;
+            }
+            *refresh_at = Instant::now() + jittered(REFRESH_AGAIN);
+        }
+        let (this, work_key) = (Arc::clone(self), key.clone());
+        // The flight's task runs by itself; nobody here waits for it.
+        drop(self.unwrapping.start(key, move || async move {
+            let refreshed = this.unwrap(work_key.clone()).await;
+            match &refreshed {
+                Err(KeyringError::Wrapper(FactorError::Refused(_))) => {
+                    this.roots.remove(&work_key);
+                    warn!(customer = work_key.0.as_str(), "root dropped: its customer key is refused");
+                }
+                Err(error) => debug!(%error, customer = work_key.0.as_str(), "root not refreshed; it stays for now"),
+                Ok(_) => {}
+            }
+            refreshed
+        }));
+    }
+
+    /// Unwraps the customer key, combines it with the others, and keeps the root.
+    async fn unwrap(&self, (customer, lineage): (CustomerId, Lineage)) -> Result<Arc<CachedRoot>, KeyringError> {
+        let unwrapped_at = Instant::now();
+        let row = self.customers.key(&customer, lineage.customer).await?.ok_or(KeyringError::KeyVersionUnknown)?;
+        let context = WrapContext { deployment: &self.deployment, customer: &customer, version: lineage.customer };
+        let wrapped = WrappedKey { octets: row.wrapped, kms_key_arn: row.kms_key_arn };
+        let customer_key = self.wrapper.unwrap(&context, &wrapped).await.map_err(KeyringError::Wrapper)?;
+        let environment = self.environment.snapshot();
+        let root = match (self.codebase.get(lineage.codebase), environment.keys.get(lineage.environment)) {
+            (Lookup::Enabled(codebase), Lookup::Enabled(environment)) => combine(codebase, environment, customer_key),
+            (_, _) => return Err(KeyringError::KeysStale),
+        };
+        let refresh_at = Mutex::new(unwrapped_at + jittered(self.limits.refresh_after));
+        let cached = Arc::new(CachedRoot { root, unwrapped_at, refresh_at });
+        // While the key was unwrapped, the customer may have been found disabled; then nothing is kept.
+        if self.standings.get(&customer).is_some_and(|standing| standing.refusal().is_none()) {
+            self.roots.insert((customer, lineage), Arc::clone(&cached));
+        }
+        Ok(cached)
+    }
+
+    fn sweep(&self) {
+        self.roots.retain(|_, cached| self.is_young(cached));
+        self.standings.retain(|_, standing| standing.read_at.elapsed() < self.limits.max_age);
+    }
+}
+
+/// A time within a tenth of `time`, so that replicas and roots do not keep step.
+fn jittered(time: Duration) -> Duration {
+    // Without a generator there is no jitter, and nothing else to fear.
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    time.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -147,6 +147,30 @@ impl Secret {
             Self::Opaque(_) => Kind::Opaque,
         }
     }
+
+    /// When its access token was issued, if it has one and that is known.
+    pub fn issue_time(&self) -> Option<jiff::Timestamp> {
+        match self {
+            Self::SalesforceOAuth(oauth) => oauth.issue_time,
+            Self::Password(_) | Self::Opaque(_) => None,
+        }
+    }
+
+    /// When its access token ends, if it has one and that is known.
+    pub fn access_token_expire_time(&self) -> Option<jiff::Timestamp> {
+        match self {
+            Self::SalesforceOAuth(oauth) => oauth.access_token_expire_time,
+            Self::Password(_) | Self::Opaque(_) => None,
+        }
+    }
+
+    /// Narrows a [`SalesforceOAuth`] to [`View::Access`].
+    pub fn drop_refresh_token(&mut self) {
+        match self {
+            Self::SalesforceOAuth(oauth) => oauth.refresh_token = SecretString::new(String::new()),
+            Self::Password(_) | Self::Opaque(_) => {}
+        }
+    }
 }
 
 /// How much of a secret is shown.

@@ -1,0 +1,190 @@
+//! The environment keys as this process knows them: read at the start, polled, and asked for at once when a header names a version
+//! that is not here. A value that takes something back, or can't be read, leaves the last good one in place.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::fingerprints::{self, FingerprintError};
+use super::single_flight::SingleFlight;
+use super::{ASK_AGAIN, KeyringError, jittered};
+use crate::crypto::{Environment, Version};
+use crate::factors::{EnvironmentSource, FactorError, KeySet, Lookup, Regression};
+use crate::store::Operations;
+
+/// A version that the source has denied for so long does not exist: Secrets Manager has no consistent read.
+const DENIED: Duration = Duration::from_secs(60);
+/// Denied versions that are remembered, at most: headers are not authentic when they are looked up.
+const MAX_DENIED: usize = 64;
+
+/// Why the environment keys could not be read anew. What was read before stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnvironmentError {
+    /// The source's.
+    #[error("the environment keys can't be read: {0}")]
+    Source(#[from] FactorError),
+    /// The new value takes something back.
+    #[error("the environment keys are refused: {0}")]
+    Regression(#[from] Regression),
+    /// The new value is not what the store has seen.
+    #[error(transparent)]
+    Fingerprint(#[from] FingerprintError),
+    /// The task that read them was ended.
+    #[error("reading the environment keys was interrupted")]
+    Interrupted,
+}
+
+/// How long the keys are good for.
+#[derive(Clone, Copy, Debug)]
+pub struct EnvironmentTiming {
+    /// Between two readings.
+    pub poll: Duration,
+    /// Nothing is sealed with keys that were read longer ago than this.
+    pub max_age: Duration,
+}
+
+/// The keys, and when they were read.
+pub(super) struct Snapshot {
+    pub(super) keys: KeySet<Environment>,
+    read_at: Instant,
+}
+
+pub(super) struct EnvironmentKeys {
+    source: Arc<dyn EnvironmentSource>,
+    operations: Arc<dyn Operations>,
+    timing: EnvironmentTiming,
+    current: RwLock<Arc<Snapshot>>,
+    reading: SingleFlight<(), Result<(), EnvironmentError>>,
+    asked: Mutex<Asked>,
+}
+
+/// What was asked for on behalf of headers.
+#[derive(Default)]
+struct Asked {
+    at: Option<Instant>,
+    /// Since when the source has denied a version.
+    denied: Vec<(Version, Instant)>,
+}
+
+impl EnvironmentKeys {
+    /// Reads the keys for the first time.
+    pub(super) async fn start(
+        source: Arc<dyn EnvironmentSource>,
+        operations: Arc<dyn Operations>,
+        timing: EnvironmentTiming,
+    ) -> Result<Arc<Self>, EnvironmentError> {
+        let read_at = Instant::now();
+        let keys = source.fetch().await?;
+        fingerprints::check(operations.as_ref(), "environment", &keys).await?;
+        let current = RwLock::new(Arc::new(Snapshot { keys, read_at }));
+        let reading = SingleFlight::new();
+        Ok(Arc::new(Self { source, operations, timing, current, reading, asked: Mutex::default() }))
+    }
+
+    /// The keys as they were last read, however long ago.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The keys, for sealing under their primary.
+    pub(super) async fn fresh(self: &Arc<Self>) -> Result<Arc<Snapshot>, KeyringError> {
+        let snapshot = self.snapshot();
+        if snapshot.read_at.elapsed() < self.timing.max_age {
+            return Ok(snapshot);
+        }
+        // The poll has failed for long. One more try costs nothing but this call's time.
+        match self.ask().await {
+            Some(Err(_)) | None => Err(KeyringError::KeysStale),
+            Some(Ok(())) => Ok(self.snapshot()),
+        }
+    }
+
+    /// The keys, among them an enabled `version`.
+    pub(super) async fn with(self: &Arc<Self>, version: Version) -> Result<Arc<Snapshot>, KeyringError> {
+        if let Some(known) = known(self.snapshot(), version) {
+            return known;
+        }
+        let asked = self.ask().await;
+        if let Some(known) = known(self.snapshot(), version) {
+            return known;
+        }
+        match asked {
+            // Asked a moment ago, for this or another version.
+            None => self.denial(version, false),
+            Some(Ok(())) => self.denial(version, true),
+            Some(Err(EnvironmentError::Source(_))) => Err(KeyringError::SecretsUnavailable),
+            Some(Err(_)) => Err(KeyringError::KeysStale),
+        }
+    }
+
+    /// Reads the keys now, at most once in [`ASK_AGAIN`]. `None`: not again so soon.
+    async fn ask(self: &Arc<Self>) -> Option<Result<(), EnvironmentError>> {
+        {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if asked.at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+                return None;
+            }
+            asked.at = Some(Instant::now());
+        }
+        Some(self.read().await)
+    }
+
+    fn denial(&self, version: Version, now: bool) -> Result<Arc<Snapshot>, KeyringError> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked.denied.iter().find(|(denied, _)| *denied == version) {
+            Some((_, since)) if since.elapsed() >= DENIED => return Err(KeyringError::KeyVersionUnknown),
+            Some(_) => {}
+            None if now => {
+                if asked.denied.len() == MAX_DENIED {
+                    asked.denied.remove(0);
+                }
+                asked.denied.push((version, Instant::now()));
+            }
+            None => {}
+        }
+        Err(KeyringError::KeysStale)
+    }
+
+    async fn read(self: &Arc<Self>) -> Result<(), EnvironmentError> {
+        let this = Arc::clone(self);
+        let read = move || async move { this.read_once().await };
+        self.reading.start(&(), read).await.unwrap_or(Err(EnvironmentError::Interrupted))
+    }
+
+    async fn read_once(&self) -> Result<(), EnvironmentError> {
+        let read_at = Instant::now();
+        let keys = self.source.fetch().await?;
+        let before = self.snapshot();
+        keys.follows(&before.keys)?;
+        fingerprints::check(self.operations.as_ref(), "environment", &keys).await?;
+        if keys.primary() != before.keys.primary() {
+            info!(version = keys.primary().get(), "environment key promoted");
+        }
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(Snapshot { keys, read_at });
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.denied.retain(|(version, _)| matches!(current.keys.get(*version), Lookup::Unknown));
+        Ok(())
+    }
+}
+
+/// Reads the keys again and again, for as long as somebody else holds them.
+pub(super) async fn poll(keys: Weak<EnvironmentKeys>, every: Duration) {
+    loop {
+        sleep(jittered(every)).await;
+        let Some(keys) = keys.upgrade() else { return };
+        if let Err(error) = keys.read().await {
+            warn!(%error, "environment keys not read; the last good ones stay");
+        }
+    }
+}
+
+fn known(snapshot: Arc<Snapshot>, version: Version) -> Option<Result<Arc<Snapshot>, KeyringError>> {
+    match snapshot.keys.get(version) {
+        Lookup::Enabled(_) => Some(Ok(snapshot)),
+        Lookup::Retired => Some(Err(KeyringError::KeyVersionRetired)),
+        Lookup::Unknown => None,
+    }
+}
