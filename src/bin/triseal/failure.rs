@@ -11,7 +11,7 @@ use crate::output::{Format, printable};
 /// What goes to standard error, and the exit code.
 #[derive(Debug, Serialize)]
 pub(crate) struct Failure {
-    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED` for what the command line itself finds.
+    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `REFUSED` for what the command line itself finds.
     pub(crate) code: &'static str,
     /// The service's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +51,10 @@ impl Failure {
 
     pub(crate) fn failed(message: String) -> Self {
         Self::local("FAILED", Exit::Failed, message)
+    }
+
+    pub(crate) fn refused(message: String) -> Self {
+        Self::local("REFUSED", Exit::Refused, message)
     }
 
     /// The output could not be written.
@@ -118,7 +122,7 @@ mod tests {
 
     #[test]
     fn text_names_what_to_do_next_and_escapes_control_characters() {
-        let failure = Failure::failed("no\u{1b}[2Jway".to_owned()).with_hint("try another way");
+        let failure = Failure::refused("no\u{1b}[2Jway".to_owned()).with_hint("try another way");
         assert_eq!(failure.text(), "error: no\\u{1b}[2Jway\nhint: try another way\n");
     }
 

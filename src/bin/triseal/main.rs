@@ -8,6 +8,7 @@ mod credential;
 mod customer;
 mod failure;
 mod input;
+mod keygen;
 mod metadata;
 mod opened;
 mod output;
@@ -53,6 +54,9 @@ enum Command {
     /// Create and list customers
     #[command(subcommand)]
     Customer(customer::Command),
+    /// Make new keys for the codebase or the environment
+    #[command(subcommand)]
+    Keygen(keygen::Command),
 }
 
 const AFTER_HELP: &str = "\
@@ -97,6 +101,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Credential(command) => credential::run(command, &cli.connect, &mut output).await,
         Command::Customer(command) => customer::run(command, &cli.connect, &mut output).await,
+        Command::Keygen(command) => keygen::run(&command, &mut output),
     }
 }
 
