@@ -1,1 +1,149 @@
-fn main(){}
+//! The command line: reads what is asked for, asks the service, and says how it went.
+//!
+//! Everything it knows of the service is the protocol. It keeps nothing, and it takes secrets from a file or from
+//! standard input only: arguments are seen by every process of the machine and kept by shells.
+
+mod client;
+mod credential;
+mod customer;
+mod failure;
+mod input;
+mod keygen;
+mod metadata;
+mod opened;
+mod output;
+mod salesforce;
+mod status;
+mod wiped;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use client::Connect;
+use failure::Failure;
+use output::{Format, Output};
+
+/// Seals and opens credentials with a triseal service.
+#[derive(Parser)]
+#[command(name = "triseal", version, after_help = AFTER_HELP)]
+struct Cli {
+    /// How answers and errors are written
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t = Format::Text
+    )]
+    output: Format,
+
+    #[command(flatten)]
+    connect: Connect,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Encrypt, decrypt, list and delete credentials
+    #[command(subcommand)]
+    Credential(credential::Command),
+    /// Create and list customers
+    #[command(subcommand)]
+    Customer(customer::Command),
+    /// Make new keys for the codebase or the environment
+    #[command(subcommand)]
+    Keygen(keygen::Command),
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  triseal customer create acme
+  triseal credential encrypt --customer acme --credential crm --from-salesforce answer.json
+  triseal credential decrypt --customer acme --credential crm
+  triseal credential list --customer acme --output json
+
+With --output json every answer is one JSON object on a line of its own, and a list is such a line for each row.
+Fields have the names of the protocol; times are RFC 3339. Errors are one object on standard error:
+{\"error\": {\"code\", \"reason\", \"message\", \"details\", \"hint\"}}.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or arguments, 4 refused by policy or precondition.";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && json_is_asked_for() => {
+            // What is wrong stands before the first empty line, and the usage after it.
+            let text = error.render().to_string();
+            let wrong = text.split("\n\n").next().unwrap_or_default();
+            let wrong = wrong.strip_prefix("error: ").unwrap_or(wrong).trim().to_owned();
+            return Failure::usage(wrong).with_hint("see --help").report(Format::Json);
+        }
+        // Help and the version come this way too. There is nobody to tell that printing them failed.
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let format = cli.output;
+    match run(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(format),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let mut output = Output::open(cli.output)?;
+    match cli.command {
+        Command::Credential(command) => credential::run(command, &cli.connect, &mut output).await,
+        Command::Customer(command) => customer::run(command, &cli.connect, &mut output).await,
+        Command::Keygen(command) => keygen::run(&command, &mut output),
+    }
+}
+
+/// For arguments that could not be parsed, but whose error is to be written all the same.
+fn json_is_asked_for() -> bool {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    arguments.iter().any(|argument| argument == "--output=json")
+        || arguments.windows(2).any(|pair| matches!(pair, [name, value] if name == "--output" && value == "json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn refused(arguments: &[&str]) -> clap::error::ErrorKind {
+        match Cli::try_parse_from(arguments) {
+            Ok(_) => panic!("{arguments:?} is taken"),
+            Err(error) => error.kind(),
+        }
+    }
+
+    #[test]
+    fn encrypt_asks_for_exactly_one_form_of_input() {
+        use clap::error::ErrorKind::{ArgumentConflict, MissingRequiredArgument};
+        let encrypt = ["triseal", "credential", "encrypt", "--customer", "acme", "--credential", "crm"];
+        let with = |more: &[&'static str]| [&encrypt, more].concat();
+        assert_eq!(refused(&encrypt), MissingRequiredArgument);
+        assert_eq!(refused(&with(&["--kind", "opaque", "--from-salesforce"])), ArgumentConflict);
+        assert!(Cli::try_parse_from(with(&["--kind", "salesforce_oauth", "-"])).is_ok());
+        assert!(Cli::try_parse_from(with(&["--from-salesforce", "answer.json", "--output", "json"])).is_ok());
+    }
+
+    #[test]
+    fn ids_are_checked_before_anything_is_sent() {
+        use clap::error::ErrorKind::ValueValidation;
+        assert_eq!(refused(&["triseal", "customer", "create", "a/b"]), ValueValidation);
+        assert_eq!(refused(&["triseal", "credential", "get", "--customer", "", "--credential", "x"]), ValueValidation);
+    }
+}

@@ -1,0 +1,173 @@
+//! What `triseal credential` takes from the command line. No secret is among it.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use triseal::ids::{CredentialId, CustomerId};
+
+/// The commands.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Seal a secret and store it
+    #[command(after_help = ENCRYPT_HELP)]
+    Encrypt(Encrypt),
+    /// Open a secret and print it
+    #[command(after_help = DECRYPT_HELP)]
+    Decrypt(Decrypt),
+    /// Show what is known of a credential, without its secret
+    Get(Which),
+    /// List what is known of credentials, without their secrets
+    #[command(after_help = LIST_HELP)]
+    List(List),
+    /// Erase a secret
+    #[command(after_help = DELETE_HELP)]
+    Delete(Delete),
+}
+
+const ENCRYPT_HELP: &str = "\
+The secret is read from FILE or from standard input, never from an argument.
+
+  --from-salesforce       the JSON that Salesforce's token endpoint answered, as it is. Kept are access_token,
+                          refresh_token, instance_url, id, issued_at and scope
+  --kind salesforce_oauth a JSON object with any of access_token, refresh_token, instance_url, token_url, identity_url,
+                          scopes (an array), issue_time and access_token_expire_time (RFC 3339)
+  --kind password         a JSON object with any of username, password, security_token, login_url
+  --kind opaque           the octets as they are, a last line break included
+
+Examples:
+  triseal credential encrypt --customer acme --credential crm --from-salesforce answer.json
+  printf %s \"$KEY\" | triseal credential encrypt --customer acme --credential api --kind opaque
+  triseal credential encrypt --customer acme --credential crm --kind password --if-revision 0 < login.json";
+
+const DECRYPT_HELP: &str = "\
+As text, a name and a value on each line; an opaque secret is its octets and nothing else. As JSON,
+{\"secret\": {KIND: {...}}, \"credential\": {...}}, the data of an opaque secret in base64.
+
+Examples:
+  triseal credential decrypt --customer acme --credential crm
+  triseal credential decrypt --customer acme --credential api --view full > key.bin
+  triseal credential decrypt --customer acme --credential crm --output json | jq -r .secret.salesforce_oauth.access_token";
+
+const LIST_HELP: &str = "\
+Rows are written as they come, in no promised order; with --output json each is an object on a line of its own.
+
+Examples:
+  triseal credential list --customer acme
+  triseal credential list --state needs_reauth --output json
+  triseal credential list --refreshed-before 2026-11-24T09:00:00Z";
+
+const DELETE_HELP: &str = "\
+Asks for the credential's id to be typed back; without a terminal, --yes is needed.
+
+Examples:
+  triseal credential delete --customer acme --credential crm
+  triseal credential delete --customer acme --credential crm --if-revision 3 --yes";
+
+/// Names one credential.
+#[derive(Args)]
+pub(crate) struct Which {
+    /// The customer
+    #[arg(long, value_name = "ID", value_parser = CustomerId::parse)]
+    pub(super) customer: CustomerId,
+    /// The credential
+    #[arg(long, value_name = "ID", value_parser = CredentialId::parse)]
+    pub(super) credential: CredentialId,
+}
+
+#[derive(Args)]
+#[command(group(ArgGroup::new("form").required(true).args(["kind", "from_salesforce"])))]
+pub(crate) struct Encrypt {
+    #[command(flatten)]
+    pub(super) which: Which,
+    /// What kind of secret the input is
+    #[arg(long, value_enum)]
+    pub(super) kind: Option<Kind>,
+    /// The input is an answer of Salesforce's token endpoint
+    #[arg(long)]
+    pub(super) from_salesforce: bool,
+    /// Where the tokens are refreshed [default: https://HOST/services/oauth2/token, HOST from the answer's id]
+    #[arg(long, value_name = "URL", requires = "from_salesforce", conflicts_with = "kind")]
+    pub(super) token_url: Option<String>,
+    /// The media type of an opaque secret
+    #[arg(long, value_name = "TYPE", conflicts_with = "from_salesforce")]
+    pub(super) content_type: Option<String>,
+    /// Only if the credential is at this revision; 0: only if there is none
+    #[arg(long, value_name = "N")]
+    pub(super) if_revision: Option<u64>,
+    /// Names this change, so that repeating the command changes nothing
+    #[arg(long, value_name = "KEY")]
+    pub(super) idempotency_key: Option<String>,
+    /// Where the secret is; standard input if absent or -
+    pub(super) file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Decrypt {
+    #[command(flatten)]
+    pub(super) which: Which,
+    /// access: everything but the refresh token; full: everything
+    #[arg(long, value_enum, default_value_t = View::Access)]
+    pub(super) view: View,
+    /// Only this revision
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) if_revision: Option<u64>,
+}
+
+#[derive(Args)]
+pub(crate) struct List {
+    /// Only this customer's
+    #[arg(long, value_name = "ID", value_parser = CustomerId::parse)]
+    pub(super) customer: Option<CustomerId>,
+    /// Only of this kind
+    #[arg(long, value_enum)]
+    pub(super) kind: Option<Kind>,
+    /// Only in this state
+    #[arg(long, value_enum)]
+    pub(super) state: Option<State>,
+    /// Only salesforce_oauth whose tokens were last issued before this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(super) refreshed_before: Option<jiff::Timestamp>,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) limit: Option<u64>,
+}
+
+#[derive(Args)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pub(super) which: Which,
+    /// Only if the credential is at this revision
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) if_revision: Option<u64>,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// The OAuth tokens of a Salesforce connection
+    SalesforceOauth,
+    /// A user name and a password
+    Password,
+    /// Any other octets
+    Opaque,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum View {
+    /// Everything of a salesforce_oauth but its refresh token
+    Access,
+    /// Everything
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// It can be used
+    Active,
+    /// Its customer has to consent again
+    NeedsReauth,
+}

@@ -1,0 +1,123 @@
+//! `triseal customer`: the arguments of each command, its one call, and how the answer is shown.
+
+use clap::{Args, Subcommand, ValueEnum};
+use triseal::grpc::v1;
+use triseal::ids::CustomerId;
+
+use crate::client::{Connect, Service};
+use crate::failure::Failure;
+use crate::metadata::Customer;
+use crate::output::{Format, Output, Table};
+use crate::status::Subject;
+
+/// The commands.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Provision a customer with a key of its own; one that is there already is shown as it is
+    #[command(after_help = "Example:\n  triseal customer create acme")]
+    Create(Which),
+    /// Show a customer's state and key versions
+    #[command(after_help = "Example:\n  triseal customer get acme --output json")]
+    Get(Which),
+    /// List customers
+    #[command(after_help = LIST_HELP)]
+    List(List),
+}
+
+const LIST_HELP: &str = "\
+Rows are written as they come, in no promised order; with --output json each is an object on a line of its own.
+
+Example:
+  triseal customer list --state active";
+
+#[derive(Args)]
+pub(crate) struct Which {
+    /// The customer
+    #[arg(value_name = "ID", value_parser = CustomerId::parse)]
+    customer: CustomerId,
+}
+
+#[derive(Args)]
+pub(crate) struct List {
+    /// Only in this state
+    #[arg(long, value_enum)]
+    state: Option<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum State {
+    /// Its credentials open and can be sealed
+    Active,
+    /// Nothing opens or seals
+    Disabled,
+    /// As disabled, and destroyed on a day
+    PendingDestruction,
+    /// Its keys and credentials are erased
+    Destroyed,
+}
+
+/// Does what is asked.
+pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
+    let service = Service::new(connect)?;
+    match command {
+        Command::Create(which) => create(&which, &service, output).await,
+        Command::Get(which) => get(&which, &service, output).await,
+        Command::List(arguments) => list(&arguments, &service, output).await,
+    }
+}
+
+async fn create(which: &Which, service: &Service, output: &mut Output) -> Result<(), Failure> {
+    let request = service.request(v1::CreateCustomerRequest { customer_id: which.customer.to_string() });
+    let answer = service.customers().create_customer(request).await;
+    let subject = Subject { customer: which.customer.as_str(), ..Subject::default() };
+    show(answer.map_err(|status| Failure::from_status(&status, subject))?.into_inner().customer, output)
+}
+
+async fn get(which: &Which, service: &Service, output: &mut Output) -> Result<(), Failure> {
+    let request = service.request(v1::GetCustomerRequest { customer_id: which.customer.to_string() });
+    let answer = service.customers().get_customer(request).await;
+    let subject = Subject { customer: which.customer.as_str(), ..Subject::default() };
+    show(answer.map_err(|status| Failure::from_status(&status, subject))?.into_inner().customer, output)
+}
+
+async fn list(arguments: &List, service: &Service, output: &mut Output) -> Result<(), Failure> {
+    let state = match arguments.state {
+        None => v1::CustomerState::Unspecified,
+        Some(State::Active) => v1::CustomerState::Active,
+        Some(State::Disabled) => v1::CustomerState::Disabled,
+        Some(State::PendingDestruction) => v1::CustomerState::PendingDestruction,
+        Some(State::Destroyed) => v1::CustomerState::Destroyed,
+    };
+    let mut client = service.customers();
+    let mut table = Table::new(Customer::HEADING);
+    let mut page_token = String::new();
+    loop {
+        let message = v1::ListCustomersRequest { page_size: 0, page_token: page_token.clone(), state: state.into() };
+        let answer = client.list_customers(service.request(message)).await;
+        let page = answer.map_err(|status| Failure::from_status(&status, Subject::default()))?.into_inner();
+        let rows: Vec<Customer> = page.customers.into_iter().map(Customer::from).collect();
+        match output.format() {
+            Format::Json => rows.iter().try_for_each(|row| output.json(row))?,
+            Format::Text => {
+                let rows: Vec<_> = rows.iter().map(Customer::row).collect();
+                output.octets(table.page(&rows).as_bytes())?;
+            }
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(());
+        }
+        if page.next_page_token == page_token {
+            return Err(Failure::unknown_answer());
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+fn show(customer: Option<v1::Customer>, output: &mut Output) -> Result<(), Failure> {
+    let customer: Customer = customer.ok_or_else(Failure::unknown_answer)?.into();
+    match output.format() {
+        Format::Json => output.json(&customer),
+        Format::Text => output.fields(&customer.fields()),
+    }
+}

@@ -1,0 +1,140 @@
+//! Why a command ends without having done what was asked, and how that is told: a sentence, what to do next, an exit
+//! code. It knows no source of failures; `status` makes them of the service's answers.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::output::{Format, printable};
+
+/// What goes to standard error, and the exit code.
+#[derive(Debug, Serialize)]
+pub(crate) struct Failure {
+    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `REFUSED` for what the command line itself finds.
+    pub(crate) code: &'static str,
+    /// The service's own name for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    pub(crate) message: String,
+    /// One line for each part of what is wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) details: Vec<String>,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hint: Option<String>,
+    #[serde(skip)]
+    pub(crate) exit: Exit,
+}
+
+/// What the exit code tells scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Whoever read the output has read enough, such as `head`: nothing to tell, and no failure.
+    ReaderGone = 0,
+    /// It may work another time.
+    Failed = 1,
+    /// The arguments or the input are wrong.
+    Usage = 2,
+    /// Policy or the state of things forbids it.
+    Refused = 4,
+}
+
+impl Failure {
+    pub(crate) fn usage(message: String) -> Self {
+        Self::local("USAGE", Exit::Usage, message)
+    }
+
+    pub(crate) fn input(message: String) -> Self {
+        Self::local("INPUT", Exit::Usage, message)
+    }
+
+    pub(crate) fn failed(message: String) -> Self {
+        Self::local("FAILED", Exit::Failed, message)
+    }
+
+    pub(crate) fn refused(message: String) -> Self {
+        Self::local("REFUSED", Exit::Refused, message)
+    }
+
+    /// The output could not be written.
+    pub(crate) fn output(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::local("FAILED", Exit::ReaderGone, String::new()),
+            _ => Self::failed(format!("cannot write the answer: {error}")),
+        }
+    }
+
+    /// The service's answer lacks what every answer has.
+    pub(crate) fn unknown_answer() -> Self {
+        Self::failed("the service's answer makes no sense".to_owned())
+            .with_hint("is there a triseal service of this version at --endpoint?")
+    }
+
+    fn local(code: &'static str, exit: Exit, message: String) -> Self {
+        Self { code, reason: None, message, details: Vec::new(), hint: None, exit }
+    }
+
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Writes it to standard error.
+    pub(crate) fn report(&self, format: Format) -> ExitCode {
+        if self.exit != Exit::ReaderGone {
+            let text = match format {
+                Format::Text => self.text(),
+                Format::Json => self.json(),
+            };
+            // If standard error is closed, the exit code has to do.
+            let _ = io::stderr().write_all(text.as_bytes());
+        }
+        ExitCode::from(self.exit as u8)
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("error: {}\n", printable(&self.message));
+        for detail in &self.details {
+            text.push_str(&format!("  {}\n", printable(detail)));
+        }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("hint: {}\n", printable(hint)));
+        }
+        text
+    }
+
+    fn json(&self) -> String {
+        #[derive(Serialize)]
+        struct Wrapper<'a> {
+            error: &'a Failure,
+        }
+        // Texts under names that are texts: there is nothing that could fail.
+        let mut text = serde_json::to_string(&Wrapper { error: self }).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_names_what_to_do_next_and_escapes_control_characters() {
+        let failure = Failure::refused("no\u{1b}[2Jway".to_owned()).with_hint("try another way");
+        assert_eq!(failure.text(), "error: no\\u{1b}[2Jway\nhint: try another way\n");
+    }
+
+    #[test]
+    fn json_has_what_is_known_and_nothing_else() {
+        let failure = Failure::usage("no".to_owned());
+        assert_eq!(failure.json(), "{\"error\":{\"code\":\"USAGE\",\"message\":\"no\"}}\n");
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_failure() {
+        assert_eq!(Failure::output(&io::ErrorKind::BrokenPipe.into()).exit, Exit::ReaderGone);
+        assert_eq!(Failure::output(&io::ErrorKind::StorageFull.into()).exit, Exit::Failed);
+    }
+}

@@ -1,0 +1,163 @@
+//! `triseal keygen`: makes the first version of the codebase's or the environment's key. It needs no service. The key goes
+//! to a new file that only its owner can read, and nowhere else.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde::Serialize;
+use triseal::crypto::{CodebaseKey, EnvironmentKey, Fingerprint, fingerprint};
+use triseal::factors::document::{Form, KeyDocument, KeyEntry, KeyState};
+use zeroize::Zeroizing;
+
+use crate::failure::Failure;
+use crate::output::{Format, Output};
+
+/// The commands.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Make the key that is compiled into the service
+    #[command(after_help = "Example:\n  triseal keygen codebase codebase-keys.json\n  \
+                            TRISEAL_CODEBASE_KEYS=$PWD/codebase-keys.json cargo build --profile dist")]
+    Codebase(Destination),
+    /// Make the key of a deployment, for the value of its secret
+    #[command(after_help = "Example:\n  triseal keygen environment environment-keys.json")]
+    Environment(Destination),
+}
+
+#[derive(Args)]
+pub(crate) struct Destination {
+    /// A file that is not there yet: keys are never written over, and never printed
+    file: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Made<'a> {
+    file: &'a str,
+    format: &'static str,
+    version: u32,
+    fingerprint: String,
+}
+
+/// Does what is asked.
+pub(crate) fn run(command: &Command, output: &mut Output) -> Result<(), Failure> {
+    let (form, path) = match command {
+        Command::Codebase(destination) => (Form::Codebase, &destination.file),
+        Command::Environment(destination) => (Form::Environment, &destination.file),
+    };
+    if path == Path::new("-") {
+        return Err(Failure::usage("a key is never printed".to_owned()).with_hint("name a file that is not there yet"));
+    }
+    let fingerprint = make(form, path, Timestamp::now())?;
+    let fingerprint: String = fingerprint.0.iter().map(|octet| format!("{octet:02x}")).collect();
+    let file = path.to_string_lossy();
+    if output.format() == Format::Json {
+        return output.json(&Made { file: &file, format: form.as_str(), version: 1, fingerprint });
+    }
+    output.fields(&[
+        ("file", file.to_string()),
+        ("format", form.as_str().to_owned()),
+        ("version", "1".to_owned()),
+        ("fingerprint", fingerprint),
+    ])?;
+    let next = match form {
+        Form::Codebase => format!(
+            "next: keep a copy offline, and never in version control: without it nothing opens again\n\
+             \x20     build the service with it: TRISEAL_CODEBASE_KEYS={} cargo build --profile dist\n",
+            crate::output::printable(&std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy())
+        ),
+        Form::Environment => "next: keep a copy offline: without it nothing opens again\n\
+             \x20     put the file's content, whole, as the value of the deployment's secret, and delete the file\n"
+            .to_owned(),
+    };
+    output.octets(next.as_bytes())
+}
+
+/// Makes a document with one new key and writes it to a new file.
+fn make(form: Form, path: &Path, now: Timestamp) -> Result<Fingerprint, Failure> {
+    let mut key = Zeroizing::new([0; 32]);
+    getrandom::fill(key.as_mut())
+        .map_err(|_| Failure::failed("the operating system gives no random numbers".to_owned()))?;
+    let fingerprint = match form {
+        Form::Codebase => fingerprint(&CodebaseKey::new(key.clone())),
+        Form::Environment => fingerprint(&EnvironmentKey::new(key.clone())),
+    };
+    // Whole seconds are enough to tell versions apart.
+    let created_at = Timestamp::from_second(now.as_second()).ok();
+    let entry = KeyEntry { version: 1, key, state: KeyState::Enabled, created_at, primary_until: None };
+    let document = KeyDocument { primary: 1, keys: vec![entry] }.to_json(form);
+    write_new(path, document.as_bytes())?;
+    Ok(fingerprint)
+}
+
+fn write_new(path: &Path, octets: &[u8]) -> Result<(), Failure> {
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Failure::refused("the file is there already, and keys are never written over".to_owned())
+                    .with_hint("name a file that is not there yet")
+            }
+            _ => Failure::failed(format!("cannot make the file: {error}")),
+        })?;
+    let written = file.write_all(octets).and_then(|()| file.sync_all()).and_then(|()| sync_directory(path));
+    written.map_err(|error| {
+        // This command made the file, and half a key is of no use.
+        let _ = std::fs::remove_file(path);
+        Failure::failed(format!("cannot write the file: {error}"))
+    })
+}
+
+/// Until its directory is on the disk as well, a new file may be gone after a crash.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Exit;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_new_document_can_be_read_and_is_its_owners_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        for form in [Form::Codebase, Form::Environment] {
+            let path = directory.path().join(&form.as_str()[..9]);
+            let made = make(form, &path, "2026-11-24T09:00:00.75Z".parse().unwrap()).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+            let read = KeyDocument::parse(form, &fs::read_to_string(&path).unwrap()).unwrap();
+            let [entry] = read.keys.as_slice() else { panic!("one key") };
+            assert_eq!((read.primary, entry.version, entry.state), (1, 1, KeyState::Enabled));
+            assert_eq!(entry.created_at, Some("2026-11-24T09:00:00Z".parse().unwrap()));
+            assert_eq!(made, fingerprint(&CodebaseKey::new(entry.key.clone())));
+        }
+    }
+
+    #[test]
+    fn no_two_keys_are_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let make = |name: &str| make(Form::Codebase, &directory.path().join(name), Timestamp::UNIX_EPOCH).unwrap();
+        assert_ne!(make("a"), make("b"));
+    }
+
+    #[test]
+    fn a_file_is_never_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.json");
+        fs::write(&path, "precious").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path().join("nowhere"), &link).unwrap();
+        for taken in [&path, &link] {
+            let failure = make(Form::Codebase, taken, Timestamp::UNIX_EPOCH).unwrap_err();
+            assert_eq!(failure.exit, Exit::Refused);
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        assert!(!directory.path().join("nowhere").exists());
+    }
+}

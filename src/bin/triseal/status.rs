@@ -1,0 +1,258 @@
+//! What the service's errors mean for whoever typed the command: which exit code, and what to do next.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use tonic::{Code, Status, TimeoutExpired};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::failure::{Exit, Failure};
+
+/// The trailer that repeats the reason, for when the details cannot be read.
+const REASON_TRAILER: &str = "triseal-reason";
+/// The domain of the service's own reasons.
+const DOMAIN: &str = "triseal";
+
+/// What a command was about, to be named in hints. Empty where it was about none in particular.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Subject<'a> {
+    pub(crate) customer: &'a str,
+    pub(crate) credential: &'a str,
+}
+
+impl Failure {
+    /// Tells a failed call.
+    pub(crate) fn from_status(status: &Status, subject: Subject<'_>) -> Self {
+        if let Some(failure) = before_any_answer(status) {
+            return failure;
+        }
+        let details = status.get_error_details();
+        let reason = reason(status, &details);
+        let (code, exit) = meaning(status.code());
+        let message = match status.message() {
+            "" => status.code().description().to_lowercase().trim_end_matches('.').to_owned(),
+            message => message.to_owned(),
+        };
+        let hint = match &reason {
+            Some(reason) => hint(reason, &details, subject),
+            None => hint_without_reason(status.code()).map(str::to_owned),
+        };
+        let delay = details.retry_info().and_then(|info| info.retry_delay).map(try_again);
+        let hint = match (hint, delay) {
+            (Some(hint), Some(delay)) => Some(format!("{hint}; {delay}")),
+            (hint, delay) => hint.or(delay),
+        };
+        let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+        let details = violations.iter().map(|bad| format!("{}: {}", bad.field, bad.description)).collect();
+        Self { code, reason, message, details, hint, exit }
+    }
+}
+
+/// What the transport on this side ran into.
+fn before_any_answer(status: &Status) -> Option<Failure> {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<TimeoutExpired>() {
+            let hint = "give it longer with --timeout; a change may have happened all the same";
+            return Some(unreachable("DEADLINE_EXCEEDED", "the service did not answer in time", hint));
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let message = match error.kind() {
+                io::ErrorKind::ConnectionRefused => "nothing listens at the endpoint".to_owned(),
+                io::ErrorKind::TimedOut => "the endpoint does not answer".to_owned(),
+                kind => format!("cannot reach the service: {kind}"),
+            };
+            let hint = "is the service running, and at --endpoint? start it with: cargo run -- --dev";
+            return Some(unreachable("UNAVAILABLE", &message, hint));
+        }
+        source = error.source();
+    }
+    None
+}
+
+fn unreachable(code: &'static str, message: &str, hint: &str) -> Failure {
+    Failure { code, ..Failure::failed(message.to_owned()) }.with_hint(hint)
+}
+
+fn reason(status: &Status, details: &ErrorDetails) -> Option<String> {
+    let reason = match details.error_info() {
+        Some(info) if info.domain == DOMAIN => info.reason.as_str(),
+        Some(_) | None => status.metadata().get(REASON_TRAILER)?.to_str().ok()?,
+    };
+    let is_name = reason.len() <= 64 && reason.bytes().all(|octet| octet.is_ascii_uppercase() || octet == b'_');
+    (is_name && !reason.is_empty()).then(|| reason.to_owned())
+}
+
+/// The code's name and what it means for scripts.
+fn meaning(code: Code) -> (&'static str, Exit) {
+    match code {
+        // A failed call is never OK; if it were, it would still not have done what was asked.
+        Code::Ok => ("OK", Exit::Failed),
+        Code::Cancelled => ("CANCELLED", Exit::Failed),
+        Code::Unknown => ("UNKNOWN", Exit::Failed),
+        Code::InvalidArgument => ("INVALID_ARGUMENT", Exit::Usage),
+        Code::DeadlineExceeded => ("DEADLINE_EXCEEDED", Exit::Failed),
+        Code::NotFound => ("NOT_FOUND", Exit::Failed),
+        Code::AlreadyExists => ("ALREADY_EXISTS", Exit::Refused),
+        Code::PermissionDenied => ("PERMISSION_DENIED", Exit::Refused),
+        Code::ResourceExhausted => ("RESOURCE_EXHAUSTED", Exit::Failed),
+        Code::FailedPrecondition => ("FAILED_PRECONDITION", Exit::Refused),
+        Code::Aborted => ("ABORTED", Exit::Refused),
+        Code::OutOfRange => ("OUT_OF_RANGE", Exit::Failed),
+        Code::Unimplemented => ("UNIMPLEMENTED", Exit::Failed),
+        Code::Internal => ("INTERNAL", Exit::Failed),
+        Code::Unavailable => ("UNAVAILABLE", Exit::Failed),
+        Code::DataLoss => ("DATA_LOSS", Exit::Failed),
+        Code::Unauthenticated => ("UNAUTHENTICATED", Exit::Refused),
+    }
+}
+
+/// What to do about the service's own reasons. A service newer than this command line may have others.
+fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<String> {
+    let Subject { customer, credential } = subject;
+    let hint = match reason {
+        "CUSTOMER_NOT_FOUND" => return Some(format!("create it: triseal customer create {customer}")),
+        "CREDENTIAL_NOT_FOUND" => {
+            return Some(format!("see which there are: triseal credential list --customer {customer}"));
+        }
+        "REVISION_MISMATCH" => return Some(revision_hint(details, subject)),
+        "CREDENTIAL_EXISTS" => {
+            return Some(format!("{credential} is there already; to write over it, leave out --if-revision 0"));
+        }
+        "NO_ACCESS_VIEW" => "only salesforce_oauth can be shown in part; add --view full",
+        "NEEDS_REAUTH" => "have the customer consent again and encrypt the new tokens; --view full opens the old ones",
+        "IDEMPOTENCY_KEY_REUSED" => "the key named another change before; use a new key for each change",
+        "CHANGED_CONCURRENTLY" => "somebody else changed it at the same time; look at it, and try again",
+        "NOT_PERMITTED" => "ask whoever keeps the service's policy",
+        "CUSTOMER_DISABLED" | "CUSTOMER_PENDING_DESTRUCTION" => {
+            "nothing of this customer opens until it is enabled again"
+        }
+        "CUSTOMER_DESTROYED" => "its id is never provisioned again; use another",
+        "KEY_VERSION_RETIRED" | "KEY_VERSION_UNKNOWN" => {
+            "the service has not the keys that it was sealed under; tell its operators"
+        }
+        "NOT_AUTHENTIC" | "MALFORMED" => {
+            "the stored record was damaged, moved, or sealed by another deployment; nothing was opened; tell the operators"
+        }
+        "AUDIT_UNAVAILABLE" => "the change may have happened; repeat it with the same --idempotency-key",
+        "INTERNAL" => "this is a bug; the service's log has more under the reference above",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn revision_hint(details: &ErrorDetails, subject: Subject<'_>) -> String {
+    let Subject { customer, credential } = subject;
+    let look = format!("look at it: triseal credential get --customer {customer} --credential {credential}");
+    match details.error_info().and_then(|info| info.metadata.get("current_revision")) {
+        Some(revision) => format!("it is at revision {revision}; {look}"),
+        None => look,
+    }
+}
+
+fn hint_without_reason(code: Code) -> Option<&'static str> {
+    match code {
+        Code::DeadlineExceeded => Some("give it longer with --timeout; a change may have happened all the same"),
+        Code::Unimplemented => Some("is there a triseal service of this version at --endpoint?"),
+        Code::Unavailable => Some("is the service running, and at --endpoint? a change may have happened all the same"),
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => None,
+    }
+}
+
+fn try_again(delay: Duration) -> String {
+    // Rounded up: to come too early is to be refused again.
+    format!("try again in {} s", delay.as_millis().div_ceil(1_000).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use tonic::metadata::MetadataMap;
+
+    const SUBJECT: Subject<'_> = Subject { customer: "acme", credential: "crm" };
+
+    fn failure(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Failure {
+        let metadata: HashMap<_, _> =
+            metadata.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+        Failure::from_status(&Status::with_error_details(code, "it is so", details), SUBJECT)
+    }
+
+    #[test]
+    fn refusals_and_wrong_arguments_have_exit_codes_of_their_own() {
+        use Exit::{Failed, Refused, Usage};
+        for (code, exit) in [
+            (Code::PermissionDenied, Refused),
+            (Code::Unauthenticated, Refused),
+            (Code::FailedPrecondition, Refused),
+            (Code::Aborted, Refused),
+            (Code::AlreadyExists, Refused),
+            (Code::InvalidArgument, Usage),
+            (Code::NotFound, Failed),
+            (Code::Unavailable, Failed),
+            (Code::DataLoss, Failed),
+            (Code::Internal, Failed),
+            (Code::ResourceExhausted, Failed),
+            (Code::DeadlineExceeded, Failed),
+        ] {
+            assert_eq!(Failure::from_status(&Status::new(code, ""), SUBJECT).exit, exit, "{code:?}");
+        }
+        assert_eq!([Failed as u8, Usage as u8, Refused as u8], [1, 2, 4]);
+    }
+
+    #[test]
+    fn hints_name_what_to_type() {
+        let missing = failure(Code::NotFound, "CUSTOMER_NOT_FOUND", &[]);
+        assert_eq!(missing.reason.as_deref(), Some("CUSTOMER_NOT_FOUND"));
+        assert_eq!(missing.hint.as_deref(), Some("create it: triseal customer create acme"));
+        let mismatch = failure(Code::Aborted, "REVISION_MISMATCH", &[("current_revision", "7")]);
+        assert!(mismatch.hint.is_some_and(|hint| hint.starts_with("it is at revision 7;")));
+        let view = failure(Code::FailedPrecondition, "NO_ACCESS_VIEW", &[]);
+        assert!(view.hint.is_some_and(|hint| hint.contains("--view full")));
+    }
+
+    #[test]
+    fn the_trailer_tells_the_reason_where_details_are_missing() {
+        let with_trailer = |value: &'static str| {
+            let mut trailers = MetadataMap::new();
+            trailers.insert(REASON_TRAILER, value.parse().unwrap());
+            Failure::from_status(&Status::with_metadata(Code::NotFound, "no", trailers), SUBJECT)
+        };
+        assert_eq!(with_trailer("CUSTOMER_NOT_FOUND").reason.as_deref(), Some("CUSTOMER_NOT_FOUND"));
+        assert_eq!(with_trailer("<script>").reason, None);
+    }
+
+    #[test]
+    fn every_violation_is_told() {
+        let mut details = ErrorDetails::with_error_info("BAD_FIELD", DOMAIN, HashMap::new());
+        details.add_bad_request_violation("secret.password.login_url", "must be https");
+        details.add_bad_request_violation("idempotency_key", "is too long");
+        let status = Status::with_error_details(Code::InvalidArgument, "two fields are wrong", details);
+        let failure = Failure::from_status(&status, SUBJECT);
+        assert_eq!(failure.details, ["secret.password.login_url: must be https", "idempotency_key: is too long"]);
+        assert_eq!(failure.exit, Exit::Usage);
+    }
+
+    #[test]
+    fn the_time_to_wait_is_told_and_rounded_up() {
+        let mut details = ErrorDetails::with_retry_info(Some(Duration::from_millis(1_200)));
+        details.set_error_info("KMS_THROTTLED", DOMAIN, HashMap::new());
+        let status = Status::with_error_details(Code::ResourceExhausted, "too much", details);
+        assert_eq!(Failure::from_status(&status, SUBJECT).hint.as_deref(), Some("try again in 2 s"));
+    }
+}
