@@ -1,1 +1,382 @@
-//! x
+//! The settings: one TOML file, each key overridable by `TRISEAL__SECTION__KEY` in the environment. An unknown key is an error. The
+//! only place that reads the environment.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Config, Environment, File, FileFormat};
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::crypto::Version;
+use crate::ids::Deployment;
+use crate::keyring::{CacheLimits, EnvironmentTiming};
+
+/// All settings, with their defaults. docs/SETTINGS.md describes them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Bound into every envelope and every wrapped key.
+    #[serde(deserialize_with = "deployment", default = "default_deployment")]
+    pub deployment: Deployment,
+    /// The gRPC listener.
+    #[serde(default)]
+    pub server: Server,
+    /// Where the three factors come from.
+    #[serde(default)]
+    pub factors: Factors,
+    /// How long what is known is believed.
+    #[serde(default)]
+    pub cache: Cache,
+    /// Where the ciphertext stands.
+    #[serde(default)]
+    pub store: Store,
+    /// Logs.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+    /// Protections that are lifted.
+    #[serde(default)]
+    pub insecure: Insecure,
+}
+
+/// `[server]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Calls under way at the end have so long.
+    #[serde(deserialize_with = "duration")]
+    pub drain: Duration,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), drain: Duration::from_secs(20) }
+    }
+}
+
+/// `[factors]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Factors {
+    /// Seals under this version instead of the embedded file's primary.
+    pub codebase_primary: Option<u32>,
+    /// Where the environment keys stand.
+    pub environment: EnvironmentFrom,
+    /// Who wraps customer keys.
+    pub customer: CustomerFrom,
+    /// For `environment = "file"`.
+    pub file: EnvironmentFile,
+    /// For `customer = "local"`.
+    pub local: LocalKms,
+}
+
+/// `factors.environment`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnvironmentFrom {
+    /// A secret in AWS Secrets Manager. Not built yet.
+    #[default]
+    SecretsManager,
+    /// A file in the form of the secret.
+    File,
+}
+
+/// `factors.customer`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CustomerFrom {
+    /// AWS KMS. Not built yet.
+    #[default]
+    Kms,
+    /// A wrapping key in a file: `insecure.local_kms`.
+    Local,
+}
+
+/// `[factors.file]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnvironmentFile {
+    /// Of mode 0600.
+    pub path: PathBuf,
+    /// Between two readings.
+    #[serde(deserialize_with = "duration")]
+    pub poll: Duration,
+    /// Nothing is sealed with keys that were read longer ago.
+    #[serde(deserialize_with = "duration")]
+    pub max_age: Duration,
+}
+
+impl Default for EnvironmentFile {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from(".triseal/environment.json"),
+            poll: Duration::from_secs(30),
+            max_age: Duration::from_mins(15),
+        }
+    }
+}
+
+impl EnvironmentFile {
+    /// How long the keys are good for.
+    pub fn timing(&self) -> EnvironmentTiming {
+        EnvironmentTiming { poll: self.poll, max_age: self.max_age }
+    }
+}
+
+/// `[factors.local]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalKms {
+    /// Of mode 0600.
+    pub master_key: PathBuf,
+}
+
+impl Default for LocalKms {
+    fn default() -> Self {
+        Self { master_key: PathBuf::from(".triseal/insecure-local-kms.key") }
+    }
+}
+
+/// `[cache]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Roots that are kept, at most.
+    pub roots: usize,
+    /// A root that is used after this is refreshed in the background.
+    #[serde(deserialize_with = "duration")]
+    pub refresh_after: Duration,
+    /// A root is used for no longer.
+    #[serde(deserialize_with = "duration")]
+    pub max_age: Duration,
+    /// A customer's state is believed for so long.
+    #[serde(deserialize_with = "duration")]
+    pub customer_staleness: Duration,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            roots: 100_000,
+            refresh_after: Duration::from_mins(15),
+            max_age: Duration::from_mins(60),
+            customer_staleness: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Cache {
+    /// For the keyring.
+    pub fn limits(&self) -> CacheLimits {
+        CacheLimits {
+            roots: self.roots,
+            refresh_after: self.refresh_after,
+            max_age: self.max_age,
+            customer_staleness: self.customer_staleness,
+        }
+    }
+}
+
+/// `[store]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// Which store.
+    pub backend: Backend,
+    /// For `backend = "embedded"`.
+    pub embedded: Embedded,
+}
+
+/// `store.backend`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Not built yet.
+    #[default]
+    Dynamodb,
+    /// One file, for one process.
+    Embedded,
+}
+
+/// `[store.embedded]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Embedded {
+    /// Made if it is not there.
+    pub path: PathBuf,
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Self { path: PathBuf::from(".triseal/store.redb") }
+    }
+}
+
+/// `[telemetry]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// What is logged, such as `info`, or `triseal=debug,warn`.
+    pub log: String,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log: "info".to_owned() }
+    }
+}
+
+/// `[insecure]`: each lifts one protection.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Insecure {
+    /// No TLS; on loopback only.
+    pub plaintext: bool,
+    /// Run with the well-known key.
+    pub development_codebase_key: bool,
+    /// Customer keys under a local file.
+    pub local_kms: bool,
+}
+
+/// The port of the gRPC listener.
+pub const PORT: u16 = 7443;
+
+/// Why there are no settings to run with. The text names the key and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file can't be read, is no TOML, or has a key that is unknown or of another type.
+    #[error("settings: {0}")]
+    Unreadable(String),
+    /// A value does not go with another.
+    #[error("settings: {key}: {problem}")]
+    Wrong {
+        /// Such as `server.listen`.
+        key: &'static str,
+        /// What to do about it.
+        problem: String,
+    },
+}
+
+impl Settings {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// A [`SettingsError`].
+    pub fn from_file(path: &Path) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| SettingsError::Unreadable(format!("{}: {error}", path.display())))?;
+        Self::from_toml(&text).map_err(|error| match error {
+            SettingsError::Unreadable(problem) => SettingsError::Unreadable(format!("{}: {problem}", path.display())),
+            wrong @ SettingsError::Wrong { .. } => wrong,
+        })
+    }
+
+    /// What `--dev` stands for: every `insecure.*` setting, the embedded store and local factors below `data`. Each can be taken
+    /// back by the environment.
+    ///
+    /// # Errors
+    /// A [`SettingsError`], if the environment overrides something wrongly.
+    pub fn dev(data: &Path) -> Result<Self, SettingsError> {
+        let below = |name: &str| {
+            let path = data.join(name);
+            // As a TOML basic string, whose escapes are those of JSON.
+            serde_json::to_string(&path).map_err(|_| SettingsError::Wrong {
+                key: "--data",
+                problem: "must be UTF-8".to_owned(),
+            })
+        };
+        Self::from_toml(&format!(
+            "deployment = 'dev'\n\
+             server.listen = '127.0.0.1:{PORT}'\n\
+             server.drain = '2s'\n\
+             factors = {{ environment = 'file', customer = 'local', file.path = {}, local.master_key = {} }}\n\
+             store = {{ backend = 'embedded', embedded.path = {} }}\n\
+             insecure = {{ plaintext = true, development_codebase_key = true, local_kms = true }}\n",
+            below("environment.json")?,
+            below("insecure-local-kms.key")?,
+            below("store.redb")?,
+        ))
+    }
+
+    fn from_toml(text: &str) -> Result<Self, SettingsError> {
+        let environment = Environment::with_prefix("TRISEAL").prefix_separator("__").separator("__").try_parsing(true);
+        let unreadable = |error: config::ConfigError| SettingsError::Unreadable(error.to_string());
+        Config::builder()
+            .add_source(File::from_str(text, FileFormat::Toml))
+            .add_source(environment)
+            .build()
+            .and_then(Config::try_deserialize)
+            .map_err(unreadable)
+    }
+
+    /// Whether the values go together, and with what this release can do.
+    ///
+    /// # Errors
+    /// The first [`SettingsError::Wrong`].
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let wrong = |key, problem: &str| Err(SettingsError::Wrong { key, problem: problem.to_owned() });
+        if !self.insecure.plaintext {
+            return wrong("insecure.plaintext", "this release has no TLS yet: set it to true, for loopback only");
+        }
+        if !is_loopback(self.server.listen.ip()) {
+            return wrong("server.listen", "must be a loopback address, such as 127.0.0.1:7443, without TLS");
+        }
+        if self.factors.environment == EnvironmentFrom::SecretsManager {
+            return wrong("factors.environment", "this release knows no AWS yet: set it to \"file\"");
+        }
+        if self.factors.customer == CustomerFrom::Kms {
+            return wrong("factors.customer", "this release knows no AWS yet: set it to \"local\"");
+        }
+        if !self.insecure.local_kms {
+            return wrong("factors.customer", "\"local\" is for development: it needs insecure.local_kms = true");
+        }
+        if self.store.backend == Backend::Dynamodb {
+            return wrong("store.backend", "this release knows no AWS yet: set it to \"embedded\"");
+        }
+        if self.factors.codebase_primary.is_some_and(|version| Version::new(version).is_none()) {
+            return wrong("factors.codebase_primary", "must be at least 1");
+        }
+        if !(1..=10_000_000).contains(&self.cache.roots) {
+            return wrong("cache.roots", "must be 1 to 10,000,000");
+        }
+        if self.cache.refresh_after > self.cache.max_age {
+            return wrong("cache.refresh_after", "must not be longer than cache.max_age");
+        }
+        if self.factors.file.poll * 2 > self.factors.file.max_age {
+            return wrong("factors.file.poll", "must be at most half of factors.file.max_age");
+        }
+        Ok(())
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip == Ipv6Addr::LOCALHOST,
+    }
+}
+
+fn default_deployment() -> Deployment {
+    #[expect(clippy::expect_used, reason = "a constant")]
+    Deployment::parse("production").expect("an id")
+}
+
+fn deployment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Deployment, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Deployment::parse(&text).map_err(de::Error::custom)
+}
+
+/// Such as `500ms`, `20s` or `15m`; from 1 ms to 30 days.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+    parsed
+        .filter(|duration| (Duration::from_millis(1)..=Duration::from_hours(24 * 30)).contains(duration))
+        .ok_or_else(|| de::Error::custom("must be a time from 1ms to 720h, such as \"500ms\", \"20s\" or \"15m\""))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,203 @@
-fn main(){}
+//! The service: the composition root, a straight line. Settings, keys, store, keyring, port, self-check, serve, drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use base64ct::{Base64, Encoding};
+use clap::Parser;
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use triseal::config::Settings;
+use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
+use triseal::customers::CustomerDirectory;
+use triseal::factors::KeySet;
+use triseal::factors::document::{Form, KeyDocument, KeyEntry, KeyState};
+use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
+use triseal::grpc::server;
+use triseal::ids::CustomerId;
+use triseal::keyring::{Keyring, Sources};
+use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
+use triseal::vault::Vault;
+use zeroize::Zeroizing;
+
+/// The first factor. build.rs checked it. It stands in this binary and in no library, so that `triseal` does not contain it.
+static CODEBASE_KEYS: &str = include_str!(concat!(env!("OUT_DIR"), "/codebase-keys.json"));
+/// Whether it is the well-known one.
+const DEVELOPMENT_CODEBASE_KEY: bool = cfg!(triseal_development_codebase_key);
+
+/// Seals credentials under three keys that live in three places.
+#[derive(Parser)]
+#[command(name = "triseald", version, after_help = "Settings: docs/SETTINGS.md. Each can be set by the environment, too: TRISEAL__STORE__BACKEND=embedded")]
+struct Arguments {
+    /// Run on embedded defaults, for development: a store and local keys below --data, no TLS, the well-known codebase key
+    #[arg(long, required_unless_present = "config")]
+    dev: bool,
+    /// Listen here instead
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where --dev keeps its store and keys
+    #[arg(long, value_name = "DIR", default_value = ".triseal", requires = "dev")]
+    data: PathBuf,
+    /// Run with these settings
+    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
+    config: Option<PathBuf>,
+}
+
+/// What is said to whoever started the service: what is wrong, and what to do.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(run(arguments)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("triseald: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let mut settings = match &arguments.config {
+        Some(path) => Settings::from_file(path)?,
+        None => Settings::dev(&arguments.data)?,
+    };
+    if let Some(listen) = arguments.listen {
+        settings.server.listen = listen;
+    }
+    let codebase = codebase_keys(&settings, arguments.dev)?;
+    settings.check()?;
+    triseal::telemetry::start(&settings.telemetry.log)?;
+
+    // Before anything is made: a port in use changes nothing.
+    let listener = server::bind(settings.server.listen).await?;
+    let fresh = arguments.dev && prepare_development(&settings, &arguments.data)?;
+
+    let deployment = settings.deployment.clone();
+    let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &deployment)?);
+    let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
+    let wrapper = Arc::new(LocalWrapper::open(&settings.factors.local.master_key)?);
+    let sources = Sources {
+        deployment: deployment.clone(),
+        codebase,
+        environment: Arc::new(EnvironmentFile::new(settings.factors.file.path.clone())),
+        wrapper: wrapper.clone(),
+        customers: customers.clone(),
+        operations: Arc::new(EmbeddedOperations(Arc::clone(&store))),
+    };
+    let keyring = Keyring::start(sources, settings.factors.file.timing(), settings.cache.limits()).await?;
+    self_check(&keyring).await?;
+
+    let credentials = Arc::new(EmbeddedCredentials(store));
+    let vault = Arc::new(Vault::new(deployment.clone(), credentials, keyring.clone(), Timestamp::now));
+    let directory = Arc::new(CustomerDirectory::new(deployment, customers, wrapper, keyring, Timestamp::now));
+    if fresh {
+        directory.create(&CustomerId::parse("demo")?).await?;
+    }
+
+    let listen = listener.local_addr()?;
+    info!(%listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
+    server::serve(listener, vault, directory, stop()?, settings.server.drain).await?;
+    info!("stopped");
+    Ok(())
+}
+
+/// The embedded keys, under the primary that the settings ask for. The well-known key needs a setting; a real one refuses to be
+/// used for development.
+fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Failure> {
+    if DEVELOPMENT_CODEBASE_KEY && !settings.insecure.development_codebase_key {
+        return Err("this binary has the well-known codebase key: build one with TRISEAL_CODEBASE_KEYS=FILE (docs/KEYS.md), \
+                    or set insecure.development_codebase_key = true for development"
+            .into());
+    }
+    if dev && !DEVELOPMENT_CODEBASE_KEY {
+        return Err("this binary has a real codebase key, which --dev would use without protection: \
+                    build one without TRISEAL_CODEBASE_KEYS for development, or run this one with --config FILE"
+            .into());
+    }
+    let keys = KeyDocument::parse(Form::Codebase, CODEBASE_KEYS)?;
+    let keys = KeySet::from_document(keys).ok_or("the embedded codebase keys have no primary")?;
+    match settings.factors.codebase_primary.map(Version::new) {
+        None => Ok(keys),
+        Some(primary) => primary
+            .and_then(|primary| keys.with_primary(primary))
+            .ok_or_else(|| "settings: factors.codebase_primary: this binary has no enabled codebase key of that version".into()),
+    }
+}
+
+/// Makes what `--dev` needs, where there is nothing. A key is never made beside a store: the store's records would not open
+/// under it. Tells whether there was no store.
+fn prepare_development(settings: &Settings, data: &Path) -> Result<bool, Failure> {
+    std::fs::create_dir_all(data).map_err(|error| format!("{} can't be made: {error}", data.display()))?;
+    let fresh = !settings.store.embedded.path.try_exists()?;
+    let mut key = Zeroizing::new([0; 32]);
+
+    getrandom::fill(key.as_mut())?;
+    let encoded = Zeroizing::new(Base64::encode_string(key.as_ref()) + "\n");
+    make_key_file(&settings.factors.local.master_key, encoded.as_bytes(), fresh)?;
+
+    getrandom::fill(key.as_mut())?;
+    let first =
+        KeyEntry { version: 1, key, state: KeyState::Enabled, created_at: Some(Timestamp::now()), primary_until: None };
+    let document = KeyDocument { primary: 1, keys: vec![first] }.to_json(Form::Environment);
+    make_key_file(&settings.factors.file.path, document.as_bytes(), fresh)?;
+    Ok(fresh)
+}
+
+fn make_key_file(path: &Path, content: &[u8], fresh: bool) -> Result<(), Failure> {
+    if path.try_exists().map_err(|error| format!("{} can't be read: {error}", path.display()))? {
+        return Ok(());
+    }
+    if !fresh {
+        return Err(format!(
+            "{} is missing, and the store beside it has records that need it: put the file back, \
+             or start over with another --data directory",
+            path.display()
+        )
+        .into());
+    }
+    match local::create(path, content) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(format!("{} can't be made: {error}", path.display()).into())
+        }
+        // Another process was quicker: its key is as good.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Seals and opens under this process's primaries before anybody relies on them.
+async fn self_check(keyring: &Keyring) -> Result<(), Failure> {
+    let (mut key, mut salt) = (Zeroizing::new([0; 32]), [0; 32]);
+    getrandom::fill(key.as_mut())?;
+    getrandom::fill(&mut salt)?;
+    let (lineage, root) = keyring.rehearsal(CustomerKey::new(key)).await?;
+    let context = Context::new("self-check", "self-check", "self-check", "opaque", 1)?;
+    let plaintext = Plaintext::new(Zeroizing::new(b"self-check".to_vec()))?;
+    let envelope = seal(&root, lineage, &context, Salt::new(salt), &plaintext)?;
+    if open(&root, &context, &envelope)?.is_same(&plaintext) {
+        Ok(())
+    } else {
+        Err("self-check: what was sealed did not open as it was; this machine or this build is not to be trusted".into())
+    }
+}
+
+/// Ends with SIGTERM or SIGINT.
+fn stop() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping: answering what is under way");
+    })
+}

@@ -1,6 +1,13 @@
 //! The edge: all that knows tonic and the generated code. A handler asks who calls, converts, makes one call, and converts
 //! back.
 
+mod convert;
+pub mod credential;
+pub mod customer;
+mod identity;
+pub mod server;
+mod status;
 mod wire;
 
+pub use status::{DOMAIN, REASON_TRAILER};
 pub use wire::v1;

@@ -109,8 +109,14 @@ fn from_message(value: &mut Value) -> Result<Secret, DecodeError> {
     })
 }
 
-fn to_timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+/// A time as protobuf writes it: the nanoseconds count forward, before 1970 too.
+pub(crate) fn to_timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
+    let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
+    if nanos < 0 {
+        prost_types::Timestamp { seconds: seconds - 1, nanos: nanos + 1_000_000_000 }
+    } else {
+        prost_types::Timestamp { seconds, nanos }
+    }
 }
 
 fn from_timestamp(time: &prost_types::Timestamp) -> Result<jiff::Timestamp, DecodeError> {

@@ -1,0 +1,200 @@
+//! Domain errors → gRPC statuses, exhaustively: every variant stands here with its code and reason. No text of a dependency goes
+//! out; what someone must mend is logged here, once, with its whole chain.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use tracing::{error, warn};
+
+use crate::customers::CustomerError;
+use crate::factors::FactorError;
+use crate::keyring::{ASK_AGAIN, KeyringError};
+use crate::store::{Revision, StoreError};
+use crate::vault::VaultError;
+
+/// Of every `google.rpc.ErrorInfo`.
+pub const DOMAIN: &str = "triseal";
+/// The trailer that carries the reason, too.
+pub const REASON_TRAILER: &str = "triseal-reason";
+/// When to try a dependency again that was away.
+const RETRY_AWAY: Duration = Duration::from_secs(1);
+/// When to try KMS again that throttled.
+const RETRY_THROTTLED: Duration = Duration::from_secs(2);
+/// When to meet an upgraded replica.
+const RETRY_ENCODING: Duration = Duration::from_secs(30);
+
+/// What a client is told.
+struct Told {
+    code: Code,
+    reason: &'static str,
+    message: String,
+    retry: Option<Duration>,
+    current: Option<Revision>,
+}
+
+impl Told {
+    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), retry: None, current: None }
+    }
+
+    fn retry_after(self, delay: Duration) -> Self {
+        Self { retry: Some(delay), ..self }
+    }
+
+    fn at(self, current: Revision) -> Self {
+        Self { current: Some(current), ..self }
+    }
+
+    fn into_status(self) -> Status {
+        let metadata = self.current.map(|revision| ("current_revision".to_owned(), revision.get().to_string()));
+        let mut details = ErrorDetails::new();
+        details.set_error_info(self.reason, DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
+        if let Some(delay) = self.retry {
+            details.set_retry_info(Some(delay));
+        }
+        with_trailer(self.code, self.reason, self.message, details)
+    }
+}
+
+fn with_trailer(code: Code, reason: &'static str, message: String, details: ErrorDetails) -> Status {
+    let mut trailer = HeaderMap::new();
+    trailer.insert(REASON_TRAILER, http::HeaderValue::from_static(reason));
+    Status::with_error_details_and_metadata(code, message, details, MetadataMap::from_headers(trailer))
+}
+
+/// A request with fields that are wrong: each with what it must be, and never with what it was.
+pub(super) fn bad_fields(violations: Vec<FieldViolation>) -> Status {
+    let message = match violations.as_slice() {
+        [one] => format!("{}: {}", one.field, one.description),
+        _ => format!("{} fields are wrong", violations.len()),
+    };
+    let mut details = ErrorDetails::new();
+    details.set_error_info("BAD_FIELD", DOMAIN, HashMap::new());
+    details.set_bad_request(violations);
+    with_trailer(Code::InvalidArgument, "BAD_FIELD", message, details)
+}
+
+/// The call took longer than its deadline.
+pub(super) fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("the call's deadline passed; a change may have happened, so retry it with the same idempotency key")
+}
+
+impl From<VaultError> for Status {
+    fn from(error: VaultError) -> Self {
+        use VaultError as E;
+        let text = error.to_string();
+        let told = match error {
+            E::CredentialNotFound => Told::new(Code::NotFound, "CREDENTIAL_NOT_FOUND", text),
+            E::CredentialExists { current } => {
+                Told::new(Code::AlreadyExists, "CREDENTIAL_EXISTS", text).at(current)
+            }
+            E::RevisionMismatch { current } => Told::new(Code::Aborted, "REVISION_MISMATCH", text).at(current),
+            E::IdempotencyKeyReused => Told::new(Code::InvalidArgument, "IDEMPOTENCY_KEY_REUSED", text),
+            E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
+            E::NoAccessView => Told::new(Code::FailedPrecondition, "NO_ACCESS_VIEW", text),
+            E::NeedsReauth => Told::new(Code::FailedPrecondition, "NEEDS_REAUTH", text),
+            E::Malformed => corrupt("MALFORMED", text),
+            E::NotAuthentic => corrupt("NOT_AUTHENTIC", text),
+            E::EncodingUnknown => {
+                Told::new(Code::Unavailable, "ENCODING_UNKNOWN", text).retry_after(RETRY_ENCODING)
+            }
+            E::SecretTooLong => return bad_fields(vec![FieldViolation::new("secret", text)]),
+            E::Keyring(error) => from_keyring(error),
+            E::Store(error) => from_store(error),
+            E::Internal(what) => internal(what),
+        };
+        told.into_status()
+    }
+}
+
+impl From<CustomerError> for Status {
+    fn from(error: CustomerError) -> Self {
+        use CustomerError as E;
+        let text = error.to_string();
+        let told = match error {
+            E::NotFound => Told::new(Code::NotFound, "CUSTOMER_NOT_FOUND", text),
+            E::Destroyed => Told::new(Code::FailedPrecondition, "CUSTOMER_DESTROYED", text),
+            E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
+            E::Wrapper(error) => from_wrapper(error),
+            E::Store(error) => from_store(error),
+            E::Internal(what) => internal(what),
+        };
+        told.into_status()
+    }
+}
+
+fn from_keyring(error: KeyringError) -> Told {
+    use KeyringError as E;
+    let text = error.to_string();
+    let refused = |reason| Told::new(Code::FailedPrecondition, reason, text.clone());
+    match error {
+        E::CustomerNotFound => Told::new(Code::NotFound, "CUSTOMER_NOT_FOUND", text),
+        E::CustomerDisabled => refused("CUSTOMER_DISABLED"),
+        E::CustomerPendingDestruction => refused("CUSTOMER_PENDING_DESTRUCTION"),
+        E::CustomerDestroyed => refused("CUSTOMER_DESTROYED"),
+        E::KeyVersionRetired => refused("KEY_VERSION_RETIRED"),
+        E::KeyVersionUnknown => refused("KEY_VERSION_UNKNOWN"),
+        E::KeysStale => Told::new(Code::Unavailable, "KEYS_STALE", text).retry_after(ASK_AGAIN),
+        E::SecretsUnavailable => Told::new(Code::Unavailable, "SECRETS_UNAVAILABLE", text).retry_after(ASK_AGAIN),
+        E::Wrapper(error) => from_wrapper(error),
+        E::Store(error) => from_store(error),
+        E::Interrupted => internal("a look-up was interrupted"),
+    }
+}
+
+fn from_wrapper(error: FactorError) -> Told {
+    use FactorError as E;
+    match error {
+        E::Absent(detail) | E::Refused(detail) => {
+            error!(detail, "customer key refused");
+            Told::new(Code::Unavailable, "KMS_REFUSED", "the customer key is refused by what wraps it")
+        }
+        E::Throttled => Told::new(Code::ResourceExhausted, "KMS_THROTTLED", "customer keys are unwrapped too fast")
+            .retry_after(RETRY_THROTTLED),
+        E::Away(detail) => {
+            warn!(detail, "customer keys can't be unwrapped");
+            Told::new(Code::Unavailable, "KMS_UNAVAILABLE", "customer keys can't be unwrapped now").retry_after(RETRY_AWAY)
+        }
+        E::Corrupt(detail) => {
+            error!(detail, "customer key does not unwrap");
+            Told::new(Code::DataLoss, "NOT_AUTHENTIC", "the customer key was not wrapped for this customer")
+        }
+    }
+}
+
+fn from_store(error: StoreError) -> Told {
+    use StoreError as E;
+    let unavailable = || Told::new(Code::Unavailable, "STORE_UNAVAILABLE", "the store does not answer");
+    match error {
+        E::Throttled => unavailable().retry_after(RETRY_AWAY),
+        E::Away(_) => {
+            warn!(%error, "store away");
+            unavailable().retry_after(RETRY_AWAY)
+        }
+        E::Refused(_) | E::Absent(_) => {
+            error!(%error, "store refuses");
+            unavailable().retry_after(RETRY_AWAY)
+        }
+        E::Corrupt(_) => {
+            error!(%error, "store corrupt");
+            Told::new(Code::DataLoss, "MALFORMED", "what is stored is not of its form")
+        }
+    }
+}
+
+fn corrupt(reason: &'static str, text: String) -> Told {
+    error!(reason, "stored record does not open");
+    Told::new(Code::DataLoss, reason, text)
+}
+
+/// A bug. The message names a reference to the log.
+fn internal(what: &'static str) -> Told {
+    // Without a generator the reference is 0, and the log line stands alone anyway.
+    let reference = format!("{:016x}", getrandom::u64().unwrap_or_default());
+    error!(what, reference, "internal error");
+    Told::new(Code::Internal, "INTERNAL", format!("internal error; the log has it under {reference}"))
+}
