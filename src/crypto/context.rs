@@ -1,7 +1,7 @@
 //! What an envelope is bound to. It is not stored: whoever opens says what it must be.
 
-/// `lp(deployment) || lp(customer_id) || lp(credential_id) || lp(kind) || revision (u64)`, where `lp(x)` is the length of x
-/// in octets (u16) and then x in UTF-8. Integers are big-endian.
+/// `lp(deployment) || lp(customer_id) || lp(credential_id) || lp(kind) || revision (u64)`, where `lp(x)` is the length of
+/// x in octets (u16) and then x in UTF-8. Integers are big-endian.
 #[derive(Debug)]
 pub struct Context<'a> {
     parts: [(&'a str, u16); 4],

@@ -85,9 +85,6 @@ pub enum SealError {
     /// Revisions count from 1.
     #[error("nothing is sealed at revision 0")]
     RevisionZero,
-    /// The cipher's own limit, far above [`MAX_PLAINTEXT_OCTETS`].
-    #[error("the plaintext is too long for the cipher")]
-    TooLong,
 }
 
 impl Envelope {
@@ -116,14 +113,6 @@ impl Envelope {
     pub fn as_octets(&self) -> &[u8] {
         &self.octets
     }
-
-    /// Header, commitment, ciphertext, tag.
-    fn parts(&self) -> Option<(&[u8; HEADER_OCTETS], &[u8; COMMITMENT_OCTETS], &[u8], &[u8; TAG_OCTETS])> {
-        let (header, rest) = self.octets.split_first_chunk()?;
-        let (commitment, rest) = rest.split_first_chunk()?;
-        let (ciphertext, tag) = rest.split_last_chunk()?;
-        Some((header, commitment, ciphertext, tag))
-    }
 }
 
 impl fmt::Debug for Envelope {
@@ -136,7 +125,13 @@ impl fmt::Debug for Envelope {
 ///
 /// # Errors
 /// [`SealError::RevisionZero`] if the context has no revision.
-pub fn seal(root: &Root, lineage: Lineage, context: &Context<'_>, salt: Salt, plaintext: &Plaintext) -> Result<Envelope, SealError> {
+pub fn seal(
+    root: &Root,
+    lineage: Lineage,
+    context: &Context<'_>,
+    salt: Salt,
+    plaintext: &Plaintext,
+) -> Result<Envelope, SealError> {
     if context.revision() == 0 {
         return Err(SealError::RevisionZero);
     }
@@ -154,7 +149,7 @@ pub fn seal(root: &Root, lineage: Lineage, context: &Context<'_>, salt: Salt, pl
     octets.push(0x80);
     octets.resize(body + padded, 0);
     let (_, buffer) = octets.split_at_mut(body);
-    let tag = aead::seal(keys.key, keys.nonce, &keys.binding, buffer).map_err(|_| SealError::TooLong)?;
+    let tag = aead::seal(keys.key, keys.nonce, &keys.binding, buffer);
     octets.extend_from_slice(&tag);
     Ok(Envelope { octets, lineage })
 }
@@ -165,7 +160,10 @@ pub fn seal(root: &Root, lineage: Lineage, context: &Context<'_>, salt: Salt, pl
 /// # Errors
 /// [`NotAuthentic`], whatever is wrong.
 pub fn open(root: &Root, context: &Context<'_>, envelope: &Envelope) -> Result<Plaintext, NotAuthentic> {
-    let (header, commitment, ciphertext, tag) = envelope.parts().ok_or(NotAuthentic)?;
+    // Parsing has checked the length, so that none of the three splits comes out short.
+    let (header, rest) = envelope.octets.split_first_chunk::<HEADER_OCTETS>().ok_or(NotAuthentic)?;
+    let (commitment, rest) = rest.split_first_chunk::<COMMITMENT_OCTETS>().ok_or(NotAuthentic)?;
+    let (ciphertext, tag) = rest.split_last_chunk::<TAG_OCTETS>().ok_or(NotAuthentic)?;
     let keys = record_keys(root, header, context);
     if !bool::from(keys.commitment.ct_eq(commitment)) {
         return Err(NotAuthentic);
@@ -179,11 +177,11 @@ pub fn open(root: &Root, context: &Context<'_>, envelope: &Envelope) -> Result<P
 
 pub(super) fn encode_header(lineage: Lineage, salt: &[u8; 32]) -> [u8; HEADER_OCTETS] {
     let mut header = [0; HEADER_OCTETS];
-    let versions = [lineage.codebase, lineage.environment, lineage.customer].map(|version| version.get().to_be_bytes());
-    let octets = PREFIX.iter().chain(versions.as_flattened()).chain(salt);
-    for (to, from) in header.iter_mut().zip(octets) {
-        *to = *from;
-    }
+    header[..4].copy_from_slice(&PREFIX);
+    header[4..8].copy_from_slice(&lineage.codebase.get().to_be_bytes());
+    header[8..12].copy_from_slice(&lineage.environment.get().to_be_bytes());
+    header[12..16].copy_from_slice(&lineage.customer.get().to_be_bytes());
+    header[16..].copy_from_slice(salt);
     header
 }
 
@@ -193,10 +191,7 @@ fn split_version(octets: &[u8]) -> Result<(Version, &[u8]), Malformed> {
 }
 
 /// Where the padding starts: the last octet that is not zero is 0x80 and lies in the last block.
-fn unpadded_length(padded: &[u8]) -> Option<usize> {
+pub(super) fn unpadded_length(padded: &[u8]) -> Option<usize> {
     let at = padded.iter().rposition(|octet| *octet != 0)?;
     (padded.get(at) == Some(&0x80) && padded.len() - at <= BLOCK_OCTETS).then_some(at)
 }
-
-#[cfg(test)]
-mod tests;

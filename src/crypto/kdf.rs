@@ -7,7 +7,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::aead::{Nonce, SealingKey};
 use super::context::Context;
-use super::envelope::{HEADER_OCTETS, Version};
+use super::envelope::{HEADER_OCTETS, Lineage, encode_header};
 use super::secret::{CodebaseKey, CustomerKey, EnvironmentKey, Fingerprint, Key, LocalWrappingKey, Root};
 
 /// What a derivation is for. No two share a label, and none is the beginning of another.
@@ -34,8 +34,8 @@ impl Label {
 
 /// The root of three factors. It takes the customer key, which is wiped as soon as the root exists.
 ///
-/// `root = HKDF-Extract(salt = "triseal/v1 combine", IKM = codebase || environment || customer)`: the combination of keys
-/// by extraction of NIST SP 800-133r2, section 6.3. Three fixed lengths make the concatenation unambiguous.
+/// `root = HKDF-Extract(salt = "triseal/v1 combine", IKM = codebase || environment || customer)`: the combination of
+/// keys by extraction of NIST SP 800-133r2, section 6.3. Three fixed lengths make the concatenation unambiguous.
 #[expect(clippy::needless_pass_by_value, reason = "taken, so that nobody keeps it")]
 pub fn combine(codebase: &CodebaseKey, environment: &EnvironmentKey, customer: CustomerKey) -> Root {
     let mut extract = HkdfExtract::<Sha256>::new(Some(Label::Combine.octets()));
@@ -43,7 +43,7 @@ pub fn combine(codebase: &CodebaseKey, environment: &EnvironmentKey, customer: C
     extract.input_ikm(environment.expose_secret());
     extract.input_ikm(customer.expose_secret());
     let (mut prk, _) = extract.finalize();
-    let root = Root::new(prk.into());
+    let root = Root::new(Zeroizing::new(prk.into()));
     prk.as_mut_slice().zeroize();
     root
 }
@@ -70,32 +70,33 @@ pub(super) fn record_keys(root: &Root, header: &[u8; HEADER_OCTETS], context: &C
     context.encode(|octets| hash.update(octets));
     let binding: [u8; 32] = hash.finalize().into();
 
-    let mut okm = Zeroizing::new([0; 76]);
-    expand(root.expose_secret(), &[Label::Record.octets(), &binding], okm.as_mut());
-    let (commitment, key, nonce) = (take(&*okm, 0), take(&*okm, 32), take(&*okm, 64));
-    RecordKeys { binding, commitment, key: SealingKey::new(key), nonce: Nonce::new(nonce) }
+    let okm = expand::<76>(root.expose_secret(), &[Label::Record.octets(), &binding]);
+    let key = SealingKey::new(take(&okm, 32));
+    RecordKeys { binding, commitment: take(&okm, 0), key, nonce: Nonce::new(take(&okm, 64)) }
 }
 
 /// `HKDF-Expand(key, "triseal/v1 fingerprint", 16)`: stored, so that two keys under one version number are noticed.
 pub fn fingerprint<F>(key: &Key<F>) -> Fingerprint {
-    let mut octets = [0; 16];
-    expand(key.expose_secret(), &[Label::Fingerprint.octets()], &mut octets);
-    Fingerprint(octets)
+    Fingerprint(*expand(key.expose_secret(), &[Label::Fingerprint.octets()]))
 }
 
 /// The key and nonce of the local stand-in for KMS, for one wrapping:
 /// `HKDF-Expand(wrapping key, "triseal/v1 local wrap" || salt, 44)`.
 pub(super) fn local_wrap_keys(key: &LocalWrappingKey, salt: &[u8; 32]) -> (SealingKey, Nonce) {
-    let mut okm = Zeroizing::new([0; 44]);
-    expand(key.expose_secret(), &[Label::LocalWrap.octets(), salt], okm.as_mut());
-    (SealingKey::new(take(&*okm, 0)), Nonce::new(take(&*okm, 32)))
+    let okm = expand::<44>(key.expose_secret(), &[Label::LocalWrap.octets(), salt]);
+    (SealingKey::new(take(&okm, 0)), Nonce::new(take(&okm, 32)))
 }
 
-fn expand(prk: &[u8; 32], info: &[&[u8]], okm: &mut [u8]) {
+/// `HKDF-Expand(prk, info, L)`. The crate keeps the blocks of its output on the stack and does not wipe them there; of
+/// a sealing that is the key of one record, while the root, which gives them all, stays in memory anyway.
+pub(super) fn expand<const L: usize>(prk: &[u8; 32], info: &[&[u8]]) -> Zeroizing<[u8; L]> {
+    const { assert!(L <= 255 * 32, "more than HKDF-SHA-256 can give") };
+    let mut okm = Zeroizing::new([0; L]);
     #[expect(clippy::expect_used, reason = "a PRK of 32 octets is long enough")]
     let hkdf = Hkdf::<Sha256>::from_prk(prk).expect("32 octets");
-    #[expect(clippy::expect_used, reason = "fewer than the 8,160 octets that HKDF can give")]
-    hkdf.expand_multi_info(info, okm).expect("at most 76 octets");
+    #[expect(clippy::expect_used, reason = "the length is checked above, when this is compiled")]
+    hkdf.expand_multi_info(info, okm.as_mut()).expect("a length that HKDF can give");
+    okm
 }
 
 /// `N` octets of `okm` from `at` on.
@@ -114,12 +115,10 @@ pub struct Derived {
     pub nonce: [u8; 12],
 }
 
-/// Shows every intermediate value of one sealing: for the test vectors alone.
+/// Shows every intermediate value of one sealing, keys among them: for the test vectors alone.
 #[doc(hidden)]
-pub fn derived(root: &Root, versions: [Version; 3], salt: [u8; 32], context: &Context<'_>) -> Derived {
-    let [codebase, environment, customer] = versions;
-    let lineage = super::envelope::Lineage { codebase, environment, customer };
-    let keys = record_keys(root, &super::envelope::encode_header(lineage, &salt), context);
+pub fn insecure_derived(root: &Root, lineage: Lineage, salt: &[u8; 32], context: &Context<'_>) -> Derived {
+    let keys = record_keys(root, &encode_header(lineage, salt), context);
     Derived {
         root: *root.expose_secret(),
         binding: keys.binding,

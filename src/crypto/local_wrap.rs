@@ -22,8 +22,7 @@ pub fn wrap_local(wrapping: &LocalWrappingKey, context: &[u8], salt: Salt, custo
     let mut wrapped = Vec::with_capacity(WRAPPED_OCTETS);
     wrapped.push(FORMAT);
     wrapped.extend_from_slice(&salt);
-    #[expect(clippy::expect_used, reason = "32 octets are below every limit of the mode")]
-    let tag = aead::seal(key, nonce, context, buffer.as_mut()).map_err(|_| NotAuthentic).expect("32 octets");
+    let tag = aead::seal(key, nonce, context, buffer.as_mut());
     wrapped.extend_from_slice(buffer.as_ref());
     wrapped.extend_from_slice(&tag);
     wrapped

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 /// A plaintext has at most so many octets.
 pub const MAX_PLAINTEXT_OCTETS: usize = 65_536;
@@ -55,11 +55,10 @@ impl<F> fmt::Debug for Key<F> {
 }
 
 /// The combination of three factors. A process keeps roots and never customer keys.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct Root([u8; 32]);
+pub struct Root(Zeroizing<[u8; 32]>);
 
 impl Root {
-    pub(super) fn new(octets: [u8; 32]) -> Self {
+    pub(super) fn new(octets: Zeroizing<[u8; 32]>) -> Self {
         Self(octets)
     }
 
@@ -109,7 +108,7 @@ impl fmt::Debug for Plaintext {
 pub struct PlaintextTooLong;
 
 /// 32 octets that are new for every sealing. Sealing consumes it: with the same salt twice, two records of one
-/// credential and revision would share a key and a nonce.
+/// credential and revision would share a key and a nonce. It is no secret, since every envelope shows its own.
 #[derive(Debug)]
 pub struct Salt([u8; 32]);
 
@@ -124,6 +123,6 @@ impl Salt {
     }
 }
 
-/// Tells a factor version from another without revealing it: HKDF-Expand(key, "triseal/v1 fingerprint", 16).
+/// Tells a factor version from another without revealing it: `HKDF-Expand(key, "triseal/v1 fingerprint", 16)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 16]);
