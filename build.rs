@@ -3,7 +3,11 @@
 //! `TRISEAL_CODEBASE_KEYS` names the codebase key file (docs/KEYS.md). It is checked here, so that a binary with a
 //! broken key file is never built; the message names the field and never the value.
 
+#![expect(clippy::disallowed_methods, reason = "cargo tells build scripts everything by the environment")]
+
 use std::error::Error;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -12,7 +16,12 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 #[path = "src/factors/document.rs"]
-#[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with the library, which uses and documents all of it")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "shared with the library, which uses and documents all of it"
+)]
 mod document;
 
 use document::{Form, KeyDocument};
@@ -82,7 +91,10 @@ fn embed_codebase_keys() -> Result<(), Box<dyn Error>> {
     } else {
         println!("cargo::rustc-cfg=triseal_development_codebase_key");
     }
-    fs::write(out_dir().join("codebase-keys.json"), text.as_bytes())?;
+    // A copy for include_str!, for nobody else to read.
+    let copy = out_dir().join("codebase-keys.json");
+    let mut copy = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(copy)?;
+    copy.write_all(text.as_bytes())?;
     Ok(())
 }
 
@@ -92,7 +104,9 @@ fn refuse_development_keys(keys: &KeyDocument) -> Result<(), String> {
     let known = KeyDocument::parse(Form::Codebase, &text).map_err(|error| error.to_string())?;
     for (index, entry) in keys.keys.iter().enumerate() {
         if known.keys.iter().any(|other| bool::from(other.key.as_slice().ct_eq(entry.key.as_slice()))) {
-            return Err(format!("keys[{index}].key: is the well-known development key; make keys by `triseal keygen codebase`"));
+            return Err(format!(
+                "keys[{index}].key: is the well-known development key; make keys by `triseal keygen codebase`"
+            ));
         }
     }
     Ok(())

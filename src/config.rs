@@ -283,10 +283,8 @@ impl Settings {
         let below = |name: &str| {
             let path = data.join(name);
             // As a TOML basic string, whose escapes are those of JSON.
-            serde_json::to_string(&path).map_err(|_| SettingsError::Wrong {
-                key: "--data",
-                problem: "must be UTF-8".to_owned(),
-            })
+            serde_json::to_string(&path)
+                .map_err(|_| SettingsError::Wrong { key: "--data", problem: "must be UTF-8".to_owned() })
         };
         Self::from_toml(&format!(
             "deployment = 'dev'\n\

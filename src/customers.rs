@@ -10,7 +10,7 @@ use crate::ids::{CustomerId, Deployment};
 use crate::keyring::Keyring;
 use crate::store::{
     ChangeError, CustomerRow, CustomerState, CustomerWrite, Customers, Decision, KeyRow, KeyVersion, KeyVersionState,
-    Page, StoreError, WriteId, change,
+    Page, StoreError, WriteId, change, row_time,
 };
 
 /// Customers that one list call reads, at most, before it answers with a page that is not full.
@@ -150,7 +150,7 @@ impl CustomerDirectory {
         let context = WrapContext { deployment: &self.deployment, customer: id, version };
         let wrapped = self.wrapper.wrap_new(&context).await?;
         drop(self.wrapper.unwrap(&context, &wrapped).await?);
-        let now = (self.clock)();
+        let now = row_time((self.clock)());
         let key_version = KeyVersion {
             version,
             state: KeyVersionState::Enabled,

@@ -12,7 +12,7 @@ use crate::secret::stored::{self, DecodeError};
 use crate::secret::{Kind, Secret, View};
 use crate::store::{
     Change, ChangeError, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Life, Living, Page, Revision,
-    State, StoreError, WriteId, change,
+    State, StoreError, WriteId, change, row_time,
 };
 
 /// What a list shows of rows that it does not want, before it answers with a page that is not full: a bound on one call.
@@ -143,7 +143,12 @@ pub struct Vault {
 
 impl Vault {
     /// A vault over a store and a keyring.
-    pub fn new(deployment: Deployment, credentials: Arc<dyn Credentials>, keyring: Keyring, clock: fn() -> Timestamp) -> Self {
+    pub fn new(
+        deployment: Deployment,
+        credentials: Arc<dyn Credentials>,
+        keyring: Keyring,
+        clock: fn() -> Timestamp,
+    ) -> Self {
         Self { deployment, credentials, keyring, clock }
     }
 
@@ -162,7 +167,7 @@ impl Vault {
         let hints = &Hints::of(&secret);
         let plaintext = &stored::encode(secret).map_err(|_| VaultError::SecretTooLong)?;
         let key = key_or_random(key)?;
-        let now = (self.clock)();
+        let now = row_time((self.clock)());
 
         change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
             let (revision, create_time) = match decide_encrypt(present.as_ref(), caller, &key, condition, now)? {
@@ -269,7 +274,9 @@ impl Vault {
         match &filter.customer {
             Some(customer) if found.is_empty() && after.is_none() => match self.missing(customer).await {
                 // A customer without credentials, whatever its state.
-                error @ VaultError::Keyring(KeyringError::CustomerNotFound) | error @ VaultError::Store(_) => Err(error),
+                error @ VaultError::Keyring(KeyringError::CustomerNotFound) | error @ VaultError::Store(_) => {
+                    Err(error)
+                }
                 _ => Ok(Page { rows: found, next: after }),
             },
             Some(_) | None => Ok(Page { rows: found, next: after }),
@@ -287,12 +294,12 @@ impl Vault {
         revision: Option<Revision>,
     ) -> Result<(), VaultError> {
         let key = key_or_random(None)?;
-        let now = (self.clock)();
+        let now = row_time((self.clock)());
         change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
             match decide_delete(present, caller, &key, revision, now)? {
                 Delete::Done => Ok(Decision::Done(())),
                 Delete::Missing => Err(self.missing(&id.customer).await),
-                Delete::Bury(row) => Ok(Decision::Replace(row, ())),
+                Delete::Bury(row) => Ok(Decision::Replace(*row, ())),
             }
         })
         .await
@@ -389,8 +396,8 @@ impl Hints {
     fn of(secret: &Secret) -> Self {
         Self {
             kind: secret.kind(),
-            issue_time: secret.issue_time(),
-            access_token_expire_time: secret.access_token_expire_time(),
+            issue_time: secret.issue_time().map(row_time),
+            access_token_expire_time: secret.access_token_expire_time().map(row_time),
         }
     }
 
@@ -456,7 +463,7 @@ enum Delete {
     /// Nothing lives there.
     Missing,
     /// Put this tombstone in the row's place.
-    Bury(CredentialRow),
+    Bury(Box<CredentialRow>),
 }
 
 fn decide_delete(
@@ -476,7 +483,12 @@ fn decide_delete(
     check_revision(&row, condition)?;
     let made = Change { key: *key, caller: caller.clone(), revision: row.revision, time: now };
     let changes = row.changes.with(made);
-    Ok(Delete::Bury(CredentialRow { write_id: new_write_id()?, changes, life: Life::Deleted { time: now }, ..row }))
+    Ok(Delete::Bury(Box::new(CredentialRow {
+        write_id: new_write_id()?,
+        changes,
+        life: Life::Deleted { time: now },
+        ..row
+    })))
 }
 
 fn check_revision(row: &CredentialRow, wanted: Option<Revision>) -> Result<(), VaultError> {

@@ -31,7 +31,11 @@ const DEVELOPMENT_CODEBASE_KEY: bool = cfg!(triseal_development_codebase_key);
 
 /// Seals credentials under three keys that live in three places.
 #[derive(Parser)]
-#[command(name = "triseald", version, after_help = "Settings: docs/SETTINGS.md. Each can be set by the environment, too: TRISEAL__STORE__BACKEND=embedded")]
+#[command(
+    name = "triseald",
+    version,
+    after_help = "Settings: docs/SETTINGS.md. Each can be set by the environment, too: TRISEAL__STORE__BACKEND=embedded"
+)]
 struct Arguments {
     /// Run on embedded defaults, for development: a store and local keys below --data, no TLS, the well-known codebase key
     #[arg(long, required_unless_present = "config")]
@@ -115,9 +119,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 /// used for development.
 fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Failure> {
     if DEVELOPMENT_CODEBASE_KEY && !settings.insecure.development_codebase_key {
-        return Err("this binary has the well-known codebase key: build one with TRISEAL_CODEBASE_KEYS=FILE (docs/KEYS.md), \
+        return Err(
+            "this binary has the well-known codebase key: build one with TRISEAL_CODEBASE_KEYS=FILE (docs/KEYS.md), \
                     or set insecure.development_codebase_key = true for development"
-            .into());
+                .into(),
+        );
     }
     if dev && !DEVELOPMENT_CODEBASE_KEY {
         return Err("this binary has a real codebase key, which --dev would use without protection: \
@@ -128,9 +134,9 @@ fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Fai
     let keys = KeySet::from_document(keys).ok_or("the embedded codebase keys have no primary")?;
     match settings.factors.codebase_primary.map(Version::new) {
         None => Ok(keys),
-        Some(primary) => primary
-            .and_then(|primary| keys.with_primary(primary))
-            .ok_or_else(|| "settings: factors.codebase_primary: this binary has no enabled codebase key of that version".into()),
+        Some(primary) => primary.and_then(|primary| keys.with_primary(primary)).ok_or_else(|| {
+            "settings: factors.codebase_primary: this binary has no enabled codebase key of that version".into()
+        }),
     }
 }
 
@@ -186,7 +192,8 @@ async fn self_check(keyring: &Keyring) -> Result<(), Failure> {
     if open(&root, &context, &envelope)?.is_same(&plaintext) {
         Ok(())
     } else {
-        Err("self-check: what was sealed did not open as it was; this machine or this build is not to be trusted".into())
+        Err("self-check: what was sealed did not open as it was; this machine or this build is not to be trusted"
+            .into())
     }
 }
 

@@ -79,24 +79,39 @@ pub struct DocumentError {
 /// What can be wrong with a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
+    /// Longer than Secrets Manager holds.
     #[error("is longer than {MAX_DOCUMENT_OCTETS} octets")]
     TooLong,
+    /// Not JSON.
     #[error("is not JSON from line {line}, column {column} on")]
-    NotJson { line: usize, column: usize },
+    NotJson {
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+    },
+    /// Unknown, repeated, or of another type.
     #[error("is unknown, there twice, or not of the expected type")]
     WrongType,
+    /// Not there.
     #[error("is missing")]
     Missing,
+    /// Another form, or another version of it.
     #[error("must be \"{0}\"")]
     WrongFormat(&'static str),
+    /// Versions count from 1.
     #[error("must be at least 1")]
     Zero,
+    /// One version or key twice.
     #[error("is there twice")]
     Repeated,
+    /// Not the encoding of a key.
     #[error("must be the base64 of 32 octets, with padding")]
     NotAKey,
+    /// No key was ever set.
     #[error("is all zeros")]
     ZeroKey,
+    /// Nothing could be sealed.
     #[error("must be the version of an enabled key")]
     PrimaryNotEnabled,
 }
@@ -220,13 +235,7 @@ fn check_entry(index: usize, entry: &RawEntry<'_>, before: &[KeyEntry]) -> Resul
     if before.iter().any(|other| bool::from(other.key.as_slice().ct_eq(key.as_slice()))) {
         return at("key", Problem::Repeated);
     }
-    Ok(KeyEntry {
-        version,
-        key,
-        state: entry.state,
-        created_at: entry.created_at,
-        primary_until: entry.primary_until,
-    })
+    Ok(KeyEntry { version, key, state: entry.state, created_at: entry.created_at, primary_until: entry.primary_until })
 }
 
 fn refused(field: &str, problem: Problem) -> DocumentError {

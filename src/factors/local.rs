@@ -53,7 +53,8 @@ impl EnvironmentSource for EnvironmentFile {
     async fn fetch(&self) -> Result<KeySet<Environment>, FactorError> {
         let path = self.path.clone();
         let read = move || read_document(Form::Environment, &path);
-        let document = tokio::task::spawn_blocking(read).await.map_err(|_| FactorError::Away("the reader stopped".into()))?;
+        let document =
+            tokio::task::spawn_blocking(read).await.map_err(|_| FactorError::Away("the reader stopped".into()))?;
         let document = document.map_err(|error| match &error {
             KeyFileError::Absent(_) => FactorError::Absent(error.to_string()),
             KeyFileError::Io(_, io) if io.kind() == io::ErrorKind::PermissionDenied => {

@@ -160,7 +160,9 @@ pub(super) fn credential_ref(customer: &str, credential: &str) -> Result<Credent
     check.done(id)
 }
 
-pub(super) fn delete_request(request: &v1::DeleteCredentialRequest) -> Result<(CredentialRef, Option<Revision>), Status> {
+pub(super) fn delete_request(
+    request: &v1::DeleteCredentialRequest,
+) -> Result<(CredentialRef, Option<Revision>), Status> {
     let mut check = Check::default();
     let id = check.credential(&request.customer_id, &request.credential_id);
     let revision = check.revision(request.if_revision);

@@ -80,7 +80,9 @@ pub(super) fn bad_fields(violations: Vec<FieldViolation>) -> Status {
 
 /// The call took longer than its deadline.
 pub(super) fn deadline_exceeded() -> Status {
-    Status::deadline_exceeded("the call's deadline passed; a change may have happened, so retry it with the same idempotency key")
+    Status::deadline_exceeded(
+        "the call's deadline passed; a change may have happened, so retry it with the same idempotency key",
+    )
 }
 
 impl From<VaultError> for Status {
@@ -89,9 +91,7 @@ impl From<VaultError> for Status {
         let text = error.to_string();
         let told = match error {
             E::CredentialNotFound => Told::new(Code::NotFound, "CREDENTIAL_NOT_FOUND", text),
-            E::CredentialExists { current } => {
-                Told::new(Code::AlreadyExists, "CREDENTIAL_EXISTS", text).at(current)
-            }
+            E::CredentialExists { current } => Told::new(Code::AlreadyExists, "CREDENTIAL_EXISTS", text).at(current),
             E::RevisionMismatch { current } => Told::new(Code::Aborted, "REVISION_MISMATCH", text).at(current),
             E::IdempotencyKeyReused => Told::new(Code::InvalidArgument, "IDEMPOTENCY_KEY_REUSED", text),
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
@@ -99,9 +99,7 @@ impl From<VaultError> for Status {
             E::NeedsReauth => Told::new(Code::FailedPrecondition, "NEEDS_REAUTH", text),
             E::Malformed => corrupt("MALFORMED", text),
             E::NotAuthentic => corrupt("NOT_AUTHENTIC", text),
-            E::EncodingUnknown => {
-                Told::new(Code::Unavailable, "ENCODING_UNKNOWN", text).retry_after(RETRY_ENCODING)
-            }
+            E::EncodingUnknown => Told::new(Code::Unavailable, "ENCODING_UNKNOWN", text).retry_after(RETRY_ENCODING),
             E::SecretTooLong => return bad_fields(vec![FieldViolation::new("secret", text)]),
             E::Keyring(error) => from_keyring(error),
             E::Store(error) => from_store(error),
@@ -157,7 +155,8 @@ fn from_wrapper(error: FactorError) -> Told {
             .retry_after(RETRY_THROTTLED),
         E::Away(detail) => {
             warn!(detail, "customer keys can't be unwrapped");
-            Told::new(Code::Unavailable, "KMS_UNAVAILABLE", "customer keys can't be unwrapped now").retry_after(RETRY_AWAY)
+            Told::new(Code::Unavailable, "KMS_UNAVAILABLE", "customer keys can't be unwrapped now")
+                .retry_after(RETRY_AWAY)
         }
         E::Corrupt(detail) => {
             error!(detail, "customer key does not unwrap");

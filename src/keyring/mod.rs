@@ -330,7 +330,8 @@ impl Inner {
         let asked_at = Instant::now();
         let standing = self.read_standing(customer, Some(asked_at)).await?;
         // A reading that was under way when this one was asked for may have missed a version that a header already names.
-        let missed = if standing.read_at < asked_at { KeyringError::KeysStale } else { KeyringError::KeyVersionUnknown };
+        let missed =
+            if standing.read_at < asked_at { KeyringError::KeysStale } else { KeyringError::KeyVersionUnknown };
         standing.version(version).ok_or(missed)
     }
 

@@ -45,11 +45,7 @@ pub enum ChangeError {
 ///
 /// # Errors
 /// The decision's own, and a [`ChangeError`]. After [`StoreError::Away`] the change may have happened.
-pub async fn change<R, A, E, F>(
-    rows: &R,
-    id: &R::Id,
-    mut decide: impl FnMut(Option<R::Row>) -> F,
-) -> Result<A, E>
+pub async fn change<R, A, E, F>(rows: &R, id: &R::Id, mut decide: impl FnMut(Option<R::Row>) -> F) -> Result<A, E>
 where
     R: Rows + ?Sized,
     F: Future<Output = Result<Decision<R::Write, A>, E>>,

@@ -20,6 +20,9 @@ use super::{
 use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
 
+/// Rows as they stand in the file: keys and octets.
+type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 const CREDENTIALS: Table = Table::new("credentials");
@@ -135,7 +138,7 @@ impl EmbeddedStore {
         after: Option<&[u8]>,
         limit: usize,
         wanted: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Entries, StoreError> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let table = self.db.begin_read().map_err(away)?.open_table(table).map_err(away)?;
         let from = after.map_or(Included(prefix), Excluded);
@@ -170,8 +173,7 @@ impl Rows for EmbeddedCredentials {
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
         let put = (credential_key(&row.id), encoding::encode_credential(&row));
-        let refusal =
-            self.0.write(Replacement { table: CREDENTIALS, row: put, expected, beside: None }).await?;
+        let refusal = self.0.write(Replacement { table: CREDENTIALS, row: put, expected, beside: None }).await?;
         replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
     }
 }
@@ -210,9 +212,8 @@ impl Rows for EmbeddedCustomers {
         write: CustomerWrite,
     ) -> Result<Replaced<CustomerRow>, StoreError> {
         let CustomerWrite { customer, key: wrapped } = write;
-        let beside = wrapped.map(|row| {
-            (wrapped_key_key(&customer.id, row.version), encoding::encode_key(customer.write_id, &row))
-        });
+        let beside = wrapped
+            .map(|row| (wrapped_key_key(&customer.id, row.version), encoding::encode_key(customer.write_id, &row)));
         let put = (key(customer.id.as_str(), CUSTOMER), encoding::encode_customer(&customer));
         let refusal = self.0.write(Replacement { table: CUSTOMERS, row: put, expected, beside }).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
@@ -370,10 +371,7 @@ fn apply(txn: &WriteTransaction, replacement: &Replacement) -> Result<Refusal, S
     Ok(None)
 }
 
-fn replaced<R>(
-    refusal: Refusal,
-    decode: impl FnOnce(&[u8]) -> Result<R, BadRow>,
-) -> Result<Replaced<R>, StoreError> {
+fn replaced<R>(refusal: Refusal, decode: impl FnOnce(&[u8]) -> Result<R, BadRow>) -> Result<Replaced<R>, StoreError> {
     match refusal {
         None => Ok(Replaced::Done),
         Some(None) => Ok(Replaced::Refused(None)),

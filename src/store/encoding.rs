@@ -129,14 +129,17 @@ pub(super) fn encode_credential(row: &CredentialRow) -> Vec<u8> {
         revision: change.revision.get(),
         time: micros(change.time),
     });
-    encode(row.write_id, &CredentialFields {
-        revision: row.revision.get(),
-        create_time: micros(row.create_time),
-        update_time: micros(row.update_time),
-        changes: changes.collect(),
-        living,
-        delete_time,
-    })
+    encode(
+        row.write_id,
+        &CredentialFields {
+            revision: row.revision.get(),
+            create_time: micros(row.create_time),
+            update_time: micros(row.update_time),
+            changes: changes.collect(),
+            living,
+            delete_time,
+        },
+    )
 }
 
 pub(super) fn decode_credential(id: CredentialRef, octets: &[u8]) -> Result<CredentialRow, BadRow> {
@@ -207,13 +210,16 @@ pub(super) fn encode_customer(row: &CustomerRow) -> Vec<u8> {
         create_time: micros(key.create_time),
         kms_key_arn: key.kms_key_arn.clone(),
     });
-    encode(row.write_id, &CustomerFields {
-        state,
-        destroy_time,
-        primary: row.primary.get(),
-        versions: versions.collect(),
-        create_time: micros(row.create_time),
-    })
+    encode(
+        row.write_id,
+        &CustomerFields {
+            state,
+            destroy_time,
+            primary: row.primary.get(),
+            versions: versions.collect(),
+            create_time: micros(row.create_time),
+        },
+    )
 }
 
 pub(super) fn decode_customer(id: CustomerId, octets: &[u8]) -> Result<CustomerRow, BadRow> {

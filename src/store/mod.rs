@@ -15,7 +15,7 @@ use async_trait::async_trait;
 pub use change::{ChangeError, Decision, change};
 pub use rows::{
     Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, IdempotencyKey, KeyRow, KeyVersion,
-    KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, Versioned, WriteId,
+    KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, Versioned, WriteId, row_time,
 };
 
 use crate::crypto::Version;

@@ -12,6 +12,11 @@ use crate::crypto::Version;
 use crate::ids::{Caller, CredentialRef, CustomerId};
 use crate::secret::Kind;
 
+/// A time as rows keep it: in whole microseconds. What is answered before a row was read again is then what is answered after.
+pub fn row_time(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}
+
 /// A mark of one write of a row, new at every write whatever it changes. It is never shown to callers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct WriteId([u8; 16]);
@@ -206,7 +211,10 @@ impl Changes {
     /// The change that this caller made under this key, if it is remembered.
     pub fn find(&self, key: &IdempotencyKey, caller: &Caller, now: Timestamp) -> Option<&Change> {
         let remembered = |change: &&Change| is_remembered(change, now);
-        self.0.iter().filter(remembered).find(|change| change.caller == *caller && bool::from(change.key.0.ct_eq(&key.0)))
+        self.0
+            .iter()
+            .filter(remembered)
+            .find(|change| change.caller == *caller && bool::from(change.key.0.ct_eq(&key.0)))
     }
 
     /// These changes and one more.
