@@ -3,6 +3,8 @@
 //! `TRISEAL_CODEBASE_KEYS` names the codebase key file (docs/KEYS.md). It is checked here, so that a binary with a
 //! broken key file is never built; the message names the field and never the value.
 
+#![expect(clippy::disallowed_methods, reason = "cargo speaks to a build script through its environment")]
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -12,7 +14,12 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 #[path = "src/factors/document.rs"]
-#[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with the library, which uses and documents all of it")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "shared with the library, which uses and documents all of it"
+)]
 mod document;
 
 use document::{Form, KeyDocument};
@@ -92,7 +99,9 @@ fn refuse_development_keys(keys: &KeyDocument) -> Result<(), String> {
     let known = KeyDocument::parse(Form::Codebase, &text).map_err(|error| error.to_string())?;
     for (index, entry) in keys.keys.iter().enumerate() {
         if known.keys.iter().any(|other| bool::from(other.key.as_slice().ct_eq(entry.key.as_slice()))) {
-            return Err(format!("keys[{index}].key: is the well-known development key; make keys by `triseal keygen codebase`"));
+            return Err(format!(
+                "keys[{index}].key: is the well-known development key; make keys by `triseal keygen codebase`"
+            ));
         }
     }
     Ok(())
