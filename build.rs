@@ -3,7 +3,7 @@
 //! `TRISEAL_CODEBASE_KEYS` names the codebase key file (docs/KEYS.md). It is checked here, so that a binary with a
 //! broken key file is never built; the message names the field and never the value.
 
-#![expect(clippy::disallowed_methods, reason = "cargo tells build scripts everything by the environment")]
+#![expect(clippy::disallowed_methods, reason = "cargo speaks to a build script through its environment")]
 
 use std::error::Error;
 use std::io::Write;

@@ -1,1 +1,6 @@
-//! The service as its users meet it: programs, gRPC, and the rules that the tree keeps.
+//! The service as its users meet it, and the rules that the tree keeps. One binary: each further one would link everything
+//! again.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod architecture;
