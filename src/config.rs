@@ -2,6 +2,7 @@
 //! only place that reads the environment.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,9 +10,7 @@ use config::{Config, Environment, File, FileFormat};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::crypto::Version;
 use crate::ids::Deployment;
-use crate::keyring::{CacheLimits, EnvironmentTiming};
 
 /// All settings, with their defaults. docs/SETTINGS.md describes them.
 #[derive(Debug, Deserialize)]
@@ -62,7 +61,7 @@ impl Default for Server {
 #[serde(deny_unknown_fields, default)]
 pub struct Factors {
     /// Seals under this version instead of the embedded file's primary.
-    pub codebase_primary: Option<u32>,
+    pub codebase_primary: Option<NonZeroU32>,
     /// Where the environment keys stand.
     pub environment: EnvironmentFrom,
     /// Who wraps customer keys.
@@ -119,13 +118,6 @@ impl Default for EnvironmentFile {
     }
 }
 
-impl EnvironmentFile {
-    /// How long the keys are good for.
-    pub fn timing(&self) -> EnvironmentTiming {
-        EnvironmentTiming { poll: self.poll, max_age: self.max_age }
-    }
-}
-
 /// `[factors.local]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -164,18 +156,6 @@ impl Default for Cache {
             refresh_after: Duration::from_mins(15),
             max_age: Duration::from_mins(60),
             customer_staleness: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Cache {
-    /// For the keyring.
-    pub fn limits(&self) -> CacheLimits {
-        CacheLimits {
-            roots: self.roots,
-            refresh_after: self.refresh_after,
-            max_age: self.max_age,
-            customer_staleness: self.customer_staleness,
         }
     }
 }
@@ -333,9 +313,6 @@ impl Settings {
         }
         if self.store.backend == Backend::Dynamodb {
             return wrong("store.backend", "this release knows no AWS yet: set it to \"embedded\"");
-        }
-        if self.factors.codebase_primary.is_some_and(|version| Version::new(version).is_none()) {
-            return wrong("factors.codebase_primary", "must be at least 1");
         }
         if !(1..=10_000_000).contains(&self.cache.roots) {
             return wrong("cache.roots", "must be 1 to 10,000,000");

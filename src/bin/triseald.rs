@@ -19,7 +19,7 @@ use triseal::factors::document::{Form, KeyDocument, KeyEntry, KeyState};
 use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
 use triseal::grpc::server;
 use triseal::ids::CustomerId;
-use triseal::keyring::{Keyring, Sources};
+use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use triseal::vault::Vault;
 use zeroize::Zeroizing;
@@ -98,7 +98,14 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         customers: customers.clone(),
         operations: Arc::new(EmbeddedOperations(Arc::clone(&store))),
     };
-    let keyring = Keyring::start(sources, settings.factors.file.timing(), settings.cache.limits()).await?;
+    let timing = EnvironmentTiming { poll: settings.factors.file.poll, max_age: settings.factors.file.max_age };
+    let limits = CacheLimits {
+        roots: settings.cache.roots,
+        refresh_after: settings.cache.refresh_after,
+        max_age: settings.cache.max_age,
+        customer_staleness: settings.cache.customer_staleness,
+    };
+    let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
     let credentials = Arc::new(EmbeddedCredentials(store));
@@ -132,7 +139,7 @@ fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Fai
     }
     let keys = KeyDocument::parse(Form::Codebase, CODEBASE_KEYS)?;
     let keys = KeySet::from_document(keys).ok_or("the embedded codebase keys have no primary")?;
-    match settings.factors.codebase_primary.map(Version::new) {
+    match settings.factors.codebase_primary.map(|version| Version::new(version.get())) {
         None => Ok(keys),
         Some(primary) => primary.and_then(|primary| keys.with_primary(primary)).ok_or_else(|| {
             "settings: factors.codebase_primary: this binary has no enabled codebase key of that version".into()
