@@ -4,3 +4,8 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod architecture;
+mod bad_input;
+mod codebase_keys;
+mod command_line;
+mod service;
+mod support;

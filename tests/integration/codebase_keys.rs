@@ -1,0 +1,128 @@
+//! The first factor is compiled in: what the build refuses, and which binary contains it.
+//!
+//! This builds the crate a second time, with a key file of its own and in a folder of its own below cargo's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use crate::support::{data, run, triseal, triseald};
+
+const DEVELOPMENT_KEYS: &str = include_str!("../../src/factors/codebase_development.json");
+
+fn contains(binary: &[u8], part: &[u8]) -> bool {
+    binary.windows(part.len()).any(|window| window == part)
+}
+
+#[tokio::test]
+async fn triseal_contains_no_codebase_key() {
+    let service = fs::read(env!("CARGO_BIN_EXE_triseald")).unwrap();
+    let command_line = fs::read(env!("CARGO_BIN_EXE_triseal")).unwrap();
+    let keys: Vec<_> = DEVELOPMENT_KEYS.split("\"key\": \"").skip(1).map(|rest| &rest[..44]).collect();
+    assert_eq!(keys.len(), 2);
+    for key in keys {
+        assert!(contains(&service, key.as_bytes()), "this search would find it");
+        let octets = {
+            use base64ct::Encoding;
+            base64ct::Base64::decode_vec(key).unwrap()
+        };
+        let forms = [key.as_bytes().to_vec(), octets.clone(), hex::encode(&octets).into_bytes()];
+        // Half a key is as bad.
+        for form in forms.iter().flat_map(|form| form.chunks_exact(form.len() / 2)) {
+            assert!(!contains(&command_line, form));
+        }
+    }
+}
+
+/// cargo, for a build of this crate with `keys`.
+async fn build(target: &Path, keys: &Path) -> Output {
+    let mut cargo = tokio::process::Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args(["build", "--locked", "--offline", "--bin", "triseald"]);
+    cargo.env("CARGO_TARGET_DIR", target).env("TRISEAL_CODEBASE_KEYS", keys).env("CARGO_INCREMENTAL", "0");
+    cargo.output().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_build_refuses_a_broken_key_file_and_takes_a_real_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("real-keys");
+    let keys = folder.path().join("codebase.json");
+    let output = run(triseal(&["keygen", "codebase", keys.to_str().unwrap()])).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let good = fs::read_to_string(&keys).unwrap();
+    let key = good.split("\"key\": \"").nth(1).unwrap()[..44].to_owned();
+    let second = format!("}}, {{\"version\": 2, \"key\": \"{key}\"}}]}}");
+
+    let bad = folder.path().join("bad.json");
+    for (text, named) in [
+        (good.replace("\"primary\"", "\"primry\""), "primry"),
+        (good.replace("\"primary\": 1,", ""), "primary: is missing"),
+        (good.replace("\"primary\": 1", "\"primary\": 2"), "primary: must be the version of an enabled key"),
+        (good.replace(&key, &key[..40]), "keys[0].key: must be the base64 of 32 octets"),
+        (good.replace(&key, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="), "keys[0].key: is all zeros"),
+        (good.replace("}]}", &second), "keys[1].key: is there twice"),
+        (good.replace("codebase-keys", "environment-keys"), "format: must be"),
+        (good.replace("enabled", "retired"), "primary: must be the version of an enabled key"),
+        (DEVELOPMENT_KEYS.to_owned(), "keys[0].key: is the well-known development key"),
+        (good[..good.len() / 2].to_owned(), "is not JSON"),
+    ] {
+        fs::write(&bad, &text).unwrap();
+        let output = build(&target, &bad).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{named}");
+        assert!(said.contains(named), "{named:?} is not in {said}");
+        assert!(!said.contains(&key[..20]), "a key was shown");
+    }
+    let output = build(&target, &folder.path().join("missing.json")).await;
+    assert!(String::from_utf8_lossy(&output.stderr).contains("missing.json"));
+
+    let output = build(&target, &keys).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let binary = target.join("debug/triseald");
+    let built = fs::read(&binary).unwrap();
+    assert!(contains(&built, key.as_bytes()));
+    refuses_dev_and_runs_otherwise(&binary, folder.path()).await;
+}
+
+async fn refuses_dev_and_runs_otherwise(binary: &Path, folder: &Path) {
+    let with = |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(binary);
+        command.args(arguments).kill_on_drop(true);
+        command
+    };
+    let (_data, data) = data();
+    let output = run(with(&["--dev", "--data", data.to_str().unwrap()])).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("real codebase key"));
+    assert!(!data.exists());
+
+    // Embedded and on local keys, and yet not --dev: only plaintext and the local KMS are lifted.
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let made = run(triseal(&["keygen", "environment", &path("environment.json")])).await;
+    assert!(made.status.success());
+    fs::write(path("kms.key"), "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n").unwrap();
+    fs::set_permissions(path("kms.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let settings = format!(
+        "server.listen = '127.0.0.1:0'\n\
+         factors = {{ environment = 'file', customer = 'local', file.path = '{}', local.master_key = '{}' }}\n\
+         store = {{ backend = 'embedded', embedded.path = '{}' }}\n\
+         insecure = {{ plaintext = true, local_kms = true }}\n",
+        path("environment.json"),
+        path("kms.key"),
+        path("store.redb"),
+    );
+    fs::write(path("triseald.toml"), settings).unwrap();
+    let config = path("triseald.toml");
+    let service = crate::support::Service::start(with(&["--config", &config])).await;
+    let mut customers = service.customers().await;
+    let request = triseal::grpc::v1::CreateCustomerRequest { customer_id: "acme".into() };
+    customers.create_customer(request).await.unwrap();
+    service.terminate().await;
+    // And the well-known key does not open what a real one sealed: the fingerprints tell.
+    let mut command = triseald(&["--config", &config]);
+    command.env("TRISEAL__INSECURE__DEVELOPMENT_CODEBASE_KEY", "true");
+    let output = run(command).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("codebase key of version 1"));
+}

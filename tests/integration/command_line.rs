@@ -1,0 +1,150 @@
+//! `triseal` against a running service, as the README has it.
+
+use std::process::Output;
+
+use crate::support::{Service, data, fresh, run, run_with_input, triseal};
+
+const ANSWER: &[u8] = br#"{"access_token":"00D5g000004XyZA!AQEAQ.MARKED_ACCESS","refresh_token":"5Aep861.MARKED_REFRESH",
+  "signature":"kPXfAb0l","scope":"refresh_token web api","instance_url":"https://acme.my.salesforce.com",
+  "id":"https://test.salesforce.com/id/00D5g000004XyZAEA0/0055g00000ABCDE","token_type":"Bearer","issued_at":"1764000000123",
+  "sfdc_community_url":"https://acme.my.site.com"}"#;
+
+fn text(output: &Output) -> (Option<i32>, String, String) {
+    let utf8 = |octets: &[u8]| String::from_utf8(octets.to_vec()).unwrap();
+    (output.status.code(), utf8(&output.stdout), utf8(&output.stderr))
+}
+
+#[tokio::test]
+async fn salesforces_answer_goes_in_and_comes_out() {
+    let (service, folder) = fresh().await;
+    let main = ["--customer", "demo", "--credential", "realsync.main"];
+    let on = |verb: &[&'static str], more: &[&'static str]| [&["credential"], verb, &main, more].concat();
+
+    let (code, out, error) = text(&service.triseal(&on(&["encrypt"], &["--from-salesforce"]), ANSWER).await);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.contains("revision:      1") && !out.contains("MARKED"), "{out}");
+
+    let (code, out, _) = text(&service.triseal(&on(&["decrypt"], &[]), b"").await);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("MARKED_ACCESS") && !out.contains("MARKED_REFRESH"), "{out}");
+
+    let arguments = on(&["decrypt"], &["--view", "full", "--output", "json"]);
+    let (_, out, _) = text(&service.triseal(&arguments, b"").await);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let oauth = &json["secret"]["salesforce_oauth"];
+    assert_eq!(oauth["refresh_token"], "5Aep861.MARKED_REFRESH");
+    assert_eq!(oauth["instance_url"], "https://acme.my.salesforce.com");
+    assert_eq!(oauth["token_url"], "https://test.salesforce.com/services/oauth2/token");
+    assert_eq!(oauth["identity_url"], "https://test.salesforce.com/id/00D5g000004XyZAEA0/0055g00000ABCDE");
+    assert_eq!(oauth["scopes"], serde_json::json!(["refresh_token", "web", "api"]));
+    assert_eq!(oauth["issue_time"], "2025-11-24T16:00:00.123Z");
+
+    // From a file, and on a condition that does not hold.
+    let file = folder.path().join("answer.json");
+    std::fs::write(&file, ANSWER).unwrap();
+    let arguments =
+        [&on(&["encrypt"], &["--from-salesforce", "--if-revision", "0"])[..], &[file.to_str().unwrap()]].concat();
+    let (code, _, error) = text(&service.triseal(&arguments, b"").await);
+    assert_eq!(code, Some(4), "{error}");
+    assert!(error.contains("revision 1") && error.contains("hint: "), "{error}");
+
+    let (code, out, _) =
+        text(&service.triseal(&["credential", "list", "--customer", "demo", "--output", "json"], b"").await);
+    assert_eq!(code, Some(0));
+    let listed: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+    assert_eq!(listed["credential_id"], "realsync.main");
+
+    let (code, _, _) = text(&service.triseal(&on(&["delete"], &[]), b"").await);
+    assert_eq!(code, Some(2), "without a terminal it wants --yes");
+    assert_eq!(service.triseal(&on(&["delete"], &["--yes"]), b"").await.status.code(), Some(0));
+    let (code, _, error) = text(&service.triseal(&on(&["get"], &["--output", "json"]), b"").await);
+    let json: serde_json::Value = serde_json::from_str(&error).unwrap();
+    assert_eq!((code, json["error"]["reason"].as_str()), (Some(1), Some("CREDENTIAL_NOT_FOUND")));
+}
+
+#[tokio::test]
+async fn passwords_and_octets_too() {
+    let (service, _data) = fresh().await;
+    let put = ["credential", "encrypt", "--customer", "demo", "--credential"];
+    let get = ["credential", "decrypt", "--customer", "demo", "--view", "full", "--credential"];
+    let password = br#"{"username": "u", "password": "p4ss", "security_token": "t"}"#;
+    let (code, _, error) = text(&service.triseal(&[&put[..], &["pw", "--kind", "password"]].concat(), password).await);
+    assert_eq!(code, Some(0), "{error}");
+    let (_, out, _) = text(&service.triseal(&[&get[..], &["pw"]].concat(), b"").await);
+    assert!(out.contains("password: p4ss"), "{out}");
+
+    let octets = [0_u8, 10, 13, 255, 128];
+    let arguments = [&put[..], &["key", "--kind", "opaque", "--content-type", "application/x-key"]].concat();
+    assert_eq!(service.triseal(&arguments, &octets).await.status.code(), Some(0));
+    assert_eq!(service.triseal(&[&get[..], &["key"]].concat(), b"").await.stdout, octets);
+
+    let (code, _, error) =
+        text(&service.triseal(&["credential", "decrypt", "--customer", "demo", "--credential", "key"], b"").await);
+    assert_eq!(code, Some(4));
+    assert!(error.contains("--view full"), "{error}");
+}
+
+#[tokio::test]
+async fn wrong_things_are_told_without_repeating_a_secret() {
+    let (service, _data) = fresh().await;
+    let put = ["credential", "encrypt", "--customer", "demo", "--credential", "x"];
+    for (more, input) in [
+        (&["--from-salesforce"][..], &br#"{"access_token": 7, "MARKED": "MARKED"}"#[..]),
+        (&["--from-salesforce"], br#"{"access_token": "MARKED"#),
+        (&["--from-salesforce"], br#"{"error":"invalid_grant","error_description":"MARKED"}"#),
+        (&["--kind", "password"], br#"{"password": "MARKED", "pasword": "MARKED"}"#),
+        (&["--kind", "password"], b"MARKED"),
+        (&["--kind", "opaque"], b""),
+    ] {
+        let (code, out, error) = text(&service.triseal(&[&put[..], more].concat(), input).await);
+        assert_eq!(code, Some(2), "{more:?} {error}");
+        assert!(!error.contains("MARKED") && out.is_empty() && error.starts_with("error: "), "{error}");
+    }
+    for arguments in [
+        &["credential", "get", "--customer", "a/b", "--credential", "x"][..],
+        &["credential", "get", "--customer", "demo"],
+        &["credential", "encrypt", "--customer", "demo", "--credential", "x"],
+        &["customer", "create", ""],
+        &["nothing"],
+    ] {
+        assert_eq!(service.triseal(arguments, b"").await.status.code(), Some(2), "{arguments:?}");
+    }
+    let (code, _, error) = text(&service.triseal(&["customer", "get", "nobody"], b"").await);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("triseal customer create nobody"), "{error}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_away_or_not_permitted_is_told() {
+    let mut command = triseal(&["customer", "list"]);
+    command.env("TRISEAL_ENDPOINT", "http://127.0.0.1:1");
+    let (code, _, error) = text(&run_with_input(command, b"").await);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("hint: ") && error.contains("cargo run -- --dev"), "{error}");
+    for endpoint in ["http://triseal.example:7443", "https://127.0.0.1:7443", "127.0.0.1:7443", "http://10.0.0.1:1"] {
+        let mut command = triseal(&["customer", "list"]);
+        command.env("TRISEAL_ENDPOINT", endpoint);
+        assert_eq!(run_with_input(command, b"").await.status.code(), Some(2), "{endpoint}");
+    }
+}
+
+#[tokio::test]
+async fn keys_are_made_once_and_never_shown() {
+    let (_folder, data) = data();
+    std::fs::create_dir(&data).unwrap();
+    for factor in ["codebase", "environment"] {
+        let file = data.join(factor);
+        let (code, out, error) = text(&run(triseal(&["keygen", factor, file.to_str().unwrap()])).await);
+        assert_eq!(code, Some(0), "{error}");
+        let made = std::fs::read_to_string(&file).unwrap();
+        let key = &made.split("\"key\": \"").nth(1).unwrap()[..44];
+        assert!(!(out + &error).contains(key));
+        let (code, _, error) = text(&run(triseal(&["keygen", factor, file.to_str().unwrap()])).await);
+        assert_eq!(code, Some(4), "{error}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), made);
+    }
+    // What was made is what a service takes.
+    std::fs::rename(data.join("environment"), data.join("environment.json")).unwrap();
+    let service = Service::dev(&data).await;
+    assert_eq!(service.triseal(&["customer", "get", "demo"], b"").await.status.code(), Some(0));
+}
