@@ -4,6 +4,7 @@
 //! wait into one durable commit, so that concurrent writers share one `fsync`. Nothing is answered before it is on disk, and
 //! a commit that fails fails every write in it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -55,7 +56,7 @@ pub enum OpenError {
     Damaged(PathBuf, String),
     /// It can't be read or written.
     #[error("{0} can't be opened: {1}")]
-    Io(PathBuf, std::io::Error),
+    Io(PathBuf, io::Error),
     /// Its records are bound to another deployment and would not open here.
     #[error("{0} belongs to the deployment {1:?}: set `deployment` to it, or name another file")]
     OtherDeployment(PathBuf, String),
@@ -95,17 +96,10 @@ impl EmbeddedStore {
     /// # Errors
     /// An [`OpenError`], which names the file and what to do. The file is left as it is.
     pub fn open(path: &Path, deployment: &Deployment) -> Result<Self, OpenError> {
-        let damaged = |error: &dyn std::fmt::Display| OpenError::Damaged(path.to_owned(), error.to_string());
-        let new = !path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        let db = open_file(path)?;
-        about(&db, path, deployment).map_err(|error| match error {
-            AboutError::Open(error) => error,
-            AboutError::Redb(error) => damaged(&error),
-        })?;
-        if new {
-            sync_directory(path).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        if !path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))? {
+            make_file(path, deployment)?;
         }
-        let db = Arc::new(db);
+        let db = Arc::new(open_file(path, deployment)?);
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
         let writer = Arc::clone(&db);
         thread::Builder::new()
@@ -272,16 +266,42 @@ pub struct EmbeddedCustomers(pub Arc<EmbeddedStore>);
 /// The service's own records of an [`EmbeddedStore`].
 pub struct EmbeddedOperations(pub Arc<EmbeddedStore>);
 
-fn open_file(path: &Path) -> Result<Database, OpenError> {
+/// Makes a new file, whole or not at all: under another name, which is then linked to its own. redb marks a file as its own only
+/// after it has given it a length; a process that is killed in between must not leave a file that never opens.
+fn make_file(path: &Path, deployment: &Deployment) -> Result<(), OpenError> {
+    let io = |error| OpenError::Io(path.to_owned(), error);
+    let mut name = path.file_name().ok_or_else(|| io(io::ErrorKind::InvalidInput.into()))?.to_owned();
+    name.push(format!(".{:016x}.new", getrandom::u64().map_err(|error| io(error.into()))?));
+    let temporary = path.with_file_name(name);
+    let made = open_file(&temporary, deployment).and_then(|db| {
+        // Closed before it gets its name.
+        drop(db);
+        match std::fs::hard_link(&temporary, path) {
+            Ok(()) => sync_directory(path).map_err(io),
+            // Another process was quicker: its store is opened, or found in use.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(io(error)),
+        }
+    });
+    // What went wrong before is told, rather than this.
+    made.and(std::fs::remove_file(&temporary).map_err(io))
+}
+
+fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError> {
     let opened = Database::builder().set_cache_size(CACHE_OCTETS).set_check_integrity_on_open(true).create(path);
-    opened.map_err(|error| match error {
+    let db = opened.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::Locked(path.to_owned()),
         DatabaseError::UpgradeRequired(_) => OpenError::UnknownFormat(path.to_owned()),
-        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
+        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
             OpenError::Io(path.to_owned(), error)
         }
         error => OpenError::Damaged(path.to_owned(), error.to_string()),
-    })
+    })?;
+    about(&db, path, deployment).map_err(|error| match error {
+        AboutError::Open(error) => error,
+        AboutError::Redb(error) => OpenError::Damaged(path.to_owned(), error.to_string()),
+    })?;
+    Ok(db)
 }
 
 enum AboutError {
@@ -323,7 +343,7 @@ fn about(db: &Database, path: &Path, deployment: &Deployment) -> Result<(), Abou
 }
 
 /// A new file's name is on disk only when its directory is.
-fn sync_directory(path: &Path) -> std::io::Result<()> {
+fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(directory)?.sync_all()
 }

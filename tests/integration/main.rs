@@ -7,5 +7,7 @@ mod architecture;
 mod bad_input;
 mod codebase_keys;
 mod command_line;
+mod crash;
+mod programs;
 mod service;
 mod support;
