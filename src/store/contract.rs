@@ -168,8 +168,7 @@ async fn every_field_is_read_as_it_was_written(backend: &Backend<'_>) {
     for (index, state) in states.into_iter().enumerate() {
         let id = format!("fields-{index}");
         let row = CustomerRow { state, primary: version(u32::MAX), versions: versions.to_vec(), ..customer(&id) };
-        let key =
-            KeyRow { version: version(u32::MAX), wrapped: (0..=255).collect(), kms_key_arn: "x".repeat(2_000) };
+        let key = KeyRow { version: version(u32::MAX), wrapped: (0..=255).collect(), kms_key_arn: "x".repeat(2_000) };
         let write = CustomerWrite { customer: row.clone(), key: Some(key.clone()) };
         done(backend.customers.replace(None, write).await);
         assert_eq!(backend.customers.get(&row.id).await.unwrap(), Some(row.clone()));
@@ -197,7 +196,10 @@ async fn pages_hold_every_credential_once(credentials: &dyn Credentials) {
         }
     }
     let all = walk_credentials(credentials, None, 7).await;
-    assert!(all.iter().filter(|row| row.id.credential.as_str() == "gone").count() == owners.len(), "tombstones are rows");
+    assert!(
+        all.iter().filter(|row| row.id.credential.as_str() == "gone").count() == owners.len(),
+        "tombstones are rows"
+    );
     for limit in [1, 2, 5, all.len(), all.len() + 1] {
         assert_eq!(walk_credentials(credentials, None, limit).await, all, "the order does not change");
     }
@@ -274,7 +276,8 @@ fn refused<R: Debug>(outcome: Result<Replaced<R>, super::StoreError>) -> Option<
 }
 
 fn lives() -> Vec<Life> {
-    let needs_reauth = State::NeedsReauth { reason: "grün ☂ \u{0} \"x\"".to_owned(), time: time(-62_000_000_000_000_000) };
+    let needs_reauth =
+        State::NeedsReauth { reason: "grün ☂ \u{0} \"x\"".to_owned(), time: time(-62_000_000_000_000_000) };
     let mut lives = vec![Life::Deleted { time: time(0) }, Life::Deleted { time: time(-1) }];
     for kind in Kind::ALL {
         for state in [State::Active, needs_reauth.clone()] {
