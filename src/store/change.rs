@@ -82,3 +82,6 @@ fn pause(attempt: u32) -> Duration {
     let random = getrandom::u64().unwrap_or(longest);
     Duration::from_millis(random % (longest + 1))
 }
+
+#[cfg(test)]
+mod tests;

