@@ -4,12 +4,8 @@
 //! wait into one durable commit, so that concurrent writers share one `fsync`. Nothing is answered before it is on disk, and
 //! a commit that fails fails every write in it.
 
-<<<<<<< HEAD
-use std::io;
-=======
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
->>>>>>> crypto
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -117,16 +113,9 @@ impl EmbeddedStore {
     /// # Errors
     /// An [`OpenError`], which names the file and what to do. No record is changed.
     pub fn open(path: &Path, deployment: &Deployment) -> Result<Self, OpenError> {
-<<<<<<< HEAD
-        if !path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))? {
-            make_file(path, deployment)?;
-        }
-        let db = Arc::new(open_file(path, deployment)?);
-=======
         let exists = path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))?;
         let made = if exists { None } else { make_file(path, deployment)? };
         let db = Arc::new(made.map_or_else(|| open_file(path, deployment), Ok)?);
->>>>>>> crypto
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
         let written = Arc::clone(&db);
         let writer = thread::Builder::new()
@@ -294,44 +283,6 @@ pub struct EmbeddedCustomers(pub Arc<EmbeddedStore>);
 /// The service's own records of an [`EmbeddedStore`].
 pub struct EmbeddedOperations(pub Arc<EmbeddedStore>);
 
-<<<<<<< HEAD
-/// Makes a new file, whole or not at all: under another name, which is then linked to its own. redb marks a file as its own only
-/// after it has given it a length; a process that is killed in between must not leave a file that never opens.
-fn make_file(path: &Path, deployment: &Deployment) -> Result<(), OpenError> {
-    let io = |error| OpenError::Io(path.to_owned(), error);
-    let mut name = path.file_name().ok_or_else(|| io(io::ErrorKind::InvalidInput.into()))?.to_owned();
-    name.push(format!(".{:016x}.new", getrandom::u64().map_err(|error| io(error.into()))?));
-    let temporary = path.with_file_name(name);
-    let made = open_file(&temporary, deployment).and_then(|db| {
-        // Closed before it gets its name.
-        drop(db);
-        match std::fs::hard_link(&temporary, path) {
-            Ok(()) => sync_directory(path).map_err(io),
-            // Another process was quicker: its store is opened, or found in use.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(io(error)),
-        }
-    });
-    // What went wrong before is told, rather than this.
-    made.and(std::fs::remove_file(&temporary).map_err(io))
-}
-
-fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError> {
-    let opened = Database::builder().set_cache_size(CACHE_OCTETS).set_check_integrity_on_open(true).create(path);
-    let db = opened.map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::Locked(path.to_owned()),
-        DatabaseError::UpgradeRequired(_) => OpenError::UnknownFormat(path.to_owned()),
-        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
-            OpenError::Io(path.to_owned(), error)
-        }
-        error => OpenError::Damaged(path.to_owned(), error.to_string()),
-    })?;
-    about(&db, path, deployment).map_err(|error| match error {
-        AboutError::Open(error) => error,
-        AboutError::Redb(error) => OpenError::Damaged(path.to_owned(), error.to_string()),
-    })?;
-    Ok(db)
-=======
 /// Makes a new file, whole or not at all: under another name first, so that a crash leaves no half-made store behind. `None`:
 /// another process was quicker.
 fn make_file(path: &Path, deployment: &Deployment) -> Result<Option<Database>, OpenError> {
@@ -371,7 +322,6 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
         }
         Ok(db)
     })
->>>>>>> crypto
 }
 
 fn builder() -> redb::Builder {
