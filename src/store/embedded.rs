@@ -60,7 +60,7 @@ pub enum OpenError {
     Damaged(PathBuf, String),
     /// It can't be read or written.
     #[error("{0} can't be opened: {1}")]
-    Io(PathBuf, io::Error),
+    Io(PathBuf, std::io::Error),
     /// Its records are bound to another deployment and would not open here.
     #[error("{0} belongs to the deployment {1:?}: set `deployment` to it, or name another file")]
     OtherDeployment(PathBuf, String),
@@ -382,7 +382,7 @@ fn marks(db: &Database) -> Result<(Vec<u8>, Vec<u8>), redb::Error> {
 }
 
 /// A new file's name is on disk only when its directory is.
-fn sync_directory(path: &Path) -> io::Result<()> {
+fn sync_directory(path: &Path) -> std::io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(directory)?.sync_all()
 }
