@@ -74,7 +74,7 @@ pub struct Factors {
 
 /// `factors.environment`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(try_from = "String")]
 pub enum EnvironmentFrom {
     /// A secret in AWS Secrets Manager. Not built yet.
     #[default]
@@ -85,7 +85,7 @@ pub enum EnvironmentFrom {
 
 /// `factors.customer`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(try_from = "String")]
 pub enum CustomerFrom {
     /// AWS KMS. Not built yet.
     #[default]
@@ -172,7 +172,7 @@ pub struct Store {
 
 /// `store.backend`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(try_from = "String")]
 pub enum Backend {
     /// Not built yet.
     #[default]
@@ -220,6 +220,26 @@ pub struct Insecure {
     /// Customer keys under a local file.
     pub local_kms: bool,
 }
+
+/// Says which words a setting takes: serde's own message would not.
+macro_rules! one_of {
+    ($name:ident: $($word:literal => $value:ident),+) => {
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(word: String) -> Result<Self, String> {
+                match word.as_str() {
+                    $($word => Ok(Self::$value),)+
+                    _ => Err(format!("must be one of {:?}", [$($word),+])),
+                }
+            }
+        }
+    };
+}
+
+one_of!(EnvironmentFrom: "secrets-manager" => SecretsManager, "file" => File);
+one_of!(CustomerFrom: "kms" => Kms, "local" => Local);
+one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
 
 /// The port of the gRPC listener.
 pub const PORT: u16 = 7443;

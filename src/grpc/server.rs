@@ -34,6 +34,9 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 /// Of a call whose caller named a later one.
 const MAX_DEADLINE: Duration = Duration::from_secs(10);
 
+/// tonic has a timer of its own for the caller's deadline, which answers CANCELLED. This one is ahead of it.
+const AHEAD: Duration = Duration::from_millis(3);
+
 /// Why the service stopped serving, or never started to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -139,7 +142,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let named = request.headers().get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
-        let deadline = named.map_or(DEFAULT_DEADLINE, |named| named.min(MAX_DEADLINE));
+        let deadline = named.map_or(DEFAULT_DEADLINE, |named| named.min(MAX_DEADLINE)).saturating_sub(AHEAD);
         let answer = self.0.call(request);
         Box::pin(async move {
             match timeout(deadline, answer).await {
@@ -172,6 +175,39 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Never answers.
+    #[derive(Clone)]
+    struct Silent;
+
+    impl Service<Request<Body>> for Silent {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Pending<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            std::future::pending()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_by_its_deadline_or_by_ours() {
+        for (named, wanted) in [(None, 5_000), (Some("250m"), 250), (Some("1H"), 10_000), (Some("no time"), 5_000)] {
+            let mut request = Request::new(Body::empty());
+            if let Some(named) = named {
+                request.headers_mut().insert("grpc-timeout", named.parse().unwrap());
+            }
+            let began = tokio::time::Instant::now();
+            let answer = Deadline(Silent).call(request).await.unwrap();
+            let code = tonic::Code::DeadlineExceeded as i32;
+            assert_eq!(answer.headers()["grpc-status"], code.to_string().as_str());
+            assert_eq!(began.elapsed(), Duration::from_millis(wanted) - AHEAD);
+        }
+    }
 
     #[test]
     fn timeouts_are_read_as_the_protocol_writes_them() {

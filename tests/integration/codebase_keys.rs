@@ -115,7 +115,7 @@ async fn refuses_dev_and_runs_otherwise(binary: &Path, folder: &Path) {
     fs::write(path("triseald.toml"), settings).unwrap();
     let config = path("triseald.toml");
     let service = crate::support::Service::start(with(&["--config", &config])).await;
-    let mut customers = service.customers().await;
+    let mut customers = service.customers();
     let request = triseal::grpc::v1::CreateCustomerRequest { customer_id: "acme".into() };
     customers.create_customer(request).await.unwrap();
     service.terminate().await;

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use triseal::grpc::v1;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 
-use crate::programs::{Random, Service, is_ambiguous, opaque, opaque_data, reason};
+use crate::support::{Random, Service, dev, is_ambiguous, opaque, opaque_data, reason};
 
 const CUSTOMER: &str = "acme";
 /// Kills under load.
@@ -37,7 +37,7 @@ async fn acknowledged_writes_survive_kills_under_load() {
             at_start += 1;
             killed_within(directory.path(), 120, &mut random).await;
         }
-        let service = Service::start(directory.path()).await;
+        let service = Service::dev(directory.path()).await;
         create_customer(&service).await;
         let working: Vec<_> = writers
             .into_iter()
@@ -59,7 +59,7 @@ async fn acknowledged_writes_survive_kills_under_load() {
         }
         in_doubt += writers.iter().map(Writer::in_doubt).sum::<usize>();
     }
-    let service = Service::start(directory.path()).await;
+    let service = Service::dev(directory.path()).await;
     for writer in &mut writers {
         assert!(writer.verify(&mut service.credentials()).await);
         changes += writer.acknowledged;
@@ -75,26 +75,26 @@ async fn a_first_start_that_is_killed_leaves_nothing_that_does_not_open() {
     let mut random = Random::printed();
     let began = std::time::Instant::now();
     let directory = tempfile::tempdir().unwrap();
-    drop(Service::start(directory.path()).await);
+    drop(Service::dev(directory.path()).await);
     let milliseconds = 1 + began.elapsed().as_millis() as usize;
     for _ in 0..KILLS_AT_FIRST_START {
         let directory = tempfile::tempdir().unwrap();
         for _ in 0..=random.below(3) {
             killed_within(directory.path(), milliseconds, &mut random).await;
         }
-        let service = Service::start(directory.path()).await;
+        let service = Service::dev(directory.path()).await;
         create_customer(&service).await;
         let mut writer = Writer::new(0, Random::new(random.next()));
         writer.change(0, &mut service.credentials()).await;
         service.kill9().await;
-        let service = Service::start(directory.path()).await;
+        let service = Service::dev(directory.path()).await;
         assert!(writer.verify(&mut service.credentials()).await);
     }
 }
 
 /// Starts the service and kills it at a random moment within that time, whether or not it serves by then.
 async fn killed_within(data: &Path, milliseconds: usize, random: &mut Random) {
-    let mut service = Service::spawn_dev(data);
+    let mut service = Service::spawn(dev(data));
     sleep(Duration::from_micros(random.below(milliseconds * 1000) as u64)).await;
     assert!(service.is_running(), "it ended by itself:\n{}", service.stderr());
     service.kill9().await;

@@ -8,6 +8,5 @@ mod bad_input;
 mod codebase_keys;
 mod command_line;
 mod crash;
-mod programs;
 mod service;
 mod support;

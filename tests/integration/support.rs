@@ -1,28 +1,141 @@
-//! Starts the real programs, each with a folder of its own, and talks to them.
+//! What the tests share: the real programs, each with files of its own, clients, and seeded random numbers. It knows no test.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
-use tonic::transport::Channel;
-use tonic::{Request, Status};
-use triseal::grpc::v1;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
+use triseal::grpc::v1::{self, secret};
+use triseal::grpc::{DOMAIN, REASON_TRAILER};
 
-/// No test waits longer for a program.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A service that does not say within this time that it serves, or goes on for so long after SIGTERM, hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `triseald`, for one test.
+/// A `triseald`, which is killed when this is dropped.
+pub(crate) struct Service {
+    child: Child,
+    stderr: Arc<Mutex<String>>,
+    /// `None` until it serves; closed when it has ended.
+    listen: watch::Receiver<Option<SocketAddr>>,
+}
+
+impl Service {
+    /// Starts a service, and waits for nothing.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("triseald starts");
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let (found, listen) = watch::channel(None);
+        let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let log = Arc::clone(&stderr);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(address) = serving(&line) {
+                    found.send_replace(Some(address));
+                }
+                *log.lock().unwrap() += &format!("{line}\n");
+            }
+        });
+        Self { child, stderr, listen }
+    }
+
+    /// Starts a service, and waits until it serves.
+    pub(crate) async fn start(command: Command) -> Self {
+        let mut service = Self::spawn(command);
+        assert!(service.ready().await, "it ended before it served:\n{}", service.stderr());
+        service
+    }
+
+    /// `triseald --dev` on a directory and a port that nobody has.
+    pub(crate) async fn dev(data: &Path) -> Self {
+        Self::start(dev(data)).await
+    }
+
+    /// Waits until it serves, or ends: then false.
+    pub(crate) async fn ready(&mut self) -> bool {
+        let waited = tokio::time::timeout(PATIENCE, self.listen.wait_for(Option::is_some)).await;
+        let served = waited.map(|served| served.is_ok());
+        served.unwrap_or_else(|_| panic!("it hangs:\n{}", self.stderr()))
+    }
+
+    /// Its URL.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.listen.borrow().expect("it serves"))
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_none()
+    }
+
+    /// What it has said on standard error.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// A connection of its own.
+    pub(crate) fn channel(&self) -> Channel {
+        Endpoint::from_shared(self.endpoint()).expect("a URL").connect_lazy()
+    }
+
+    /// A client for credentials, on a connection of its own.
+    pub(crate) fn credentials(&self) -> CredentialServiceClient<Channel> {
+        CredentialServiceClient::new(self.channel())
+    }
+
+    /// A client for customers, on a connection of its own.
+    pub(crate) fn customers(&self) -> CustomerServiceClient<Channel> {
+        CustomerServiceClient::new(self.channel())
+    }
+
+    /// SIGKILL. When this returns it is gone.
+    pub(crate) async fn kill9(mut self) {
+        self.child.kill().await.expect("it can be killed");
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
+        let process = self.child.id().expect("it runs").to_string();
+        let sent = Command::new("kill").args(["-TERM", &process]).status().await.expect("kill runs");
+        assert!(sent.success(), "SIGTERM was not sent");
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it did not stop:\n{}", self.stderr())).expect("it can be waited for")
+    }
+
+    /// `triseal` against this service, with `input` on its standard input.
+    pub(crate) async fn triseal(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut command = triseal(arguments);
+        command.env("TRISEAL_ENDPOINT", self.endpoint());
+        run_with_input(command, input).await
+    }
+}
+
+/// The service.
 pub(crate) fn triseald(arguments: &[&str]) -> Command {
     program(env!("CARGO_BIN_EXE_triseald"), arguments)
 }
 
-fn program(path: &str, arguments: &[&str]) -> Command {
+/// `triseald --dev` on a directory and a port that nobody has.
+pub(crate) fn dev(data: &Path) -> Command {
+    triseald(&["--dev", "--listen", "127.0.0.1:0", "--data", data.to_str().expect("a path in UTF-8")])
+}
+
+/// The command line.
+pub(crate) fn triseal(arguments: &[&str]) -> Command {
+    program(env!("CARGO_BIN_EXE_triseal"), arguments)
+}
+
+/// Any program.
+pub(crate) fn program(path: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(path);
     command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     command
@@ -30,112 +143,55 @@ fn program(path: &str, arguments: &[&str]) -> Command {
 
 /// Runs a program to its end.
 pub(crate) async fn run(mut command: Command) -> Output {
-    tokio::time::timeout(PATIENCE, command.output()).await.expect("the program ends").expect("the program starts")
-}
-
-/// A running `triseald`. It is killed when dropped.
-pub(crate) struct Service {
-    child: Child,
-    endpoint: String,
-    logged: Arc<Mutex<String>>,
-}
-
-impl Service {
-    /// `triseald --dev` on a free port, with its files in `data`.
-    pub(crate) async fn dev(data: &Path) -> Self {
-        Self::start(triseald(&["--dev", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()])).await
-    }
-
-    /// Starts a service and waits until it serves.
-    pub(crate) async fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let logged = Arc::new(Mutex::new(String::new()));
-        let kept = Arc::clone(&logged);
-        let (found, listens) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            let mut found = Some(found);
-            while let Ok(Some(line)) = lines.next_line().await {
-                let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-                if event["message"] == "serving"
-                    && let Some(found) = found.take()
-                {
-                    let _ = found.send(event["listen"].as_str().unwrap_or_default().to_owned());
-                }
-                kept.lock().unwrap().push_str(&(line + "\n"));
-            }
-        });
-        let listens = tokio::time::timeout(PATIENCE, listens).await.expect("the service starts in time");
-        let listens = listens.unwrap_or_else(|_| panic!("the service ended: {}", logged.lock().unwrap()));
-        Self { child, endpoint: format!("http://{listens}"), logged }
-    }
-
-    pub(crate) fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
-    /// What it has logged so far.
-    pub(crate) fn logged(&self) -> String {
-        self.logged.lock().unwrap().clone()
-    }
-
-    pub(crate) async fn channel(&self) -> Channel {
-        Channel::from_shared(self.endpoint.clone()).unwrap().connect().await.unwrap()
-    }
-
-    pub(crate) async fn credentials(&self) -> CredentialServiceClient<Channel> {
-        CredentialServiceClient::new(self.channel().await)
-    }
-
-    pub(crate) async fn customers(&self) -> CustomerServiceClient<Channel> {
-        CustomerServiceClient::new(self.channel().await)
-    }
-
-    /// kill -9.
-    pub(crate) async fn kill(mut self) {
-        self.child.kill().await.unwrap();
-    }
-
-    /// kill -TERM, and its exit status.
-    pub(crate) async fn terminate(mut self) -> std::process::ExitStatus {
-        let id = self.child.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
-        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap()
-    }
-
-    /// `triseal` against this service, with `input` on its standard input.
-    pub(crate) async fn triseal(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let mut command = triseal(arguments);
-        command.env("TRISEAL_ENDPOINT", &self.endpoint);
-        run_with_input(command, input).await
-    }
-}
-
-/// The command line, for one test.
-pub(crate) fn triseal(arguments: &[&str]) -> Command {
-    program(env!("CARGO_BIN_EXE_triseal"), arguments)
+    tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts")
 }
 
 /// Runs a program to its end, with `input` on its standard input.
 pub(crate) async fn run_with_input(mut command: Command, input: &[u8]) -> Output {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = piped.spawn().unwrap();
+    let mut child = piped.spawn().expect("it starts");
     // A program that refuses its arguments may be gone before it reads.
-    let _ = child.stdin.take().unwrap().write_all(input).await;
-    tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap()
+    let _ = child.stdin.take().expect("it is piped").write_all(input).await;
+    tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").expect("it can be waited for")
 }
 
 /// A folder that is removed at the end, and a path in it that does not exist yet.
 pub(crate) fn data() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
     (folder, data)
 }
 
-/// A service on new data, whose folder lives as long as the tuple.
+/// A service on new data, and the folder that it needs.
 pub(crate) async fn fresh() -> (Service, TempDir) {
     let (folder, data) = data();
     (Service::dev(&data).await, folder)
+}
+
+/// The address in the log line that says that the service serves.
+fn serving(line: &str) -> Option<SocketAddr> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    (line.get("message")? == "serving").then(|| line.get("listen")?.as_str()?.parse().ok())?
+}
+
+/// The reason of an error, as the trailer and as the details have it: they agree. Empty for an error that is not the service's own.
+pub(crate) fn reason(status: &Status) -> &str {
+    let trailer = status.metadata().get(REASON_TRAILER).and_then(|reason| reason.to_str().ok()).unwrap_or_default();
+    let details = status.get_details_error_info().map(|info| (info.domain, info.reason)).unwrap_or_default();
+    assert!(trailer.is_empty() || details == (DOMAIN.to_owned(), trailer.to_owned()), "{details:?}");
+    trailer
+}
+
+/// Whether the call may have happened although it failed: its connection broke, or nobody answered in time.
+pub(crate) fn is_ambiguous(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
+        || (status.code() == Code::Internal && reason(status).is_empty())
+}
+
+/// An opaque secret.
+pub(crate) fn opaque(data: impl Into<Vec<u8>>) -> v1::Secret {
+    let opaque = v1::Opaque { data: data.into(), content_type: "text/plain".to_owned() };
+    v1::Secret { value: Some(secret::Value::Opaque(opaque)) }
 }
 
 pub(crate) fn oauth(access: &str, refresh: &str) -> v1::Secret {
@@ -150,11 +206,6 @@ pub(crate) fn oauth(access: &str, refresh: &str) -> v1::Secret {
         access_token_expire_time: None,
     };
     v1::Secret { value: Some(v1::secret::Value::SalesforceOauth(oauth)) }
-}
-
-pub(crate) fn opaque(data: &[u8]) -> v1::Secret {
-    let opaque = v1::Opaque { data: data.to_vec(), content_type: "application/octet-stream".to_owned() };
-    v1::Secret { value: Some(v1::secret::Value::Opaque(opaque)) }
 }
 
 pub(crate) fn password(password: &str) -> v1::Secret {
@@ -186,11 +237,46 @@ pub(crate) fn decrypt(customer: &str, credential: &str, view: v1::View) -> Reque
     })
 }
 
-/// The reason of an error, as the trailer and as the details have it; they agree, and the domain is ours.
-pub(crate) fn reason(status: &Status) -> String {
-    use tonic_types::StatusExt;
-    let trailer = status.metadata().get("triseal-reason").expect("a reason in the trailer").to_str().unwrap();
-    let info = status.get_details_error_info().expect("ErrorInfo");
-    assert_eq!((info.domain.as_str(), info.reason.as_str()), ("triseal", trailer));
-    trailer.to_owned()
+/// The octets of an opaque secret.
+pub(crate) fn opaque_data(secret: Option<v1::Secret>) -> Vec<u8> {
+    match secret.and_then(|secret| secret.value) {
+        Some(secret::Value::Opaque(mut opaque)) => std::mem::take(&mut opaque.data),
+        _ => panic!("the secret is not opaque"),
+    }
+}
+
+/// SplitMix64: the same seed, the same numbers.
+#[derive(Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The seed in `TRISEAL_TEST_SEED` when this was compiled, or another one each time. It is printed.
+    pub(crate) fn printed() -> Self {
+        let given = option_env!("TRISEAL_TEST_SEED").map(|seed| seed.parse().expect("TRISEAL_TEST_SEED is a number"));
+        let seed = given.unwrap_or_else(|| getrandom::u64().expect("random numbers"));
+        println!("TRISEAL_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Less than `bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// True once in `times`.
+    pub(crate) fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
 }
