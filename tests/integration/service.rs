@@ -15,7 +15,7 @@ async fn each_kind_of_secret_comes_out_as_it_went_in() {
     for (id, kind, secret) in [
         ("realsync.main", v1::CredentialKind::SalesforceOauth, oauth("00D!access", "5Aep.refresh")),
         ("legacy", v1::CredentialKind::Password, password("correct horse")),
-        ("jira", v1::CredentialKind::Opaque, opaque(&[0, 255, 10, 13])),
+        ("jira", v1::CredentialKind::Opaque, opaque([0, 255, 10, 13])),
         ("largest", v1::CredentialKind::Opaque, opaque(vec![7; 32_768])),
     ] {
         let sealed = credentials.encrypt_credential(encrypt("demo", id, secret.clone())).await.unwrap().into_inner();
@@ -321,7 +321,7 @@ async fn wrong_fields_are_all_named_and_none_repeated() {
     assert!(!service.stderr().contains("MARKED"));
 
     let empty = v1::EncryptCredentialRequest { secret: None, ..encrypt("demo", "main", opaque(b"")) };
-    for request in [empty, encrypt("demo", "main", opaque(b"")), encrypt("demo", "main", opaque(&[1; 32_769]))] {
+    for request in [empty, encrypt("demo", "main", opaque(b"")), encrypt("demo", "main", opaque([1; 32_769]))] {
         let status = credentials.encrypt_credential(request).await.unwrap_err();
         assert_eq!(reason(&status), "BAD_FIELD");
     }
