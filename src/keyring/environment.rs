@@ -112,42 +112,54 @@ impl EnvironmentKeys {
         }
         match asked {
             // Asked a moment ago, for this or another version.
-            None => self.denial(version, false),
-            Some(Ok(())) => self.denial(version, true),
+            None => Err(self.denial(version, false)),
+            Some(Ok(())) => Err(self.denial(version, true)),
             Some(Err(EnvironmentError::Source(_))) => Err(KeyringError::SecretsUnavailable),
             Some(Err(_)) => Err(KeyringError::KeysStale),
         }
     }
 
-    /// Reads the keys now, at most once in [`ASK_AGAIN`]. `None`: not again so soon.
+    /// Reads the keys now, at most once in [`ASK_AGAIN`]. `None`: not again so soon, and no answer is on its way.
     async fn ask(self: &Arc<Self>) -> Option<Result<(), EnvironmentError>> {
-        {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            if asked.at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
-                return None;
-            }
-            asked.at = Some(Instant::now());
+        if self.may_ask() {
+            return Some(self.read().await);
         }
-        Some(self.read().await)
+        let under_way = self.reading.join(&())?;
+        Some(under_way.await.unwrap_or(Err(EnvironmentError::Interrupted)))
     }
 
-    fn denial(&self, version: Version, now: bool) -> Result<Arc<Snapshot>, KeyringError> {
+    fn may_ask(&self) -> bool {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        match asked.denied.iter().find(|(denied, _)| *denied == version) {
-            Some((_, since)) if since.elapsed() >= DENIED => return Err(KeyringError::KeyVersionUnknown),
+        let may = asked.at.is_none_or(|at| at.elapsed() >= ASK_AGAIN);
+        if may {
+            asked.at = Some(Instant::now());
+        }
+        may
+    }
+
+    /// What a version is that was not found: perhaps not yet here, or, if the source was `asked` and goes on denying it, not at all.
+    fn denial(&self, version: Version, asked: bool) -> KeyringError {
+        let read_at = self.snapshot().read_at;
+        let mut known = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.denied.iter().find(|(denied, _)| *denied == version) {
+            // Counted to the last answer: a source that is away denies nothing.
+            Some((_, since)) if read_at.saturating_duration_since(*since) >= DENIED => {
+                return KeyringError::KeyVersionUnknown;
+            }
             Some(_) => {}
-            None if now => {
-                if asked.denied.len() == MAX_DENIED {
-                    asked.denied.remove(0);
+            None if asked => {
+                if known.denied.len() == MAX_DENIED {
+                    known.denied.remove(0);
                 }
-                asked.denied.push((version, Instant::now()));
+                known.denied.push((version, Instant::now()));
             }
             None => {}
         }
-        Err(KeyringError::KeysStale)
+        KeyringError::KeysStale
     }
 
-    async fn read(self: &Arc<Self>) -> Result<(), EnvironmentError> {
+    /// Reads the keys now.
+    pub(super) async fn read(self: &Arc<Self>) -> Result<(), EnvironmentError> {
         let this = Arc::clone(self);
         let read = move || async move { this.read_once().await };
         self.reading.start(&(), read).await.unwrap_or(Err(EnvironmentError::Interrupted))

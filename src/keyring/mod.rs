@@ -113,6 +113,8 @@ struct Inner {
     /// Versions count from 1 for every customer, so a lineage alone names nothing.
     roots: Cache<(CustomerId, Lineage), Arc<CachedRoot>>,
     standings: Cache<CustomerId, Arc<Standing>>,
+    /// When a customer was last read because a header named an unknown version.
+    asked: Cache<CustomerId, Instant>,
     unwrapping: SingleFlight<(CustomerId, Lineage), Result<Arc<CachedRoot>, KeyringError>>,
     reading: SingleFlight<CustomerId, Result<Arc<Standing>, KeyringError>>,
 }
@@ -129,8 +131,6 @@ struct Standing {
     primary: Version,
     versions: Box<[(Version, KeyVersionState)]>,
     read_at: Instant,
-    /// When it was last read because a header named an unknown version.
-    asked_at: Option<Instant>,
 }
 
 impl Standing {
@@ -170,6 +170,7 @@ impl Keyring {
             limits,
             roots: Cache::new(limits.roots),
             standings: Cache::new(limits.roots),
+            asked: Cache::new(limits.roots),
             unwrapping: SingleFlight::new(),
             reading: SingleFlight::new(),
         });
@@ -253,7 +254,7 @@ impl Inner {
     async fn active(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
         let standing = match self.standings.get(customer) {
             Some(standing) if standing.read_at.elapsed() < self.limits.customer_staleness => standing,
-            Some(_) | None => self.read_standing(customer, None).await?,
+            Some(_) | None => self.read_standing(customer).await?,
         };
         match standing.refusal() {
             None => Ok(standing),
@@ -262,32 +263,26 @@ impl Inner {
     }
 
     /// Reads a customer's row. A customer that is not active loses its roots at once.
-    async fn read_standing(
-        self: &Arc<Self>,
-        customer: &CustomerId,
-        asked_at: Option<Instant>,
-    ) -> Result<Arc<Standing>, KeyringError> {
+    async fn read_standing(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
         let (this, id) = (Arc::clone(self), customer.clone());
         let read = move || async move {
             let read_at = Instant::now();
-            let before = this.standings.get(&id);
             let Some(row) = this.customers.get(&id).await? else {
                 this.standings.remove(&id);
                 return Err(KeyringError::CustomerNotFound);
             };
-            let asked_at = asked_at.or(before.as_ref().and_then(|before| before.asked_at));
             let standing = Arc::new(Standing {
                 state: row.state,
                 primary: row.primary,
                 versions: row.versions.iter().map(|key| (key.version, key.state)).collect(),
                 read_at,
-                asked_at,
             });
-            let was_known_inactive = before.is_some_and(|before| before.refusal().is_some());
+            let was_known_inactive = this.standings.get(&id).is_some_and(|before| before.refusal().is_some());
+            // Before the roots are dropped, so that none is kept after that (see `unwrap`).
+            this.standings.insert(id.clone(), Arc::clone(&standing));
             if standing.refusal().is_some() && !was_known_inactive {
                 this.roots.retain(|(owner, _), _| *owner != id);
             }
-            this.standings.insert(id, Arc::clone(&standing));
             Ok(standing)
         };
         self.reading.start(customer, read).await.unwrap_or(Err(KeyringError::Interrupted))
@@ -309,7 +304,7 @@ impl Inner {
         self.environment.with(lineage.environment).await?;
         let state = match standing.version(lineage.customer) {
             Some(state) => state,
-            None => self.ask_for(customer, standing, lineage.customer).await?,
+            None => self.ask_for(customer, lineage.customer).await?,
         };
         match state {
             KeyVersionState::Enabled => Ok(()),
@@ -321,14 +316,23 @@ impl Inner {
     async fn ask_for(
         self: &Arc<Self>,
         customer: &CustomerId,
-        standing: &Arc<Standing>,
         version: Version,
     ) -> Result<KeyVersionState, KeyringError> {
-        if standing.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
-            return Err(KeyringError::KeysStale);
+        // Somebody else may have asked since.
+        if let Some(state) = self.standings.get(customer).and_then(|standing| standing.version(version)) {
+            return Ok(state);
         }
         let asked_at = Instant::now();
-        let standing = self.read_standing(customer, Some(asked_at)).await?;
+        if self.asked.get(customer).is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            // Not again so soon; but an answer that is on its way is waited for.
+            let under_way = self.reading.join(customer).ok_or(KeyringError::KeysStale)?;
+            let standing = under_way.await.unwrap_or(Err(KeyringError::Interrupted))?;
+            standing.refusal().map_or(Ok(()), Err)?;
+            return standing.version(version).ok_or(KeyringError::KeysStale);
+        }
+        self.asked.insert(customer.clone(), asked_at);
+        let standing = self.read_standing(customer).await?;
+        standing.refusal().map_or(Ok(()), Err)?;
         // A reading that was under way when this one was asked for may have missed a version that a header already names.
         let missed =
             if standing.read_at < asked_at { KeyringError::KeysStale } else { KeyringError::KeyVersionUnknown };
@@ -397,9 +401,15 @@ impl Inner {
         };
         let refresh_at = Mutex::new(unwrapped_at + jittered(self.limits.refresh_after));
         let cached = Arc::new(CachedRoot { root, unwrapped_at, refresh_at });
-        // While the key was unwrapped, the customer may have been found disabled; then nothing is kept.
-        if self.standings.get(&customer).is_some_and(|standing| standing.refusal().is_none()) {
-            self.roots.insert((customer, lineage), Arc::clone(&cached));
+        // While the key was unwrapped, the customer may have been found disabled; then nothing is kept. Looked at again afterwards,
+        // since the roots are dropped after the state is known.
+        let key = (customer, lineage);
+        let is_active = || self.standings.get(&key.0).is_some_and(|standing| standing.refusal().is_none());
+        if is_active() {
+            self.roots.insert(key.clone(), Arc::clone(&cached));
+            if !is_active() {
+                self.roots.remove(&key);
+            }
         }
         Ok(cached)
     }

@@ -59,6 +59,11 @@ where
         flights.insert(key.clone(), flight.clone());
         flight
     }
+
+    /// Joins the look-up that is under way for `key`, if there is one.
+    pub(super) fn join(&self, key: &K) -> Option<Flight<V>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
 }
 
 #[cfg(test)]
