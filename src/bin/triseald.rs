@@ -15,7 +15,7 @@ use triseal::config::Settings;
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
 use triseal::customers::CustomerDirectory;
 use triseal::factors::KeySet;
-use triseal::factors::document::{Form, KeyDocument, KeyEntry, KeyState};
+use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
 use triseal::grpc::server;
 use triseal::ids::CustomerId;
@@ -159,9 +159,7 @@ fn prepare_development(settings: &Settings, data: &Path) -> Result<bool, Failure
     make_key_file(&settings.factors.local.master_key, encoded.as_bytes(), fresh)?;
 
     getrandom::fill(key.as_mut())?;
-    let first =
-        KeyEntry { version: 1, key, state: KeyState::Enabled, created_at: Some(Timestamp::now()), primary_until: None };
-    let document = KeyDocument { primary: 1, keys: vec![first] }.to_json(Form::Environment);
+    let document = KeyDocument::first(key, Timestamp::now()).to_json(Form::Environment);
     make_key_file(&settings.factors.file.path, document.as_bytes(), fresh)?;
     Ok(fresh)
 }

@@ -167,6 +167,15 @@ impl KeyDocument {
         Ok(Self { primary, keys })
     }
 
+    /// A document with one key, which is the primary as version 1.
+    pub fn first(key: Zeroizing<[u8; 32]>, created_at: jiff::Timestamp) -> Self {
+        let created_at = Some(created_at);
+        Self {
+            primary: 1,
+            keys: vec![KeyEntry { version: 1, key, state: KeyState::Enabled, created_at, primary_until: None }],
+        }
+    }
+
     /// The document as it is stored, with a line for each version. It is a secret.
     pub fn to_json(&self, form: Form) -> Zeroizing<String> {
         // Long enough from the start, so that the string never moves and leaves a copy behind.

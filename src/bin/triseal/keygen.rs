@@ -1,16 +1,15 @@
 //! `triseal keygen`: makes the first version of the codebase's or the environment's key. It needs no service. The key goes
 //! to a new file that only its owner can read, and nowhere else.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 use triseal::crypto::{CodebaseKey, EnvironmentKey, Fingerprint, fingerprint};
-use triseal::factors::document::{Form, KeyDocument, KeyEntry, KeyState};
+use triseal::factors::document::{Form, KeyDocument};
+use triseal::factors::local;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
@@ -86,38 +85,25 @@ fn make(form: Form, path: &Path, now: Timestamp) -> Result<Fingerprint, Failure>
         Form::Environment => fingerprint(&EnvironmentKey::new(key.clone())),
     };
     // Whole seconds are enough to tell versions apart.
-    let created_at = Timestamp::from_second(now.as_second()).ok();
-    let entry = KeyEntry { version: 1, key, state: KeyState::Enabled, created_at, primary_until: None };
-    let document = KeyDocument { primary: 1, keys: vec![entry] }.to_json(form);
+    let document = KeyDocument::first(key, Timestamp::from_second(now.as_second()).unwrap_or(now)).to_json(form);
     write_new(path, document.as_bytes())?;
     Ok(fingerprint)
 }
 
 fn write_new(path: &Path, octets: &[u8]) -> Result<(), Failure> {
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                Failure::refused("the file is there already, and keys are never written over".to_owned())
-                    .with_hint("name a file that is not there yet")
-            }
-            _ => Failure::failed(format!("cannot make the file: {error}")),
-        })?;
-    let written = file.write_all(octets).and_then(|()| file.sync_all()).and_then(|()| sync_directory(path));
-    written.map_err(|error| {
-        // This command made the file, and half a key is of no use.
-        let _ = std::fs::remove_file(path);
-        Failure::failed(format!("cannot write the file: {error}"))
+    local::create(path, octets).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            Failure::refused("the file is there already, and keys are never written over".to_owned())
+                .with_hint("name a file that is not there yet")
+        }
+        _ => Failure::failed(format!("cannot make the file: {error}")),
     })
-}
-
-/// Until its directory is on the disk as well, a new file may be gone after a crash.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use triseal::factors::document::KeyState;
+
     use super::*;
     use crate::failure::Exit;
     use std::fs;
