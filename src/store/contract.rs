@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
+use super::rows::from_microsecond;
 use super::{
     Change, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, IdempotencyKey,
     KeyRow, KeyVersion, KeyVersionState, Life, Living, OperationId, OperationRow, Operations, Replaced, Revision, Rows,
@@ -281,7 +282,7 @@ fn lives() -> Vec<Life> {
     let mut lives = vec![Life::Deleted { time: time(0) }, Life::Deleted { time: time(-1) }];
     for kind in Kind::ALL {
         for state in [State::Active, needs_reauth.clone()] {
-            for times in [None, Some(time(-1_500_000)), Some(time(253_000_000_000_000_000))] {
+            for times in [None, Some(time(-1_500_000)), Some(time(253_402_207_200_999_999))] {
                 lives.push(Life::Living(Living {
                     envelope: (0..=255).collect(),
                     kind,
@@ -296,7 +297,7 @@ fn lives() -> Vec<Life> {
 }
 
 pub(crate) fn time(microsecond: i64) -> Timestamp {
-    Timestamp::from_microsecond(microsecond).unwrap()
+    from_microsecond(microsecond).unwrap()
 }
 
 pub(crate) fn version(number: u32) -> Version {

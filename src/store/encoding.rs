@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 
 use super::rows::{
     Change, Changes, CredentialRow, CustomerRow, CustomerState, IdempotencyKey, KeyRow, KeyVersion, KeyVersionState,
-    Life, Living, OperationId, OperationRow, Revision, State, WriteId,
+    Life, Living, OperationId, OperationRow, Revision, State, WriteId, from_microsecond,
 };
 use crate::crypto::Version;
 use crate::ids::{Caller, CredentialRef, CustomerId};
@@ -292,7 +292,7 @@ fn micros(time: Timestamp) -> i64 {
 }
 
 fn timestamp(micros: i64) -> Result<Timestamp, BadRow> {
-    Timestamp::from_microsecond(micros).map_err(|_| BadRow("a time is out of range"))
+    from_microsecond(micros).map_err(|_| BadRow("a time is out of range"))
 }
 
 fn revision(number: u64) -> Result<Revision, BadRow> {

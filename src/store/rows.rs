@@ -14,7 +14,13 @@ use crate::secret::Kind;
 
 /// A time as rows keep it: in whole microseconds. What is answered before a row was read again is then what is answered after.
 pub fn row_time(time: Timestamp) -> Timestamp {
-    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+    from_microsecond(time.as_microsecond()).unwrap_or(time)
+}
+
+/// [`Timestamp::from_microsecond`], but for the microseconds of the last second that there is, too: jiff refuses them.
+pub(super) fn from_microsecond(microsecond: i64) -> Result<Timestamp, jiff::Error> {
+    let nanos = microsecond.rem_euclid(1_000_000) * 1_000;
+    Timestamp::new(microsecond.div_euclid(1_000_000), i32::try_from(nanos).unwrap_or_default())
 }
 
 /// A mark of one write of a row, new at every write whatever it changes. It is never shown to callers.
@@ -388,6 +394,21 @@ mod tests {
             changes.find(&key, &Caller::new("realtask"), at(1001)).is_some()
         };
         assert_eq!((1..=10).filter(|number| known(*number)).collect::<Vec<_>>(), (3..=10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_time_is_kept_to_the_microsecond() {
+        for (time, kept) in [
+            ("9999-12-30T22:00:00.999999999Z", "9999-12-30T22:00:00.999999Z"),
+            ("1970-01-01T00:00:00.0000009Z", "1970-01-01T00:00:00Z"),
+            ("1969-12-31T23:59:59.9999999Z", "1970-01-01T00:00:00Z"),
+            ("1969-12-31T23:59:58.25Z", "1969-12-31T23:59:58.25Z"),
+            ("-009999-01-02T01:59:59Z", "-009999-01-02T01:59:59Z"),
+        ] {
+            let kept_time = row_time(time.parse().unwrap());
+            assert_eq!(kept_time.to_string(), kept);
+            assert_eq!(row_time(kept_time), kept_time);
+        }
     }
 
     #[test]

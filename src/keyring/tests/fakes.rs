@@ -54,10 +54,11 @@ impl<E: Clone> Calls<E> {
 }
 
 /// Number, octet and state of each version of a factor.
-pub(super) type Versions<'a> = &'a [(u32, u8, KeyState)];
+pub(super) type Entry = (u32, u8, KeyState);
+pub(super) type Versions<'a> = &'a [Entry];
 
 pub(super) fn key_set<F>(primary: u32, versions: Versions<'_>) -> KeySet<F> {
-    let entry = |&(version, octet, state): &(u32, u8, KeyState)| KeyEntry {
+    let entry = |&(version, octet, state): &Entry| KeyEntry {
         version,
         key: Zeroizing::new([octet; 32]),
         state,
@@ -69,7 +70,7 @@ pub(super) fn key_set<F>(primary: u32, versions: Versions<'_>) -> KeySet<F> {
 
 pub(super) struct FakeSource {
     pub(super) calls: Calls<FactorError>,
-    keys: Mutex<(u32, Vec<(u32, u8, KeyState)>)>,
+    keys: Mutex<(u32, Vec<Entry>)>,
 }
 
 impl FakeSource {
@@ -220,7 +221,7 @@ pub(super) struct Fakes {
     pub(super) wrapper: Arc<FakeWrapper>,
     pub(super) customers: Arc<FakeCustomers>,
     pub(super) operations: Arc<FakeOperations>,
-    pub(super) codebase: (u32, Vec<(u32, u8, KeyState)>),
+    pub(super) codebase: (u32, Vec<Entry>),
 }
 
 impl Fakes {
