@@ -164,7 +164,8 @@ impl Vault {
     /// Seals a secret and stores it. A retry under the same key changes nothing.
     ///
     /// # Errors
-    /// A [`VaultError`]. After [`StoreError::Away`] the change may have happened.
+    /// A [`VaultError`]. After [`StoreError::Away`] the change may have happened; after a [`KeyringError`], too, if its answer was
+    /// lost and it could not be opened to be compared.
     pub async fn encrypt(
         &self,
         caller: &Caller,
@@ -533,5 +534,7 @@ fn shown(row: &CredentialRow) -> Result<Credential, VaultError> {
     })
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::{Replaced, Rows, StoreError, Versioned};
 
-/// A row is decided on at most so many times before the caller is told that others keep changing it.
+/// A row is written at most so many times before the caller is told that others keep changing it.
 const ATTEMPTS: u32 = 5;
 /// The longest pause before the second attempt, in milliseconds. It doubles with each.
 const FIRST_PAUSE_MS: u64 = 10;
@@ -44,7 +44,8 @@ pub enum ChangeError {
 /// ([`Changes`](super::Changes)).
 ///
 /// # Errors
-/// The decision's own, and a [`ChangeError`]. After [`StoreError::Away`] the change may have happened.
+/// The decision's own, and a [`ChangeError`]. After [`StoreError::Away`] the change may have happened, or happen yet; after no other
+/// error. So while a write of ours is unaccounted for, whatever fails is told as that.
 pub async fn change<R, A, E, F>(rows: &R, id: &R::Id, mut decide: impl FnMut(Option<R::Row>) -> F) -> Result<A, E>
 where
     R: Rows + ?Sized,
@@ -52,27 +53,39 @@ where
     E: From<ChangeError>,
 {
     let mut present = rows.get(id).await.map_err(ChangeError::from)?;
-    for attempt in 0..ATTEMPTS {
+    // A write of ours was not answered, and the row is still the one that it replaces: it may land yet.
+    let mut unanswered = None;
+    for attempt in 0..=ATTEMPTS {
         if attempt > 0 {
             sleep(pause(attempt)).await;
         }
         let expected = present.as_ref().map(Versioned::write_id);
-        let (write, answer) = match decide(present).await? {
-            Decision::Done(answer) => return Ok(answer),
-            Decision::Replace(write, answer) => (write, answer),
+        let (write, answer) = match decide(present).await {
+            Ok(Decision::Done(answer)) => return Ok(answer),
+            // The last decision only looks whether a write of ours stands in the row.
+            Ok(Decision::Replace(..)) if attempt == ATTEMPTS => break,
+            Ok(Decision::Replace(write, answer)) => (write, answer),
+            Err(error) => return Err(unanswered.map_or(error, |away| ChangeError::Store(away).into())),
         };
         let written = write.write_id();
         present = match rows.replace(expected, write).await {
             Ok(Replaced::Done) => return Ok(answer),
-            Ok(Replaced::Refused(present)) => present,
-            Err(StoreError::Away(_)) => rows.get(id).await.map_err(ChangeError::from)?,
-            Err(error) => return Err(ChangeError::Store(error).into()),
+            Ok(Replaced::Refused(present)) => {
+                unanswered = None;
+                present
+            }
+            Err(away @ StoreError::Away(_)) => {
+                let present = rows.get(id).await.map_err(|_| ChangeError::Store(away.clone()))?;
+                unanswered = (present.as_ref().map(Versioned::write_id) == expected).then_some(away);
+                present
+            }
+            Err(error) => return Err(ChangeError::Store(unanswered.unwrap_or(error)).into()),
         };
         if present.as_ref().map(Versioned::write_id) == Some(written) {
             return Ok(answer);
         }
     }
-    Err(ChangeError::Concurrent.into())
+    Err(unanswered.map_or(ChangeError::Concurrent, ChangeError::Store).into())
 }
 
 /// A random pause, so that two writers do not meet again.

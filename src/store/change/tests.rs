@@ -170,8 +170,24 @@ async fn a_refused_write_is_decided_again_from_the_present_row() {
 #[tokio::test(start_paused = true)]
 async fn five_refusals_are_the_end() {
     let fake = Fake::new(None, (0..9).map(|_| Answer::Overtaken));
-    assert_eq!(add_me(&fake).await, (Err(Error::Change(ChangeError::Concurrent)), 5));
+    // The sixth decision writes nothing.
+    assert_eq!(add_me(&fake).await, (Err(Error::Change(ChangeError::Concurrent)), 6));
     assert_eq!(fake.written(), 5);
+}
+
+/// Nobody else writes. A change that may land yet is not told as one that did not happen.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_is_away() {
+    let fake = Fake::new(None, (0..5).map(|_| Answer::LostBefore));
+    assert_eq!(add_me(&fake).await, (Err(Error::Change(ChangeError::Store(away()))), 6));
+    assert_eq!(fake.written(), 5);
+
+    let mut answers: Vec<_> = (0..4).map(|_| Answer::LostBefore).collect();
+    answers.push(Answer::Late);
+    let fake = Fake::new(None, answers);
+    let (answer, _) = add_me(&fake).await;
+    assert_eq!(answer, Err(Error::Change(ChangeError::Store(away()))));
+    assert_eq!(fake.made_by(), ["me"], "and it did happen");
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,7 +229,7 @@ async fn a_reading_that_fails_is_told_and_decides_nothing() {
 
     // After a lost answer nobody knows; nothing is written again on a guess.
     let fake = Fake::new(None, [Answer::LostAfter]);
-    fake.reads.lock().unwrap().extend([None, Some(away())]);
+    fake.reads.lock().unwrap().extend([None, Some(StoreError::Throttled)]);
     assert_eq!(add_me(&fake).await, (Err(Error::Change(ChangeError::Store(away()))), 1));
     assert_eq!((fake.written(), fake.made_by()), (1, vec!["me"]));
 }
@@ -238,4 +254,19 @@ async fn a_decision_that_refuses_writes_nothing() {
     let refuse = |_| async { Err::<Decision<Row, ()>, _>(Error::Decision) };
     assert_eq!(change(&fake, &(), refuse).await, Err(Error::Decision));
     assert_eq!(fake.written(), 0);
+}
+
+/// The row is as it was read, so the first write may land yet, whatever stops the second.
+#[tokio::test(start_paused = true)]
+async fn what_fails_while_a_write_is_unaccounted_for_is_told_as_that() {
+    let fake = Fake::new(None, [Answer::LostBefore, Answer::Error(StoreError::Throttled)]);
+    assert_eq!(add_me(&fake).await, (Err(Error::Change(ChangeError::Store(away()))), 2));
+
+    let fake = Fake::new(None, [Answer::LostBefore]);
+    let decided = Cell::new(false);
+    let once = |_| {
+        let again = decided.replace(true);
+        async move { if again { Err(Error::Decision) } else { Ok(Decision::Replace(row(&["me"]), ())) } }
+    };
+    assert_eq!(change(&fake, &(), once).await, Err(Error::Change(ChangeError::Store(away()))));
 }

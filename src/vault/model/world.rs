@@ -1,0 +1,463 @@
+//! The store as a client meets it over a network: requests travel, may be lost or late, and so may their answers. Only the
+//! scheduler moves them, one at a time, so that one seed makes one history.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+
+use async_trait::async_trait;
+
+use super::reference::{Applied, Call, Made, Mark, OpId};
+use crate::crypto::Version;
+use crate::ids::{CredentialRef, CustomerId};
+use crate::store::{
+    Changes, CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, KeyRow, OperationId, OperationRow,
+    Operations, Page, Replaced, Rows, StoreError, Versioned, WriteId,
+};
+
+/// SplitMix64.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    pub(super) fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+}
+
+/// How a store is broken on purpose, to show that the check finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is not.
+    None,
+    /// It writes whatever the condition says.
+    IgnoresConditions,
+    /// It reads a row as it was before its last change.
+    ReadsStale,
+    /// It answers that a write is done, and has lost it.
+    LosesWrites,
+    /// It forgets whom the row answered what.
+    ForgetsChanges,
+    /// It writes with less than it was given: the customer without its key.
+    TearsTransactions,
+}
+
+enum Request {
+    GetCredential(CredentialRef),
+    PutCredential(Option<WriteId>, CredentialRow),
+    GetCustomer(CustomerId),
+    PutCustomer(Option<WriteId>, CustomerWrite),
+}
+
+impl Request {
+    fn is_write(&self) -> bool {
+        matches!(self, Self::PutCredential(..) | Self::PutCustomer(..))
+    }
+}
+
+enum Answer {
+    Credential(Option<CredentialRow>),
+    CredentialReplaced(Replaced<CredentialRow>),
+    Customer(Option<CustomerRow>),
+    CustomerReplaced(Replaced<CustomerRow>),
+}
+
+/// A request that has not arrived.
+struct Message {
+    id: usize,
+    op: OpId,
+    request: Request,
+    /// Its sender has been told that nobody answers, or has gone.
+    is_abandoned: bool,
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fate {
+    Arrives,
+    AnswerLost,
+    Lost,
+    /// Its sender gives it up, and it may arrive all the same.
+    Late,
+    Throttled,
+}
+
+/// Everything that a history is made of.
+pub(super) struct World {
+    pub(super) random: Random,
+    pub(super) fault: Fault,
+    pub(super) calls: Vec<Call>,
+    pub(super) history: Vec<String>,
+    /// The writes in their order, each with its row as it was stored.
+    pub(super) applied: Vec<(OpId, Written)>,
+    /// The operation of the client that runs now.
+    pub(super) running: Option<OpId>,
+    /// One in so many readings of the keyring fails. 0: none.
+    pub(super) keyring_fails: usize,
+    messages: Vec<Message>,
+    answers: BTreeMap<usize, Result<Answer, StoreError>>,
+    sent: usize,
+    credentials: BTreeMap<CredentialRef, CredentialRow>,
+    stale: BTreeMap<CredentialRef, CredentialRow>,
+    customers: BTreeMap<CustomerId, CustomerRow>,
+    keys: BTreeMap<(CustomerId, Version), KeyRow>,
+    operations: BTreeMap<(&'static str, String), OperationRow>,
+}
+
+pub(super) enum Written {
+    Credential(Box<CredentialRow>),
+    Customer(Box<CustomerRow>),
+}
+
+impl World {
+    pub(super) fn new(seed: u64, fault: Fault) -> Self {
+        Self {
+            random: Random(seed),
+            fault,
+            calls: Vec::new(),
+            history: Vec::new(),
+            applied: Vec::new(),
+            running: None,
+            keyring_fails: 0,
+            messages: Vec::new(),
+            answers: BTreeMap::new(),
+            sent: 0,
+            credentials: BTreeMap::new(),
+            stale: BTreeMap::new(),
+            customers: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            operations: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn tell(&mut self, line: String) {
+        self.history.push(line);
+    }
+
+    /// The messages under way: number, operation, and whether their senders still wait.
+    pub(super) fn messages(&self) -> Vec<(usize, OpId, bool)> {
+        self.messages.iter().map(|message| (message.id, message.op, !message.is_abandoned)).collect()
+    }
+
+    /// Whether an operation waits for an answer that is not there.
+    pub(super) fn is_waiting(&self, op: OpId) -> bool {
+        self.messages.iter().any(|message| message.op == op && !message.is_abandoned)
+    }
+
+    /// The sender of what is under way for this operation has gone.
+    pub(super) fn abandon(&mut self, op: OpId) {
+        self.messages.retain(|message| message.op != op || message.request.is_write());
+        for message in self.messages.iter_mut().filter(|message| message.op == op) {
+            message.is_abandoned = true;
+        }
+    }
+
+    /// Writes of others to the same row after this operation's own.
+    pub(super) fn writes_since_own(&self, op: OpId) -> usize {
+        let own = self.applied.iter().position(|(by, _)| *by == op);
+        own.map_or(0, |own| self.applied.len() - own - 1)
+    }
+
+    pub(super) fn customer_key(&self, customer: &CustomerId, version: Version) -> Option<KeyRow> {
+        self.keys.get(&(customer.clone(), version)).cloned()
+    }
+
+    /// Lets a message meet its fate.
+    pub(super) fn meet(&mut self, id: usize, fate: Fate) {
+        let Some(index) = self.messages.iter().position(|message| message.id == id) else { return };
+        let away = || Err(StoreError::Away("simulated".to_owned()));
+        let op = self.messages[index].op;
+        if let Fate::Late = fate {
+            self.tell(format!("op {op}: message {id} is given up"));
+            self.answers.insert(id, away());
+            if self.messages[index].request.is_write() {
+                self.messages[index].is_abandoned = true;
+            } else {
+                self.messages.remove(index);
+            }
+            return;
+        }
+        let Message { request, is_abandoned, .. } = self.messages.remove(index);
+        let answer = match fate {
+            Fate::Arrives => self.serve(op, id, request),
+            Fate::AnswerLost => {
+                // Served, and not told.
+                let _ = self.serve(op, id, request);
+                self.tell(format!("op {op}: the answer to message {id} is lost"));
+                away()
+            }
+            Fate::Lost | Fate::Late => {
+                self.tell(format!("op {op}: message {id} is lost"));
+                away()
+            }
+            Fate::Throttled => {
+                self.tell(format!("op {op}: message {id} is throttled"));
+                Err(StoreError::Throttled)
+            }
+        };
+        if !is_abandoned {
+            self.answers.insert(id, answer);
+        }
+    }
+
+    fn serve(&mut self, op: OpId, id: usize, request: Request) -> Result<Answer, StoreError> {
+        match request {
+            Request::GetCredential(credential) => {
+                let stale = self.fault == Fault::ReadsStale && self.random.one_in(4);
+                let rows = if stale { &self.stale } else { &self.credentials };
+                let row = rows.get(&credential).cloned();
+                self.tell(format!("op {op}: message {id} reads {}", told(row.as_ref())));
+                Ok(Answer::Credential(row))
+            }
+            Request::PutCredential(expected, mut row) => {
+                let present = self.credentials.get(&row.id).cloned();
+                if present.as_ref().map(Versioned::write_id) != expected && self.fault != Fault::IgnoresConditions {
+                    self.tell(format!("op {op}: message {id} is refused: {}", told(present.as_ref())));
+                    return Ok(Answer::CredentialReplaced(Replaced::Refused(present)));
+                }
+                if self.fault == Fault::ForgetsChanges {
+                    row.changes = Changes::default();
+                }
+                self.tell(format!("op {op}: message {id} writes {}", told(Some(&row))));
+                if self.fault == Fault::LosesWrites && self.random.one_in(16) {
+                    return Ok(Answer::CredentialReplaced(Replaced::Done));
+                }
+                self.applied.push((op, Written::Credential(Box::new(row.clone()))));
+                if let Some(former) = self.credentials.insert(row.id.clone(), row) {
+                    self.stale.insert(former.id.clone(), former);
+                }
+                Ok(Answer::CredentialReplaced(Replaced::Done))
+            }
+            Request::GetCustomer(customer) => {
+                let row = self.customers.get(&customer).cloned();
+                self.tell(format!("op {op}: message {id} reads a customer: {}", row.is_some()));
+                Ok(Answer::Customer(row))
+            }
+            Request::PutCustomer(expected, CustomerWrite { customer, key }) => {
+                let present = self.customers.get(&customer.id).cloned();
+                if present.as_ref().map(Versioned::write_id) != expected && self.fault != Fault::IgnoresConditions {
+                    self.tell(format!("op {op}: message {id} is refused: the customer is there"));
+                    return Ok(Answer::CustomerReplaced(Replaced::Refused(present)));
+                }
+                self.tell(format!("op {op}: message {id} writes a customer"));
+                self.applied.push((op, Written::Customer(Box::new(customer.clone()))));
+                if let Some(key) = key.filter(|_| self.fault != Fault::TearsTransactions) {
+                    self.keys.insert((customer.id.clone(), key.version), key);
+                }
+                self.customers.insert(customer.id.clone(), customer);
+                Ok(Answer::CustomerReplaced(Replaced::Done))
+            }
+        }
+    }
+}
+
+fn told(row: Option<&CredentialRow>) -> String {
+    row.map_or("no row".to_owned(), |row| match row.life {
+        crate::store::Life::Living(_) => format!("revision {}", row.revision.get()),
+        crate::store::Life::Deleted { .. } => format!("a tombstone of revision {}", row.revision.get()),
+    })
+}
+
+/// What the reference compares: the opened secret of each row is found by `open`.
+pub(super) async fn applied(
+    written: Vec<(OpId, Written)>,
+    credential: impl Fn(&CredentialRef) -> usize,
+    open: impl AsyncFn(&CredentialRow) -> Result<Option<u32>, String>,
+) -> Result<Vec<Applied>, String> {
+    let mut applied = Vec::new();
+    for (by, written) in written {
+        let made = match written {
+            Written::Customer(row) => Made::Customer { row: Mark(row.write_id) },
+            Written::Credential(row) => Made::Credential {
+                credential: credential(&row.id),
+                revision: row.revision.get(),
+                secret: open(&row).await.map_err(|error| format!("a write of op {by} does not open: {error}"))?,
+            },
+        };
+        applied.push(Applied { by, made });
+    }
+    Ok(applied)
+}
+
+/// The world, shared by the store's clients and the scheduler.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    pub(super) fn new(world: World) -> Self {
+        Self(Arc::new(Mutex::new(world)))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    async fn call(&self, request: Request) -> Result<Answer, StoreError> {
+        let id = {
+            let mut world = self.lock();
+            let op = world.running.expect("an operation runs");
+            world.sent += 1;
+            let id = world.sent;
+            world.messages.push(Message { id, op, request, is_abandoned: false });
+            id
+        };
+        // The scheduler polls whom it wants to; nobody needs to be woken.
+        poll_fn(|_| self.lock().answers.remove(&id).map_or(Poll::Pending, Poll::Ready)).await
+    }
+}
+
+/// The store at the other end of the network.
+pub(super) struct Remote(pub(super) Shared);
+
+const WRONG: StoreError = StoreError::Throttled;
+
+#[async_trait]
+impl Rows for Remote {
+    type Id = CredentialRef;
+    type Row = CredentialRow;
+    type Write = CredentialRow;
+
+    async fn get(&self, id: &CredentialRef) -> Result<Option<CredentialRow>, StoreError> {
+        match self.0.call(Request::GetCredential(id.clone())).await? {
+            Answer::Credential(row) => Ok(row),
+            _ => Err(WRONG),
+        }
+    }
+
+    async fn replace(
+        &self,
+        expected: Option<WriteId>,
+        row: CredentialRow,
+    ) -> Result<Replaced<CredentialRow>, StoreError> {
+        match self.0.call(Request::PutCredential(expected, row)).await? {
+            Answer::CredentialReplaced(replaced) => Ok(replaced),
+            _ => Err(WRONG),
+        }
+    }
+}
+
+#[async_trait]
+impl Credentials for Remote {
+    async fn query(
+        &self,
+        _: Option<&CustomerId>,
+        _: Option<&CredentialRef>,
+        _: usize,
+    ) -> Result<Page<CredentialRow, CredentialRef>, StoreError> {
+        unreachable!("nothing is listed")
+    }
+}
+
+pub(super) struct RemoteCustomers(pub(super) Shared);
+
+#[async_trait]
+impl Rows for RemoteCustomers {
+    type Id = CustomerId;
+    type Row = CustomerRow;
+    type Write = CustomerWrite;
+
+    async fn get(&self, id: &CustomerId) -> Result<Option<CustomerRow>, StoreError> {
+        match self.0.call(Request::GetCustomer(id.clone())).await? {
+            Answer::Customer(row) => Ok(row),
+            _ => Err(WRONG),
+        }
+    }
+
+    async fn replace(
+        &self,
+        expected: Option<WriteId>,
+        write: CustomerWrite,
+    ) -> Result<Replaced<CustomerRow>, StoreError> {
+        match self.0.call(Request::PutCustomer(expected, write)).await? {
+            Answer::CustomerReplaced(replaced) => Ok(replaced),
+            _ => Err(WRONG),
+        }
+    }
+}
+
+#[async_trait]
+impl Customers for RemoteCustomers {
+    async fn key(&self, _: &CustomerId, _: Version) -> Result<Option<KeyRow>, StoreError> {
+        unreachable!("the keyring has its own way to the store")
+    }
+
+    async fn query(&self, _: Option<&CustomerId>, _: usize) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
+        unreachable!("nothing is listed")
+    }
+}
+
+/// The same customers as the keyring reads them: at once, or not.
+pub(super) struct Near(pub(super) Shared);
+
+#[async_trait]
+impl Rows for Near {
+    type Id = CustomerId;
+    type Row = CustomerRow;
+    type Write = CustomerWrite;
+
+    async fn get(&self, id: &CustomerId) -> Result<Option<CustomerRow>, StoreError> {
+        let mut world = self.0.lock();
+        let often = world.keyring_fails;
+        if often > 0 && world.random.one_in(often) {
+            return Err(StoreError::Away("simulated".to_owned()));
+        }
+        Ok(world.customers.get(id).cloned())
+    }
+
+    async fn replace(
+        &self,
+        expected: Option<WriteId>,
+        write: CustomerWrite,
+    ) -> Result<Replaced<CustomerRow>, StoreError> {
+        // Only before the history begins.
+        let mut world = self.0.lock();
+        assert!(expected.is_none() && world.calls.is_empty(), "the keyring changes no customer");
+        let CustomerWrite { customer, key } = write;
+        if let Some(key) = key {
+            world.keys.insert((customer.id.clone(), key.version), key);
+        }
+        world.customers.insert(customer.id.clone(), customer);
+        Ok(Replaced::Done)
+    }
+}
+
+#[async_trait]
+impl Customers for Near {
+    async fn key(&self, customer: &CustomerId, version: Version) -> Result<Option<KeyRow>, StoreError> {
+        Ok(self.0.lock().customer_key(customer, version))
+    }
+
+    async fn query(&self, _: Option<&CustomerId>, _: usize) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
+        unreachable!("nothing is listed")
+    }
+}
+
+#[async_trait]
+impl Rows for Shared {
+    type Id = OperationId;
+    type Row = OperationRow;
+    type Write = OperationRow;
+
+    async fn get(&self, id: &OperationId) -> Result<Option<OperationRow>, StoreError> {
+        Ok(self.lock().operations.get(&(id.kind, id.id.clone())).cloned())
+    }
+
+    async fn replace(&self, _: Option<WriteId>, row: OperationRow) -> Result<Replaced<OperationRow>, StoreError> {
+        self.lock().operations.insert((row.id.kind, row.id.id.clone()), row);
+        Ok(Replaced::Done)
+    }
+}
+
+impl Operations for Shared {}
