@@ -268,7 +268,7 @@ impl Settings {
     pub fn from_file(path: &Path) -> Result<Self, SettingsError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| SettingsError::Unreadable(format!("{}: {error}", path.display())))?;
-        Self::from_toml(&text).map_err(|error| match error {
+        Self::from_toml(&text, environment()).map_err(|error| match error {
             SettingsError::Unreadable(problem) => SettingsError::Unreadable(format!("{}: {problem}", path.display())),
             wrong @ SettingsError::Wrong { .. } => wrong,
         })
@@ -286,7 +286,7 @@ impl Settings {
             serde_json::to_string(&path)
                 .map_err(|_| SettingsError::Wrong { key: "--data", problem: "must be UTF-8".to_owned() })
         };
-        Self::from_toml(&format!(
+        let text = format!(
             "deployment = 'dev'\n\
              server.listen = '127.0.0.1:{PORT}'\n\
              server.drain = '2s'\n\
@@ -296,11 +296,11 @@ impl Settings {
             below("environment.json")?,
             below("insecure-local-kms.key")?,
             below("store.redb")?,
-        ))
+        );
+        Self::from_toml(&text, environment())
     }
 
-    fn from_toml(text: &str) -> Result<Self, SettingsError> {
-        let environment = Environment::with_prefix("TRISEAL").prefix_separator("__").separator("__").try_parsing(true);
+    fn from_toml(text: &str, environment: Environment) -> Result<Self, SettingsError> {
         let unreadable = |error: config::ConfigError| SettingsError::Unreadable(error.to_string());
         Config::builder()
             .add_source(File::from_str(text, FileFormat::Toml))
@@ -345,6 +345,11 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// `TRISEAL__SECTION__KEY`. Values are texts until their setting's type is known: a deployment `007` is no number.
+fn environment() -> Environment {
+    Environment::with_prefix("TRISEAL").prefix_separator("__").separator("__")
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

@@ -7,12 +7,16 @@ use std::fmt;
 
 use base64ct::{Base64, Encoding};
 use serde::{Deserialize, Serialize};
+use serde_path_to_error::{Path, Segment};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// A document has at most so many octets: what one Secrets Manager secret holds
 /// (<https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html>).
 pub const MAX_DOCUMENT_OCTETS: usize = 65_536;
+
+/// Of a field's name that is told in an error; the base64 of a key has 44.
+const MAX_NAME_OCTETS: usize = 20;
 
 /// Which of the two factors a document holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,10 +210,7 @@ impl KeyDocument {
 fn parse_json(text: &str) -> Result<RawDocument<'_>, DocumentError> {
     let mut json = serde_json::Deserializer::from_str(text);
     let raw = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = match error.path().to_string() {
-            root if root == "." => "document".to_owned(),
-            path => path,
-        };
+        let path = field(error.path());
         // The inner error's text may echo the value, so only its kind and place are kept.
         let problem = match error.inner().classify() {
             serde_json::error::Category::Data => Problem::WrongType,
@@ -221,6 +222,20 @@ fn parse_json(text: &str) -> Result<RawDocument<'_>, DocumentError> {
     })?;
     json.end().map_err(|error| refused("document", not_json(&error)))?;
     Ok(raw)
+}
+
+/// A path's name. A name that is too long to be a misspelt one of ours may be a misplaced key, and is not repeated.
+fn field(path: &Path) -> String {
+    let mut name = String::new();
+    for segment in path.iter() {
+        let part = match segment {
+            Segment::Seq { index } => format!("[{index}]"),
+            Segment::Map { key } if key.len() <= MAX_NAME_OCTETS => format!(".{key}"),
+            Segment::Map { .. } | Segment::Enum { .. } | Segment::Unknown => ".?".to_owned(),
+        };
+        name.push_str(&part);
+    }
+    if name.is_empty() { "document".to_owned() } else { name.trim_start_matches('.').to_owned() }
 }
 
 fn check_entry(index: usize, entry: &RawEntry<'_>, before: &[KeyEntry]) -> Result<KeyEntry, DocumentError> {

@@ -4,6 +4,9 @@
 //! it knows and what went wrong; it never makes a key because a read failed.
 
 pub mod document;
+// Not beside the document, which the build script compiles, too.
+#[cfg(test)]
+mod document_tests;
 pub mod local;
 mod versions;
 

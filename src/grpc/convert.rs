@@ -27,6 +27,8 @@ const MAX_CONTENT_TYPE: usize = 255;
 const MAX_IDEMPOTENCY_KEY: usize = 128;
 const MAX_PAGE: i32 = 1_000;
 const DEFAULT_PAGE: i32 = 100;
+/// The first second that protobuf's Timestamp has. jiff goes further back.
+const YEAR_1: i64 = -62_135_596_800;
 
 /// Collects what is wrong with a request.
 #[derive(Default)]
@@ -81,9 +83,9 @@ impl Check {
     fn time(&mut self, field: &str, time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
         let time = time?;
         let parsed = Timestamp::new(time.seconds, time.nanos).ok();
-        if parsed.is_none() || !(0..1_000_000_000).contains(&time.nanos) {
+        let parsed = parsed.filter(|_| time.seconds >= YEAR_1 && (0..1_000_000_000).contains(&time.nanos));
+        if parsed.is_none() {
             self.wrong(field, "must lie between the years 1 and 9999");
-            return None;
         }
         parsed
     }

@@ -197,3 +197,6 @@ fn internal(what: &'static str) -> Told {
     error!(what, reference, "internal error");
     Told::new(Code::Internal, "INTERNAL", format!("internal error; the log has it under {reference}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,3 +134,6 @@ macro_rules! prints_as_its_name {
 }
 
 prints_as_its_name!(StoredSalesforceOAuth, StoredPassword, StoredOpaque);
+
+#[cfg(test)]
+mod tests;

@@ -93,8 +93,10 @@ async fn a_file_that_was_cut_off_is_refused_unless_nothing_stood_there() {
 async fn a_file_with_one_octet_changed_is_refused_or_reads_as_before() {
     // redb's header has 320 octets; everything after it is pages.
     const HEADER: usize = 320;
-    // Which of two commits is the present one is a single bit of the header. After a crash the former one may be right.
-    const PRESENT_COMMIT: (usize, u8) = (9, 0);
+    // One octet of it are flags. Which of two commits is the present one is a single bit there, and after a crash the former one
+    // may be right: nobody can tell.
+    const FLAGS: usize = 9;
+    const PRESENT_COMMIT: (usize, u8) = (FLAGS, 0);
     let sample = sample().await;
     for (name, octets) in sample.images() {
         let mut random = 0x2545_f491_4f6c_dd1d_u64;
@@ -105,17 +107,18 @@ async fn a_file_with_one_octet_changed_is_refused_or_reads_as_before() {
             random ^= random << 17;
             usize::try_from(random % below as u64).unwrap()
         };
-        let header = (0..HEADER).step_by(3).map(|at| (at, (at % 8) as u8));
-        let pages: Vec<_> = (0..120).map(|_| (HEADER + next(octets.len() - HEADER), next(8) as u8)).collect();
+        let flags = (0..8).map(|bit| (FLAGS, bit));
+        let header = flags.chain((0..HEADER).step_by(5).map(|at| (at, (at % 8) as u8)));
+        let pages: Vec<_> = (0..60).map(|_| (HEADER + next(octets.len() - HEADER), next(8) as u8)).collect();
         let mut refused = 0;
         for (at, bit) in header.chain(pages) {
-            if (at, bit) == PRESENT_COMMIT {
+            if name == "crashed" && (at, bit) == PRESENT_COMMIT {
                 continue;
             }
             let mut changed = octets.clone();
             changed[at] ^= 1 << bit;
             refused += u32::from(sample.is_refused(&changed, &format!("{name}, bit {bit} of octet {at}")).await);
         }
-        assert!(refused > 50, "{name}: {refused} refused");
+        assert!(refused > 30, "{name}: {refused} refused");
     }
 }

@@ -1,0 +1,146 @@
+use tonic_types::ErrorDetails;
+
+use super::*;
+
+/// A text of a dependency, which goes to the log and never out.
+const PLANTED: &str = "arn:aws:kms:eu-central-1:111122223333:key/planted";
+
+fn planted() -> String {
+    PLANTED.to_owned()
+}
+
+fn revision(number: u64) -> Revision {
+    Revision::new(number).unwrap()
+}
+
+fn details(status: &Status) -> ErrorDetails {
+    status.get_error_details()
+}
+
+/// What a client can tell: code, reason, the seconds of RetryInfo, and the current revision.
+fn told(status: Status) -> (Code, String, Option<u64>, Option<String>) {
+    let details = details(&status);
+    let info = details.error_info().unwrap();
+    assert_eq!(info.domain, DOMAIN);
+    let trailer = status.metadata().get(REASON_TRAILER).unwrap().to_str().unwrap();
+    assert_eq!(trailer, info.reason, "the trailer repeats the reason");
+    assert!(!format!("{status:?}{details:?}").contains("planted"), "{status:?}");
+    assert!(!status.message().is_empty());
+    let retry = details.retry_info().map(|retry| retry.retry_delay.unwrap().as_secs());
+    (status.code(), info.reason.clone(), retry, info.metadata.get("current_revision").cloned())
+}
+
+fn wrapper_errors() -> [(FactorError, Code, &'static str, Option<u64>); 5] {
+    [
+        (FactorError::Absent(planted()), Code::Unavailable, "KMS_REFUSED", None),
+        (FactorError::Refused(planted()), Code::Unavailable, "KMS_REFUSED", None),
+        (FactorError::Throttled, Code::ResourceExhausted, "KMS_THROTTLED", Some(2)),
+        (FactorError::Away(planted()), Code::Unavailable, "KMS_UNAVAILABLE", Some(1)),
+        (FactorError::Corrupt(planted()), Code::DataLoss, "NOT_AUTHENTIC", None),
+    ]
+}
+
+fn store_errors() -> [(StoreError, Code, &'static str, Option<u64>); 5] {
+    [
+        (StoreError::Absent(planted()), Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
+        (StoreError::Refused(planted()), Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
+        (StoreError::Throttled, Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
+        (StoreError::Away(planted()), Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
+        (StoreError::Corrupt(planted()), Code::DataLoss, "MALFORMED", None),
+    ]
+}
+
+#[test]
+fn every_error_of_the_vault_has_its_code_and_reason() {
+    use VaultError as E;
+    for (error, code, reason, retry) in [
+        (E::CredentialNotFound, Code::NotFound, "CREDENTIAL_NOT_FOUND", None),
+        (E::IdempotencyKeyReused, Code::InvalidArgument, "IDEMPOTENCY_KEY_REUSED", None),
+        (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY", None),
+        (E::NoAccessView, Code::FailedPrecondition, "NO_ACCESS_VIEW", None),
+        (E::NeedsReauth, Code::FailedPrecondition, "NEEDS_REAUTH", None),
+        (E::Malformed, Code::DataLoss, "MALFORMED", None),
+        (E::NotAuthentic, Code::DataLoss, "NOT_AUTHENTIC", None),
+        (E::EncodingUnknown, Code::Unavailable, "ENCODING_UNKNOWN", Some(30)),
+        (E::SecretTooLong, Code::InvalidArgument, "BAD_FIELD", None),
+        (E::Internal("planted"), Code::Internal, "INTERNAL", None),
+    ] {
+        assert_eq!(told(error.into()), (code, reason.to_owned(), retry, None));
+    }
+    for (error, code, reason) in [
+        (E::CredentialExists { current: revision(7) }, Code::AlreadyExists, "CREDENTIAL_EXISTS"),
+        (E::RevisionMismatch { current: revision(7) }, Code::Aborted, "REVISION_MISMATCH"),
+    ] {
+        assert_eq!(told(error.into()), (code, reason.to_owned(), None, Some("7".to_owned())));
+    }
+    for (error, code, reason, retry) in store_errors() {
+        assert_eq!(told(E::Store(error).into()), (code, reason.to_owned(), retry, None));
+    }
+}
+
+#[test]
+fn every_error_of_the_keyring_has_its_code_and_reason() {
+    use KeyringError as E;
+    let vault = |error: KeyringError| told(VaultError::Keyring(error).into());
+    for (error, code, reason, retry) in [
+        (E::CustomerNotFound, Code::NotFound, "CUSTOMER_NOT_FOUND", None),
+        (E::CustomerDisabled, Code::FailedPrecondition, "CUSTOMER_DISABLED", None),
+        (E::CustomerPendingDestruction, Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION", None),
+        (E::CustomerDestroyed, Code::FailedPrecondition, "CUSTOMER_DESTROYED", None),
+        (E::KeyVersionRetired, Code::FailedPrecondition, "KEY_VERSION_RETIRED", None),
+        (E::KeyVersionUnknown, Code::FailedPrecondition, "KEY_VERSION_UNKNOWN", None),
+        (E::KeysStale, Code::Unavailable, "KEYS_STALE", Some(5)),
+        (E::SecretsUnavailable, Code::Unavailable, "SECRETS_UNAVAILABLE", Some(5)),
+        (E::Interrupted, Code::Internal, "INTERNAL", None),
+    ] {
+        assert_eq!(vault(error), (code, reason.to_owned(), retry, None));
+    }
+    for (error, code, reason, retry) in wrapper_errors() {
+        assert_eq!(vault(E::Wrapper(error)), (code, reason.to_owned(), retry, None));
+    }
+    for (error, code, reason, retry) in store_errors() {
+        assert_eq!(vault(E::Store(error)), (code, reason.to_owned(), retry, None));
+    }
+}
+
+#[test]
+fn every_error_of_the_directory_has_its_code_and_reason() {
+    use CustomerError as E;
+    for (error, code, reason) in [
+        (E::NotFound, Code::NotFound, "CUSTOMER_NOT_FOUND"),
+        (E::Destroyed, Code::FailedPrecondition, "CUSTOMER_DESTROYED"),
+        (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY"),
+        (E::Internal("planted"), Code::Internal, "INTERNAL"),
+    ] {
+        assert_eq!(told(error.into()), (code, reason.to_owned(), None, None));
+    }
+    for (error, code, reason, retry) in wrapper_errors() {
+        assert_eq!(told(E::Wrapper(error).into()), (code, reason.to_owned(), retry, None));
+    }
+    for (error, code, reason, retry) in store_errors() {
+        assert_eq!(told(E::Store(error).into()), (code, reason.to_owned(), retry, None));
+    }
+}
+
+#[test]
+fn not_authentic_is_one_text_and_an_internal_error_names_its_reference() {
+    let internal = || Status::from(VaultError::Internal("planted"));
+    let reference = internal().message().rsplit(' ').next().unwrap().to_owned();
+    assert!(reference.len() == 16 && reference.bytes().all(|octet| octet.is_ascii_hexdigit()));
+    assert_ne!(internal().message(), internal().message());
+    let text = VaultError::from(crate::crypto::NotAuthentic);
+    assert_eq!(Status::from(text).message(), "the stored envelope is not authentic");
+}
+
+#[test]
+fn every_violation_is_told() {
+    let violations = || vec![FieldViolation::new("a", "must be b"), FieldViolation::new("c", "must be d")];
+    let status = bad_fields(violations());
+    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "2 fields are wrong"));
+    let told_violations = details(&status).bad_request().unwrap().field_violations.clone();
+    let pairs: Vec<_> = told_violations.iter().map(|one| (one.field.as_str(), one.description.as_str())).collect();
+    assert_eq!(pairs, [("a", "must be b"), ("c", "must be d")]);
+    assert_eq!(told(status).1, "BAD_FIELD");
+    assert_eq!(bad_fields(violations()[..1].to_vec()).message(), "a: must be b");
+    assert_eq!(deadline_exceeded().code(), Code::DeadlineExceeded);
+}
