@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// An id has at most so many characters.
-pub const MAX_ID_OCTETS: usize = 128;
+const MAX_ID_OCTETS: usize = 128;
 
 /// The text is no id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

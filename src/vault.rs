@@ -15,7 +15,7 @@ use crate::store::{
     State, StoreError, WriteId, change, row_time,
 };
 
-/// What a list shows of rows that it does not want, before it answers with a page that is not full: a bound on one call.
+/// Rows that one list call reads, before it answers with a page that is not full.
 const MAX_LIST_READ: usize = 1_000;
 
 /// Why nothing was sealed, opened, shown or erased.

@@ -84,7 +84,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 
     // Before anything is made: a port in use changes nothing.
     let listener = server::bind(settings.server.listen).await?;
-    let fresh = arguments.dev && prepare_development(&settings, &arguments.data)?;
+    if arguments.dev {
+        prepare_development(&settings, &arguments.data)?;
+    }
 
     let deployment = settings.deployment.clone();
     let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &deployment)?);
@@ -111,7 +113,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let credentials = Arc::new(EmbeddedCredentials(store));
     let vault = Arc::new(Vault::new(deployment.clone(), credentials, keyring.clone(), Timestamp::now));
     let directory = Arc::new(CustomerDirectory::new(deployment, customers, wrapper, keyring, Timestamp::now));
-    if fresh {
+    if arguments.dev {
+        // Idempotent: a first start may have been killed before it came so far.
         directory.create(&CustomerId::parse("demo")?).await?;
     }
 
@@ -148,8 +151,8 @@ fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Fai
 }
 
 /// Makes what `--dev` needs, where there is nothing. A key is never made beside a store: the store's records would not open
-/// under it. Tells whether there was no store.
-fn prepare_development(settings: &Settings, data: &Path) -> Result<bool, Failure> {
+/// under it.
+fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(data).map_err(|error| format!("{} can't be made: {error}", data.display()))?;
     let fresh = !settings.store.embedded.path.try_exists()?;
     let mut key = Zeroizing::new([0; 32]);
@@ -160,8 +163,7 @@ fn prepare_development(settings: &Settings, data: &Path) -> Result<bool, Failure
 
     getrandom::fill(key.as_mut())?;
     let document = KeyDocument::first(key, Timestamp::now()).to_json(Form::Environment);
-    make_key_file(&settings.factors.file.path, document.as_bytes(), fresh)?;
-    Ok(fresh)
+    make_key_file(&settings.factors.file.path, document.as_bytes(), fresh)
 }
 
 fn make_key_file(path: &Path, content: &[u8], fresh: bool) -> Result<(), Failure> {

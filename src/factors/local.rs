@@ -126,7 +126,7 @@ fn associated_data(context: &WrapContext<'_>) -> Vec<u8> {
 ///
 /// # Errors
 /// A [`KeyFileError`] that names the file and the field, and never a value.
-pub fn read_document(form: Form, path: &Path) -> Result<KeyDocument, KeyFileError> {
+fn read_document(form: Form, path: &Path) -> Result<KeyDocument, KeyFileError> {
     let text = read_key_file(path)?;
     KeyDocument::parse(form, &text).map_err(|error| KeyFileError::Document(path.to_owned(), error))
 }

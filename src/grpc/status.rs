@@ -1,6 +1,8 @@
 //! Domain errors → gRPC statuses, exhaustively: every variant stands here with its code and reason. No text of a dependency goes
 //! out; what someone must mend is logged here, once, with its whole chain.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ const SEPARATOR: u8 = 0;
 const CUSTOMER: &str = "customer";
 /// Writes in one commit, at most: enough to share an `fsync`, few enough to hold no writer up.
 const MAX_GROUP: usize = 256;
-/// Writes that wait, at most. Requests in flight are bounded below it.
+/// Writes that wait, at most. Above it the store throttles.
 const MAX_WAITING: usize = 4_096;
 /// redb's page cache, in octets. Its default of 1 GiB is too much for a development service.
 const CACHE_OCTETS: usize = 32 << 20;
@@ -88,7 +88,7 @@ impl Drop for EmbeddedStore {
     }
 }
 
-/// Some puts in one table that happen together, on one condition.
+/// Some writes in one table that happen together, on one condition.
 struct Replacement {
     table: Table,
     /// The row that the condition is on, and its new octets.
@@ -183,8 +183,8 @@ impl Rows for EmbeddedCredentials {
         expected: Option<WriteId>,
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
-        let put = (credential_key(&row.id), encoding::encode_credential(&row));
-        let refusal = self.0.write(Replacement { table: CREDENTIALS, row: put, expected, beside: None }).await?;
+        let row = (credential_key(&row.id), encoding::encode_credential(&row));
+        let refusal = self.0.write(Replacement { table: CREDENTIALS, row, expected, beside: None }).await?;
         replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
     }
 }
@@ -225,8 +225,8 @@ impl Rows for EmbeddedCustomers {
         let CustomerWrite { customer, key: wrapped } = write;
         let beside = wrapped
             .map(|row| (wrapped_key_key(&customer.id, row.version), encoding::encode_key(customer.write_id, &row)));
-        let put = (key(customer.id.as_str(), CUSTOMER), encoding::encode_customer(&customer));
-        let refusal = self.0.write(Replacement { table: CUSTOMERS, row: put, expected, beside }).await?;
+        let row = (key(customer.id.as_str(), CUSTOMER), encoding::encode_customer(&customer));
+        let refusal = self.0.write(Replacement { table: CUSTOMERS, row, expected, beside }).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
     }
 }
@@ -268,8 +268,8 @@ impl Rows for EmbeddedOperations {
         expected: Option<WriteId>,
         row: OperationRow,
     ) -> Result<Replaced<OperationRow>, StoreError> {
-        let put = (key(row.id.kind, &row.id.id), encoding::encode_operation(&row));
-        let refusal = self.0.write(Replacement { table: OPERATIONS, row: put, expected, beside: None }).await?;
+        let row = (key(row.id.kind, &row.id.id), encoding::encode_operation(&row));
+        let refusal = self.0.write(Replacement { table: OPERATIONS, row, expected, beside: None }).await?;
         replaced(refusal, |octets| encoding::decode_operation(row.id, octets))
     }
 }

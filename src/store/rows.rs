@@ -2,9 +2,8 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -212,7 +211,7 @@ impl Changes {
     /// A row remembers at most so many.
     pub const MAX: usize = 8;
     /// And each for so long.
-    pub const REMEMBERED: Duration = Duration::from_hours(24);
+    const REMEMBERED: SignedDuration = SignedDuration::from_hours(24);
 
     /// The change that this caller made under this key, if it is remembered.
     pub fn find(&self, key: &IdempotencyKey, caller: &Caller, now: Timestamp) -> Option<&Change> {
@@ -234,7 +233,7 @@ impl Changes {
 }
 
 fn is_remembered(change: &Change, now: Timestamp) -> bool {
-    now.duration_since(change.time) < jiff::SignedDuration::from_hours(24)
+    now.duration_since(change.time) < Changes::REMEMBERED
 }
 
 /// A customer: its state, and the versions of its key without the keys.
