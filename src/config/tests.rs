@@ -33,10 +33,10 @@ fn an_empty_file_has_the_safe_defaults() {
     assert_eq!(settings.factors.environment, EnvironmentFrom::SecretsManager);
     assert_eq!(settings.factors.customer, CustomerFrom::Kms);
     assert_eq!(settings.factors.file.path, Path::new(".triseal/environment.json"));
-    let EnvironmentTiming { poll, max_age } = settings.factors.file.timing();
-    assert_eq!((poll, max_age), (Duration::from_secs(30), Duration::from_mins(15)));
+    let file = &settings.factors.file;
+    assert_eq!((file.poll, file.max_age), (Duration::from_secs(30), Duration::from_mins(15)));
     assert_eq!(settings.factors.local.master_key, Path::new(".triseal/insecure-local-kms.key"));
-    let CacheLimits { roots, refresh_after, max_age, customer_staleness } = settings.cache.limits();
+    let Cache { roots, refresh_after, max_age, customer_staleness } = settings.cache;
     assert_eq!((roots, refresh_after), (100_000, Duration::from_mins(15)));
     assert_eq!((max_age, customer_staleness), (Duration::from_mins(60), Duration::from_secs(10)));
     assert_eq!(settings.store.backend, Backend::Dynamodb);
@@ -111,7 +111,7 @@ fn the_environment_overrides_the_file() {
     .unwrap();
     assert_eq!(settings.deployment.as_str(), "007", "a text is no number");
     assert_eq!(settings.server.listen.to_string(), "[::1]:1");
-    assert_eq!((settings.cache.roots, settings.factors.codebase_primary), (5, Some(2)));
+    assert_eq!((settings.cache.roots, settings.factors.codebase_primary), (5, NonZeroU32::new(2)));
     assert_eq!(settings.factors.file.path, Path::new("1.50"));
     assert!(!settings.insecure.plaintext && settings.insecure.local_kms);
     assert_eq!(settings.telemetry.log, "triseal=debug,warn");
@@ -121,6 +121,7 @@ fn the_environment_overrides_the_file() {
         ("TRISEAL__EXTRA", "1", "extra"),
         ("TRISEAL__SERVER__EXTRA", "1", "extra"),
         ("TRISEAL__CACHE__ROOTS", "many", "cache.roots"),
+        ("TRISEAL__FACTORS__CODEBASE_PRIMARY", "0", "factors.codebase_primary"),
         ("TRISEAL__STORE__BACKEND", "", "store.backend"),
         ("TRISEAL__INSECURE__PLAINTEXT", "perhaps", "insecure.plaintext"),
     ] {
@@ -132,7 +133,7 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
-    let edits: [(&str, Edit); 12] = [
+    let edits: [(&str, Edit); 11] = [
         ("insecure.plaintext", |settings| settings.insecure.plaintext = false),
         ("server.listen", |settings| settings.server.listen = "0.0.0.0:7443".parse().unwrap()),
         ("server.listen", |settings| settings.server.listen = "[::ffff:127.0.0.1]:7443".parse().unwrap()),
@@ -140,7 +141,6 @@ fn each_refusal_names_its_key() {
         ("factors.customer", |settings| settings.factors.customer = CustomerFrom::Kms),
         ("factors.customer", |settings| settings.insecure.local_kms = false),
         ("store.backend", |settings| settings.store.backend = Backend::Dynamodb),
-        ("factors.codebase_primary", |settings| settings.factors.codebase_primary = Some(0)),
         ("cache.roots", |settings| settings.cache.roots = 0),
         ("cache.roots", |settings| settings.cache.roots = 10_000_001),
         ("cache.refresh_after", |settings| settings.cache.refresh_after = Duration::from_mins(61)),

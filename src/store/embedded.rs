@@ -183,8 +183,8 @@ impl Rows for EmbeddedCredentials {
         expected: Option<WriteId>,
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
-        let row = (credential_key(&row.id), encoding::encode_credential(&row));
-        let refusal = self.0.write(Replacement { table: CREDENTIALS, row, expected, beside: None }).await?;
+        let encoded = (credential_key(&row.id), encoding::encode_credential(&row));
+        let refusal = self.0.write(Replacement { table: CREDENTIALS, row: encoded, expected, beside: None }).await?;
         replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
     }
 }
@@ -268,8 +268,8 @@ impl Rows for EmbeddedOperations {
         expected: Option<WriteId>,
         row: OperationRow,
     ) -> Result<Replaced<OperationRow>, StoreError> {
-        let row = (key(row.id.kind, &row.id.id), encoding::encode_operation(&row));
-        let refusal = self.0.write(Replacement { table: OPERATIONS, row, expected, beside: None }).await?;
+        let encoded = (key(row.id.kind, &row.id.id), encoding::encode_operation(&row));
+        let refusal = self.0.write(Replacement { table: OPERATIONS, row: encoded, expected, beside: None }).await?;
         replaced(refusal, |octets| encoding::decode_operation(row.id, octets))
     }
 }
