@@ -10,11 +10,8 @@ use crate::ids::{CustomerId, Deployment};
 use crate::keyring::Keyring;
 use crate::store::{
     ChangeError, CustomerRow, CustomerState, CustomerWrite, Customers, Decision, KeyRow, KeyVersion, KeyVersionState,
-    Page, StoreError, WriteId, change, row_time,
+    Page, StoreError, WriteId, change, filtered, row_time,
 };
-
-/// Customers that one list call reads, at most, before it answers with a page that is not full.
-const MAX_LIST_READ: usize = 1_000;
 
 /// Why a customer was not created or shown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,17 +129,9 @@ impl CustomerDirectory {
         after: Option<CustomerId>,
         limit: usize,
     ) -> Result<Page<CustomerRow, CustomerId>, CustomerError> {
-        let (mut found, mut after, mut read) = (Vec::new(), after, 0);
-        loop {
-            // Never more than fits, so that no row is read and then left out.
-            let page = self.customers.query(after.as_ref(), limit - found.len()).await?;
-            read += page.rows.len();
-            found.extend(page.rows.into_iter().filter(|row| state.is_none_or(|state| state.wants(row.state))));
-            after = page.next;
-            if after.is_none() || found.len() == limit || read >= MAX_LIST_READ {
-                return Ok(Page { rows: found, next: after });
-            }
-        }
+        let query = |after: Option<CustomerId>, limit| async move { self.customers.query(after.as_ref(), limit).await };
+        let keep = |row: CustomerRow| state.is_none_or(|state| state.wants(row.state)).then_some(row);
+        Ok(filtered(limit, after, query, keep).await?)
     }
 
     async fn provision(&self, id: &CustomerId) -> Result<(CustomerRow, KeyRow), CustomerError> {
@@ -169,3 +158,6 @@ impl CustomerDirectory {
         Ok((customer, KeyRow { version, wrapped: wrapped.octets, kms_key_arn: wrapped.kms_key_arn }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,11 +12,8 @@ use crate::secret::stored::{self, DecodeError};
 use crate::secret::{Kind, Secret, View};
 use crate::store::{
     Change, ChangeError, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Life, Living, Page, Revision,
-    State, StoreError, WriteId, change, row_time,
+    State, StoreError, WriteId, change, filtered, row_time,
 };
-
-/// Rows that one list call reads, before it answers with a page that is not full.
-const MAX_LIST_READ: usize = 1_000;
 
 /// Why nothing was sealed, opened, shown or erased.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -262,23 +259,16 @@ impl Vault {
         after: Option<CredentialRef>,
         limit: usize,
     ) -> Result<Page<Credential, CredentialRef>, VaultError> {
-        let (mut found, mut after, mut read) = (Vec::new(), after, 0);
-        loop {
-            // Never more than fits, so that no row is read and then left out.
-            let wanted = limit - found.len();
-            let page = self.credentials.query(filter.customer.as_ref(), after.as_ref(), wanted).await?;
-            read += page.rows.len();
-            for (row, living) in page.rows.iter().filter_map(living) {
-                if filter.wants(living) {
-                    found.push(shown(row)?);
-                }
-            }
-            after = page.next;
-            if after.is_none() || found.len() == limit || read >= MAX_LIST_READ {
-                break;
-            }
-        }
-        if let Some(customer) = filter.customer.as_ref().filter(|_| found.is_empty() && after.is_none()) {
+        let customer = filter.customer.as_ref();
+        let query = |after: Option<CredentialRef>, limit| async move {
+            self.credentials.query(customer, after.as_ref(), limit).await
+        };
+        let keep = |row: CredentialRow| {
+            let (row, living) = living(&row)?;
+            if filter.wants(living) { shown(row).ok() } else { None }
+        };
+        let page = filtered(limit, after, query, keep).await?;
+        if let Some(customer) = customer.filter(|_| page.rows.is_empty() && page.next.is_none()) {
             match self.keyring.check_active(customer).await {
                 // A customer without credentials, whatever its state.
                 Ok(())
@@ -290,7 +280,7 @@ impl Vault {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Page { rows: found, next: after })
+        Ok(page)
     }
 
     /// Erases a secret. A tombstone stays, so that nothing of this life can match a later one.

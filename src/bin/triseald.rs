@@ -1,7 +1,9 @@
 //! The service: the composition root, a straight line. Settings, keys, store, keyring, port, self-check, serve, drain.
 
+use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -153,7 +155,11 @@ fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Fai
 /// Makes what `--dev` needs, where there is nothing. A key is never made beside a store: the store's records would not open
 /// under it.
 fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(data).map_err(|error| format!("{} can't be made: {error}", data.display()))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .map_err(|error| format!("{} can't be made: {error}", data.display()))?;
     let fresh = !settings.store.embedded.path.try_exists()?;
     let mut key = Zeroizing::new([0; 32]);
 

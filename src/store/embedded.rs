@@ -4,7 +4,9 @@
 //! wait into one durable commit, so that concurrent writers share one `fsync`. Nothing is answered before it is on disk, and
 //! a commit that fails fails every write in it.
 
+use std::fs::Permissions;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -292,6 +294,8 @@ fn make_file(path: &Path, deployment: &Deployment) -> Result<Option<Database>, O
     let temporary = path.with_file_name(name);
     let made = guard(path, || {
         let db = builder().create(&temporary).map_err(|error| open_error(path, error))?;
+        // What stands in it is sealed, and concerns nobody else all the same.
+        std::fs::set_permissions(&temporary, Permissions::from_mode(0o600)).map_err(io)?;
         mark(&db, deployment).map_err(|error| damaged(path, &error))?;
         match std::fs::hard_link(&temporary, path) {
             Ok(()) => Ok(Some(db)),

@@ -98,6 +98,36 @@ pub trait Customers: Rows<Id = CustomerId, Row = CustomerRow, Write = CustomerWr
 /// The service's own records: fingerprints of factor versions.
 pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = OperationRow> {}
 
+/// Rows that one list call reads, at most, before it answers with a page that is not full.
+const MAX_LIST_READ: usize = 1_000;
+
+/// A page of at most `limit` of what `keep` makes of rows, after `after`; it reads at most 1,000 of them. It may be empty and yet
+/// name a successor.
+///
+/// # Errors
+/// The query's.
+pub async fn filtered<R, I, T, F>(
+    limit: usize,
+    mut after: Option<I>,
+    query: impl Fn(Option<I>, usize) -> F,
+    keep: impl Fn(R) -> Option<T>,
+) -> Result<Page<T, I>, StoreError>
+where
+    F: Future<Output = Result<Page<R, I>, StoreError>>,
+{
+    let (mut rows, mut left) = (Vec::new(), MAX_LIST_READ);
+    loop {
+        // Never more than fits, so that no row is read and then left out.
+        let page = query(after, left.min(limit - rows.len())).await?;
+        left = left.saturating_sub(page.rows.len());
+        rows.extend(page.rows.into_iter().filter_map(&keep));
+        after = page.next;
+        if after.is_none() || rows.len() == limit || left == 0 {
+            return Ok(Page { rows, next: after });
+        }
+    }
+}
+
 /// Some rows, and after which one the next page starts.
 #[derive(Debug)]
 pub struct Page<R, I> {

@@ -63,6 +63,31 @@ async fn salesforces_answer_goes_in_and_comes_out() {
 }
 
 #[tokio::test]
+async fn customers_and_what_is_known_of_a_credential() {
+    let (service, _data) = fresh().await;
+    for _ in 0..2 {
+        let (code, out, error) = text(&service.triseal(&["customer", "create", "acme"], b"").await);
+        assert_eq!(code, Some(0), "{error}");
+        assert!(out.contains("acme") && out.contains("active"), "{out}");
+    }
+    let (_, out, _) = text(&service.triseal(&["customer", "get", "acme", "--output", "json"], b"").await);
+    let customer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&customer["state"], &customer["primary_version"]), (&"active".into(), &1.into()));
+    let (code, out, _) = text(&service.triseal(&["customer", "list", "--output", "json"], b"").await);
+    let ids: Vec<_> = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect();
+    assert_eq!(code, Some(0));
+    assert_eq!(ids.iter().map(|row| row["customer_id"].as_str().unwrap()).collect::<Vec<_>>(), ["acme", "demo"]);
+
+    let on = ["--customer", "acme", "--credential", "jira"];
+    let put = [&["credential", "encrypt", "--kind", "opaque"][..], &on].concat();
+    assert_eq!(service.triseal(&put, b"a secret").await.status.code(), Some(0));
+    let (code, out, _) = text(&service.triseal(&[&["credential", "get"][..], &on].concat(), b"").await);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("lineage:       codebase 1, environment 1, customer 1"), "{out}");
+    assert!(!out.contains("a secret"));
+}
+
+#[tokio::test]
 async fn passwords_and_octets_too() {
     let (service, _data) = fresh().await;
     let put = ["credential", "encrypt", "--customer", "demo", "--credential"];
