@@ -301,6 +301,7 @@ impl Settings {
     }
 
     fn from_toml(text: &str, environment: Environment) -> Result<Self, SettingsError> {
+        check_toml(text)?;
         let unreadable = |error: config::ConfigError| SettingsError::Unreadable(error.to_string());
         Config::builder()
             .add_source(File::from_str(text, FileFormat::Toml))
@@ -350,6 +351,14 @@ impl Settings {
 /// `TRISEAL__SECTION__KEY`. Values are texts until their setting's type is known: a deployment `007` is no number.
 fn environment() -> Environment {
     Environment::with_prefix("TRISEAL").prefix_separator("__").separator("__")
+}
+
+/// Tells where a text stops being TOML, and not what stands there: a key file given by mistake is none.
+fn check_toml(text: &str) -> Result<(), SettingsError> {
+    let Err(error) = text.parse::<toml::Table>() else { return Ok(()) };
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    Err(SettingsError::Unreadable(format!("it is no TOML from line {line} on")))
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

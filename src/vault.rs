@@ -177,7 +177,11 @@ impl Vault {
         let now = row_time((self.clock)());
 
         change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
-            let (revision, create_time) = match decide_encrypt(present.as_ref(), caller, &key, condition, now)? {
+            let decided = match decide_encrypt(present.as_ref(), caller, &key, condition, now) {
+                Err(VaultError::CredentialNotFound) => return Err(self.missing(&id.customer).await),
+                decided => decided?,
+            };
+            let (revision, create_time) = match decided {
                 Encrypt::Repeated(made) => {
                     return self.repeated(present, &made, hints, plaintext).await.map(Decision::Done);
                 }
@@ -516,7 +520,7 @@ fn shown(row: &CredentialRow) -> Result<Credential, VaultError> {
         kind: living.kind,
         state: living.state.clone(),
         revision: row.revision,
-        lineage: Envelope::parse(living.envelope.clone()).ok().map(|envelope| envelope.lineage()),
+        lineage: Envelope::lineage_of(&living.envelope).ok(),
         create_time: row.create_time,
         update_time: row.update_time,
         refresh_time: living.refresh_time,

@@ -12,13 +12,13 @@ use base64ct::{Base64, Encoding};
 use clap::Parser;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{error, info};
 use triseal::config::Settings;
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
-use triseal::customers::CustomerDirectory;
-use triseal::factors::KeySet;
+use triseal::customers::{CustomerDirectory, CustomerError};
 use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
+use triseal::factors::{EnvironmentSource, KeySet};
 use triseal::grpc::server;
 use triseal::ids::CustomerId;
 use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
@@ -90,14 +90,18 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         prepare_development(&settings, &arguments.data)?;
     }
 
+    // Both key files are read before a store is made: a start that is refused for them leaves none behind.
+    let wrapper = Arc::new(LocalWrapper::open(&settings.factors.local.master_key)?);
+    let environment = Arc::new(EnvironmentFile::new(settings.factors.file.path.clone()));
+    environment.fetch().await?;
+
     let deployment = settings.deployment.clone();
     let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &deployment)?);
     let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
-    let wrapper = Arc::new(LocalWrapper::open(&settings.factors.local.master_key)?);
     let sources = Sources {
         deployment: deployment.clone(),
         codebase,
-        environment: Arc::new(EnvironmentFile::new(settings.factors.file.path.clone())),
+        environment,
         wrapper: wrapper.clone(),
         customers: customers.clone(),
         operations: Arc::new(EmbeddedOperations(Arc::clone(&store))),
@@ -112,17 +116,32 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
-    let credentials = Arc::new(EmbeddedCredentials(store));
+    let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
     let vault = Arc::new(Vault::new(deployment.clone(), credentials, keyring.clone(), Timestamp::now));
     let directory = Arc::new(CustomerDirectory::new(deployment, customers, wrapper, keyring, Timestamp::now));
     if arguments.dev {
         // Idempotent: a first start may have been killed before it came so far.
-        directory.create(&CustomerId::parse("demo")?).await?;
+        match directory.create(&CustomerId::parse("demo")?).await {
+            Ok(_) | Err(CustomerError::Destroyed) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 
     let listen = listener.local_addr()?;
     info!(%listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    server::serve(listener, vault, directory, stop()?, settings.server.drain).await?;
+    let (signalled, written) = (stop()?, Arc::clone(&store));
+    let stop = async move {
+        tokio::select! {
+            () = signalled => {}
+            () = written.failed() => error!("the store can't be written any more: stopping"),
+        }
+    };
+    server::serve(listener, vault, directory, stop, settings.server.drain).await?;
+    if store.has_failed() {
+        return Err("the store can't be written any more, perhaps for want of disk space: mend that and start again; \
+                    nothing that was acknowledged is lost"
+            .into());
+    }
     info!("stopped");
     Ok(())
 }
@@ -164,8 +183,11 @@ fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> 
     let mut key = Zeroizing::new([0; 32]);
 
     getrandom::fill(key.as_mut())?;
-    let encoded = Zeroizing::new(Base64::encode_string(key.as_ref()) + "\n");
-    make_key_file(&settings.factors.local.master_key, encoded.as_bytes(), fresh)?;
+    // Of its final size from the start, so that it does not grow and leave a copy behind.
+    let mut encoded = Zeroizing::new([0; 45]);
+    Base64::encode(key.as_ref(), encoded.as_mut())?;
+    encoded[44] = b'\n';
+    make_key_file(&settings.factors.local.master_key, encoded.as_ref(), fresh)?;
 
     getrandom::fill(key.as_mut())?;
     let document = KeyDocument::first(key, Timestamp::now()).to_json(Form::Environment);

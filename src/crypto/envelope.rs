@@ -93,6 +93,15 @@ impl Envelope {
     /// # Errors
     /// [`Malformed`], whatever is wrong.
     pub fn parse(octets: Vec<u8>) -> Result<Self, Malformed> {
+        let lineage = Self::lineage_of(&octets)?;
+        Ok(Self { octets, lineage })
+    }
+
+    /// The versions that the header of an envelope names, without taking it.
+    ///
+    /// # Errors
+    /// [`Malformed`], whatever is wrong.
+    pub fn lineage_of(octets: &[u8]) -> Result<Lineage, Malformed> {
         let body = octets.len().checked_sub(HEADER_OCTETS + COMMITMENT_OCTETS + TAG_OCTETS).ok_or(Malformed)?;
         if body < BLOCK_OCTETS || !body.is_multiple_of(BLOCK_OCTETS) || body > MAX_BODY_OCTETS {
             return Err(Malformed);
@@ -101,7 +110,7 @@ impl Envelope {
         let (codebase, rest) = split_version(rest)?;
         let (environment, rest) = split_version(rest)?;
         let (customer, _) = split_version(rest)?;
-        Ok(Self { octets, lineage: Lineage { codebase, environment, customer } })
+        Ok(Lineage { codebase, environment, customer })
     }
 
     /// The versions that the header names.

@@ -136,11 +136,12 @@ fn read_key_file(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
         io::ErrorKind::NotFound => KeyFileError::Absent(path.to_owned()),
         _ => KeyFileError::Io(path.to_owned(), error),
     };
-    let file = File::open(path).map_err(io)?;
-    let about = file.metadata().map_err(io)?;
-    if !about.is_file() {
+    // Before it is opened: a pipe would wait for a writer.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(KeyFileError::NotAKeyFile(path.to_owned(), "it is no regular file"));
     }
+    let file = File::open(path).map_err(io)?;
+    let about = file.metadata().map_err(io)?;
     if about.mode() & 0o077 != 0 {
         return Err(KeyFileError::OpenToOthers(path.to_owned(), about.mode() & 0o7777));
     }

@@ -20,7 +20,7 @@ use tracing::warn;
 
 use super::credential::Credentials;
 use super::customer::Customers;
-use super::status::deadline_exceeded;
+use super::status::{self, deadline_exceeded};
 use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialServiceServer;
 use super::wire::v1::customer_service_server::CustomerServiceServer;
@@ -146,7 +146,8 @@ where
         let answer = self.0.call(request);
         Box::pin(async move {
             match timeout(deadline, answer).await {
-                Ok(answer) => answer,
+                Ok(Ok(answer)) => Ok(status::with_reason(answer)),
+                Ok(Err(never)) => match never {},
                 Err(_) => Ok(deadline_exceeded().into_http()),
             }
         })

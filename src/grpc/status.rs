@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use http::HeaderMap;
+use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
@@ -78,6 +79,18 @@ pub(super) fn bad_fields(violations: Vec<FieldViolation>) -> Status {
     details.set_error_info("BAD_FIELD", DOMAIN, HashMap::new());
     details.set_bad_request(violations);
     with_trailer(Code::InvalidArgument, "BAD_FIELD", message, details)
+}
+
+/// tonic answers a request that it can't decode, or that is too large, by itself: as INTERNAL or OUT_OF_RANGE, with the decoder's text
+/// and without a reason. The fault is the caller's, and is told as such.
+pub(super) fn with_reason(answer: http::Response<Body>) -> http::Response<Body> {
+    let code = answer.headers().get("grpc-status").and_then(|code| code.to_str().ok()?.parse::<i32>().ok());
+    let unreadable = [Code::Internal, Code::OutOfRange].map(i32::from).into_iter().any(|mute| code == Some(mute));
+    if !unreadable || answer.headers().contains_key(REASON_TRAILER) {
+        return answer;
+    }
+    let description = "must be a message of the method's type, of at most 1,048,576 octets, with texts in UTF-8";
+    bad_fields(vec![FieldViolation::new("request", description)]).into_http()
 }
 
 /// The call took longer than its deadline.
@@ -171,7 +184,9 @@ fn from_store(error: StoreError) -> Told {
     use StoreError as E;
     let unavailable = || Told::new(Code::Unavailable, "STORE_UNAVAILABLE", "the store does not answer");
     match error {
-        E::Throttled => unavailable().retry_after(RETRY_AWAY),
+        E::Throttled => Told::new(Code::ResourceExhausted, "OVERLOADED", "the store has more to write than it can")
+            .retry_after(RETRY_AWAY),
+        E::Newer => Told::new(Code::Unavailable, "ENCODING_UNKNOWN", error.to_string()).retry_after(RETRY_ENCODING),
         E::Away(_) => {
             warn!(%error, "store away");
             unavailable().retry_after(RETRY_AWAY)

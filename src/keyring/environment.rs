@@ -4,12 +4,12 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::fingerprints::{self, FingerprintError};
 use super::single_flight::SingleFlight;
-use super::{ASK_AGAIN, KeyringError, jittered};
+use super::{ASK_AGAIN, KeyringError, LOOK_UP, jittered};
 use crate::crypto::{Environment, Version};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, Lookup, Regression};
 use crate::store::Operations;
@@ -95,10 +95,10 @@ impl EnvironmentKeys {
             return Ok(snapshot);
         }
         // The poll has failed for long. One more try costs nothing but this call's time.
-        match self.ask().await {
-            Some(Err(_)) | None => Err(KeyringError::KeysStale),
-            Some(Ok(())) => Ok(self.snapshot()),
-        }
+        self.ask().await;
+        // Whoever read them, and however long that took, their age decides.
+        let snapshot = self.snapshot();
+        if snapshot.read_at.elapsed() < self.timing.max_age { Ok(snapshot) } else { Err(KeyringError::KeysStale) }
     }
 
     /// The keys, among them an enabled `version`.
@@ -167,7 +167,8 @@ impl EnvironmentKeys {
 
     async fn read_once(&self) -> Result<(), EnvironmentError> {
         let read_at = Instant::now();
-        let keys = self.source.fetch().await?;
+        let fetched = timeout(LOOK_UP, self.source.fetch()).await;
+        let keys = fetched.unwrap_or_else(|_| Err(FactorError::Away("no answer in time".to_owned())))?;
         let before = self.snapshot();
         keys.follows(&before.keys)?;
         fingerprints::check(self.operations.as_ref(), "environment", &keys).await?;

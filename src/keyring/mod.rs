@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 use tracing::{debug, warn};
 
 pub use environment::{EnvironmentError, EnvironmentTiming};
@@ -27,6 +27,8 @@ use single_flight::SingleFlight;
 /// A source is asked for an unknown version at most once in this time for each customer, and for the environment: headers are not
 /// authentic when their versions are looked up.
 pub const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// A source that has not answered in this time is away.
+const LOOK_UP: Duration = Duration::from_secs(10);
 /// After a background refresh that failed, the next is tried no sooner.
 const REFRESH_AGAIN: Duration = Duration::from_secs(30);
 /// How often roots that have grown old are swept out, used or not.
@@ -195,6 +197,10 @@ impl Keyring {
         let standing = self.0.active(customer).await?;
         let environment = self.0.environment.fresh().await?.keys.primary();
         let lineage = Lineage { codebase: self.0.codebase.primary(), environment, customer: standing.primary };
+        // A row that someone edited: what is sealed under a retired version would not open again.
+        if standing.version(standing.primary) != Some(KeyVersionState::Enabled) {
+            return Err(KeyringError::KeyVersionRetired);
+        }
         Ok((lineage, self.0.root_of(customer, lineage).await?))
     }
 
@@ -393,7 +399,9 @@ impl Inner {
         let row = self.customers.key(&customer, lineage.customer).await?.ok_or(KeyringError::KeyVersionUnknown)?;
         let context = WrapContext { deployment: &self.deployment, customer: &customer, version: lineage.customer };
         let wrapped = WrappedKey { octets: row.wrapped, kms_key_arn: row.kms_key_arn };
-        let customer_key = self.wrapper.unwrap(&context, &wrapped).await.map_err(KeyringError::Wrapper)?;
+        let unwrapped = timeout(LOOK_UP, self.wrapper.unwrap(&context, &wrapped)).await;
+        let unwrapped = unwrapped.unwrap_or_else(|_| Err(FactorError::Away("no answer in time".to_owned())));
+        let customer_key = unwrapped.map_err(KeyringError::Wrapper)?;
         let environment = self.environment.snapshot();
         let root = match (self.codebase.get(lineage.codebase), environment.keys.get(lineage.environment)) {
             (Lookup::Enabled(codebase), Lookup::Enabled(environment)) => combine(codebase, environment, customer_key),

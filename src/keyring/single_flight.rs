@@ -49,10 +49,10 @@ where
         if let Some(flight) = flights.get(key) {
             return flight.clone();
         }
-        let landing = Landing { flights: Arc::clone(&self.flights), key: key.clone() };
-        let work = work();
+        let (shared, landing_key, work) = (Arc::clone(&self.flights), key.clone(), work());
         let task = tokio::spawn(async move {
-            let _landing = landing;
+            // Made in the task, and not before: a runtime that is shutting down drops the task here, under the lock.
+            let _landing = Landing { flights: shared, key: landing_key };
             work.await
         });
         let flight = task.map(|ended| ended.map_err(|_| Interrupted)).boxed().shared();
@@ -91,6 +91,16 @@ mod tests {
             assert_eq!(follower.await, Ok(1));
         }
         assert_eq!(flights.start(&"a", work).await, Ok(2), "a landed flight is not joined");
+    }
+
+    #[test]
+    fn a_runtime_that_is_gone_hangs_nobody() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        let _entered = handle.enter();
+        let flight = SingleFlight::<&str, u32>::new().start(&"a", || async { 7 });
+        assert_eq!(futures_util::FutureExt::now_or_never(flight), Some(Err(Interrupted)));
     }
 
     #[tokio::test]

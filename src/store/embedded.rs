@@ -14,7 +14,8 @@ use std::thread;
 
 use async_trait::async_trait;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tracing::error;
 
 use super::encoding::{self, BadRow};
 use super::{
@@ -77,6 +78,8 @@ pub struct EmbeddedStore {
     /// `None` only while it is dropped.
     writes: Option<mpsc::SyncSender<Write>>,
     writer: Option<thread::JoinHandle<()>>,
+    /// Closed when the writer has ended.
+    writing: watch::Receiver<()>,
 }
 
 /// Waits for the writer, so that what it holds is on disk, and the file closed and free, when the store is gone.
@@ -120,11 +123,26 @@ impl EmbeddedStore {
         let db = Arc::new(made.map_or_else(|| open_file(path, deployment), Ok)?);
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
         let written = Arc::clone(&db);
+        let (ended, writing) = watch::channel(());
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_groups(&waiting, |group| commit(&written, group)))
+            .spawn(move || {
+                let _ended = ended;
+                write_groups(&waiting, |group| commit(&written, group));
+            })
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { db, writes: Some(writes), writer: Some(writer) })
+        Ok(Self { db, writes: Some(writes), writer: Some(writer), writing })
+    }
+
+    /// Waits until nothing can be written any more: a commit failed, and the file has to be opened anew by another process.
+    pub async fn failed(&self) {
+        let mut writing = self.writing.clone();
+        while writing.changed().await.is_ok() {}
+    }
+
+    /// Whether nothing can be written any more.
+    pub fn has_failed(&self) -> bool {
+        self.writing.has_changed().is_err()
     }
 
     fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -202,9 +220,7 @@ impl Credentials for EmbeddedCredentials {
         let prefix = customer.map_or_else(Vec::new, |customer| key(customer.as_str(), ""));
         let after = after.map(credential_key);
         let found = self.0.range(CREDENTIALS, &prefix, after.as_deref(), limit, |_| true)?;
-        let rows = found.iter().map(|(key, octets)| encoding::decode_credential(credential_ref(key)?, octets));
-        let rows = rows.collect::<Result<Vec<_>, _>>().map_err(bad_row)?;
-        Ok(page(rows, limit, |row| row.id.clone()))
+        Ok(page(&found, limit, credential_ref, encoding::decode_credential))
     }
 }
 
@@ -248,9 +264,7 @@ impl Customers for EmbeddedCustomers {
         let after = after.map(|customer| key(customer.as_str(), CUSTOMER));
         let own_row = [&[SEPARATOR], CUSTOMER.as_bytes()].concat();
         let found = self.0.range(CUSTOMERS, b"", after.as_deref(), limit, |key| key.ends_with(&own_row))?;
-        let rows = found.iter().map(|(key, octets)| encoding::decode_customer(customer_id(key)?, octets));
-        let rows = rows.collect::<Result<Vec<_>, _>>().map_err(bad_row)?;
-        Ok(page(rows, limit, |row| row.id.clone()))
+        Ok(page(&found, limit, customer_id, encoding::decode_customer))
     }
 }
 
@@ -391,18 +405,21 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
     std::fs::File::open(directory)?.sync_all()
 }
 
-/// The writer's thread: all that waits, in one commit. It ends when the store is dropped, or when a commit panics; then every write
-/// is answered as away.
+/// The writer's thread: all that waits, in one commit. It ends when the store is dropped, or when a commit fails or panics; then every
+/// write is answered as away.
 fn write_groups(
     waiting: &mpsc::Receiver<Write>,
     mut commit: impl FnMut(&[Replacement]) -> Result<Vec<Refusal>, StoreError>,
 ) {
-    while let Ok(first) = waiting.recv() {
+    let mut healthy = true;
+    while let (true, Ok(first)) = (healthy, waiting.recv()) {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(MAX_GROUP - 1));
         let (replacements, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|write| (write.replacement, write.answer)).unzip();
         let outcomes = commit(&replacements);
+        // redb takes no write after one that failed, until the file is opened anew.
+        healthy = outcomes.is_ok();
         for (index, answer) in answers.into_iter().enumerate() {
             let outcome = match &outcomes {
                 Ok(refusals) => Ok(refusals.get(index).cloned().unwrap_or_default()),
@@ -454,9 +471,25 @@ fn replaced<R>(refusal: Refusal, decode: impl FnOnce(&[u8]) -> Result<R, BadRow>
     }
 }
 
-fn page<R, I>(rows: Vec<R>, limit: usize, id: impl Fn(&R) -> I) -> Page<R, I> {
-    let next = if rows.len() < limit { None } else { rows.last().map(id) };
-    Page { rows, next }
+/// A row that can't be read is left out and logged, so that it hides no other; whoever asks for it by name learns what is wrong.
+fn page<R, I: Clone>(
+    found: &[(Vec<u8>, Vec<u8>)],
+    limit: usize,
+    id: impl Fn(&[u8]) -> Result<I, BadRow>,
+    decode: impl Fn(I, &[u8]) -> Result<R, BadRow>,
+) -> Page<R, I> {
+    let (mut rows, mut last) = (Vec::with_capacity(found.len()), None);
+    for (key, octets) in found {
+        let read = id(key).and_then(|id| {
+            last = Some(id.clone());
+            decode(id, octets)
+        });
+        match read {
+            Ok(row) => rows.push(row),
+            Err(bad) => error!(error = %bad_row(bad), key = %key.escape_ascii(), "row left out of a list"),
+        }
+    }
+    Page { rows, next: if found.len() < limit { None } else { last } }
 }
 
 fn key(partition: &str, sort: &str) -> Vec<u8> {
@@ -473,8 +506,8 @@ fn wrapped_key_key(customer: &CustomerId, version: Version) -> Vec<u8> {
 }
 
 fn credential_ref(key: &[u8]) -> Result<CredentialRef, BadRow> {
-    let bad = BadRow("a credential's key is no pair of ids");
-    let (customer, credential) = split(key).ok_or(BadRow("a credential's key has one part"))?;
+    let bad = BadRow::Corrupt("a credential's key is no pair of ids");
+    let (customer, credential) = split(key).ok_or(BadRow::Corrupt("a credential's key has one part"))?;
     match (CustomerId::parse(customer), CredentialId::parse(credential)) {
         (Ok(customer), Ok(credential)) => Ok(CredentialRef { customer, credential }),
         (Err(_), _) | (_, Err(_)) => Err(bad),
@@ -482,8 +515,8 @@ fn credential_ref(key: &[u8]) -> Result<CredentialRef, BadRow> {
 }
 
 fn customer_id(key: &[u8]) -> Result<CustomerId, BadRow> {
-    let (customer, _) = split(key).ok_or(BadRow("a customer's key has one part"))?;
-    CustomerId::parse(customer).map_err(|_| BadRow("a customer's key is no id"))
+    let (customer, _) = split(key).ok_or(BadRow::Corrupt("a customer's key has one part"))?;
+    CustomerId::parse(customer).map_err(|_| BadRow::Corrupt("a customer's key is no id"))
 }
 
 fn split(key: &[u8]) -> Option<(&str, &str)> {
@@ -491,7 +524,10 @@ fn split(key: &[u8]) -> Option<(&str, &str)> {
 }
 
 fn bad_row(bad: BadRow) -> StoreError {
-    StoreError::Corrupt(bad.0.to_owned())
+    match bad {
+        BadRow::Corrupt(what) => StoreError::Corrupt(what.to_owned()),
+        BadRow::Newer => StoreError::Newer,
+    }
 }
 
 fn writer_gone() -> StoreError {

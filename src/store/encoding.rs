@@ -18,8 +18,13 @@ use crate::secret::Kind;
 const FORMAT: u8 = 1;
 const WRITE_ID_OCTETS: usize = 16;
 
-/// The octets are no row of ours. Says where, and nothing of what stands there.
-pub(super) struct BadRow(pub(super) &'static str);
+/// Why octets are not read as a row. Says where, and nothing of what stands there.
+pub(super) enum BadRow {
+    /// They are no row of ours.
+    Corrupt(&'static str),
+    /// A newer release wrote them.
+    Newer,
+}
 
 #[derive(Encode, Decode)]
 struct CredentialFields {
@@ -112,10 +117,12 @@ struct KeyFields {
 pub(super) fn write_id(row: &[u8]) -> Result<WriteId, BadRow> {
     let rest = match row.split_first() {
         Some((&FORMAT, rest)) => rest,
-        Some(_) => return Err(BadRow("a row's format is not one that this release knows")),
-        None => return Err(BadRow("a row is empty")),
+        Some(_) => return Err(BadRow::Newer),
+        None => return Err(BadRow::Corrupt("a row is empty")),
     };
-    rest.first_chunk::<WRITE_ID_OCTETS>().map(|octets| WriteId::from_octets(*octets)).ok_or(BadRow("a row is cut off"))
+    rest.first_chunk::<WRITE_ID_OCTETS>()
+        .map(|octets| WriteId::from_octets(*octets))
+        .ok_or(BadRow::Corrupt("a row is cut off"))
 }
 
 pub(super) fn encode_credential(row: &CredentialRow) -> Vec<u8> {
@@ -147,7 +154,7 @@ pub(super) fn decode_credential(id: CredentialRef, octets: &[u8]) -> Result<Cred
     let life = match (fields.living, fields.delete_time) {
         (Some(living), None) => Life::Living(living_from(living)?),
         (None, Some(time)) => Life::Deleted { time: timestamp(time)? },
-        (Some(_), Some(_)) | (None, None) => return Err(BadRow("a credential is neither living nor deleted")),
+        (Some(_), Some(_)) | (None, None) => return Err(BadRow::Corrupt("a credential is neither living nor deleted")),
     };
     let changes = fields.changes.into_iter().map(|change| {
         Ok(Change {
@@ -187,7 +194,7 @@ fn living_from(fields: LivingFields) -> Result<Living, BadRow> {
     let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == fields.kind);
     Ok(Living {
         envelope: fields.envelope,
-        kind: kind.ok_or(BadRow("a credential's kind is unknown"))?,
+        kind: kind.ok_or(BadRow::Corrupt("a credential's kind is unknown"))?,
         state: match fields.needs_reauth {
             None => State::Active,
             Some(fields) => State::NeedsReauth { reason: fields.reason, time: timestamp(fields.time)? },
@@ -229,7 +236,7 @@ pub(super) fn decode_customer(id: CustomerId, octets: &[u8]) -> Result<CustomerR
         (2, None) => CustomerState::Disabled,
         (3, Some(time)) => CustomerState::PendingDestruction { destroy_time: timestamp(time)? },
         (4, Some(time)) => CustomerState::Destroyed { destroy_time: timestamp(time)? },
-        (_, _) => return Err(BadRow("a customer's state is unknown")),
+        (_, _) => return Err(BadRow::Corrupt("a customer's state is unknown")),
     };
     let versions = fields.versions.into_iter().map(|key| {
         Ok(KeyVersion {
@@ -283,8 +290,12 @@ fn encode<T: Encode<()> + ?Sized>(write_id: WriteId, fields: &T) -> Vec<u8> {
 fn decode<'a, T: Decode<'a, ()>>(octets: &'a [u8]) -> Result<(WriteId, T), BadRow> {
     let write_id = write_id(octets)?;
     let mut decoder = minicbor::Decoder::new(octets.get(1 + WRITE_ID_OCTETS..).unwrap_or_default());
-    let fields = decoder.decode().map_err(|_| BadRow("a row is not of its form"))?;
-    if decoder.position() == decoder.input().len() { Ok((write_id, fields)) } else { Err(BadRow("a row is too long")) }
+    let fields = decoder.decode().map_err(|_| BadRow::Corrupt("a row is not of its form"))?;
+    if decoder.position() == decoder.input().len() {
+        Ok((write_id, fields))
+    } else {
+        Err(BadRow::Corrupt("a row is too long"))
+    }
 }
 
 fn micros(time: Timestamp) -> i64 {
@@ -292,13 +303,13 @@ fn micros(time: Timestamp) -> i64 {
 }
 
 fn timestamp(micros: i64) -> Result<Timestamp, BadRow> {
-    from_microsecond(micros).map_err(|_| BadRow("a time is out of range"))
+    from_microsecond(micros).map_err(|_| BadRow::Corrupt("a time is out of range"))
 }
 
 fn revision(number: u64) -> Result<Revision, BadRow> {
-    Revision::new(number).ok_or(BadRow("a revision is 0"))
+    Revision::new(number).ok_or(BadRow::Corrupt("a revision is 0"))
 }
 
 fn version(number: u32) -> Result<Version, BadRow> {
-    Version::new(number).ok_or(BadRow("a version is 0"))
+    Version::new(number).ok_or(BadRow::Corrupt("a version is 0"))
 }

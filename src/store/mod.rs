@@ -36,6 +36,9 @@ pub enum StoreError {
     /// A table is missing.
     #[error("the table {0} is missing")]
     Absent(String),
+    /// A newer release wrote the row: it is left as it is, and read by an upgraded process.
+    #[error("the row has a form that this release does not know")]
+    Newer,
     /// What it holds is not of our form.
     #[error("the store is corrupt: {0}")]
     Corrupt(String),

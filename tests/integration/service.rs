@@ -327,5 +327,5 @@ async fn wrong_fields_are_all_named_and_none_repeated() {
     }
     // Above the size of a message it is not even read.
     let status = credentials.encrypt_credential(encrypt("demo", "main", opaque(vec![1; 1 << 20]))).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!((status.code(), reason(&status)), (Code::InvalidArgument, "BAD_FIELD"));
 }

@@ -44,7 +44,8 @@ fn store_errors() -> [(StoreError, Code, &'static str, Option<u64>); 5] {
     [
         (StoreError::Absent(planted()), Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
         (StoreError::Refused(planted()), Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
-        (StoreError::Throttled, Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
+        (StoreError::Throttled, Code::ResourceExhausted, "OVERLOADED", Some(1)),
+        (StoreError::Newer, Code::Unavailable, "ENCODING_UNKNOWN", Some(30)),
         (StoreError::Away(planted()), Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
         (StoreError::Corrupt(planted()), Code::DataLoss, "MALFORMED", None),
     ]

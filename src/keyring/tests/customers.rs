@@ -64,10 +64,12 @@ async fn a_state_other_than_active_refuses_and_drops_the_roots_at_once() {
 async fn a_root_is_not_kept_if_its_customer_was_disabled_meanwhile() {
     let fakes = Fakes::new();
     let keyring = fakes.keyring().await;
-    fakes.wrapper.unwraps.take(30 * SECOND);
+    fakes.wrapper.unwraps.take(9 * SECOND);
     let slow = keyring.clone();
     let slow = tokio::spawn(async move { slow.seals().await });
-    sleep(11 * SECOND).await;
+    sleep(SECOND).await;
+    // Read again meanwhile, as after `customer_staleness`.
+    keyring.forget(&customer_id("acme"));
     fakes.customers.becomes("acme", CustomerState::Disabled);
     assert_eq!(keyring.check_active(&customer_id("acme")).await, Err(KeyringError::CustomerDisabled));
     slow.await.unwrap().unwrap();

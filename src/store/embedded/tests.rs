@@ -161,16 +161,18 @@ fn writes_that_wait_share_a_commit() {
 }
 
 #[test]
-fn a_commit_that_fails_fails_every_write_in_it_and_no_other() {
+fn a_commit_that_fails_fails_every_write_in_it_and_is_the_last() {
     let (waiting, answers) = queue(300);
     let mut commits = 0;
     write_groups(&waiting, |group| {
         commits += 1;
         if commits == 1 { Err(StoreError::Away("full".to_owned())) } else { Ok(vec![None; group.len()]) }
     });
-    let outcomes: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().unwrap()).collect();
-    assert!(outcomes[..256].iter().all(|outcome| *outcome == Err(StoreError::Away("full".to_owned()))));
-    assert!(outcomes[256..].iter().all(|outcome| *outcome == Ok(None)));
+    drop(waiting);
+    let outcomes: Vec<_> = answers.into_iter().map(oneshot::Receiver::blocking_recv).collect();
+    assert!(outcomes[..256].iter().all(|outcome| *outcome == Ok(Err(StoreError::Away("full".to_owned())))));
+    assert!(outcomes[256..].iter().all(Result::is_err), "never written, and never answered as if");
+    assert_eq!(commits, 1);
 }
 
 #[tokio::test]
@@ -181,15 +183,23 @@ async fn a_writer_that_dies_is_away() {
     EmbeddedCredentials(Arc::clone(&store)).replace(None, row.clone()).await.unwrap();
 
     let (writes, waiting) = mpsc::sync_channel(10);
-    let dies = thread::spawn(move || write_groups(&waiting, |_| panic!("planted")));
-    let store = EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: Some(dies) };
-    let credentials = EmbeddedCredentials(Arc::new(store));
+    let (ended, writing) = watch::channel(());
+    let dies = thread::spawn(move || {
+        let _ended = ended;
+        write_groups(&waiting, |_| panic!("planted"));
+    });
+    let store =
+        Arc::new(EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: Some(dies), writing });
+    let credentials = EmbeddedCredentials(Arc::clone(&store));
+    assert!(!store.has_failed());
     let writes = (0..5).map(|_| credentials.replace(None, living("acme", "crm")));
     for outcome in join_all(writes).await {
         assert!(matches!(outcome, Err(StoreError::Away(_))));
     }
     assert!(matches!(credentials.replace(None, living("acme", "crm")).await, Err(StoreError::Away(_))));
     assert_eq!(credentials.get(&row.id).await.unwrap(), Some(row), "what was written is still read");
+    store.failed().await;
+    assert!(store.has_failed());
 }
 
 /// A row that is not of our form is told, and not written over.
@@ -199,16 +209,28 @@ async fn a_corrupt_row_is_an_error_and_stays() {
     let store = open(&directory.path().join("store.redb")).unwrap();
     let row = living("acme", "crm");
     let good = encoding::encode_credential(&row);
+    let newer = &[2; 100][..];
     let credentials = EmbeddedCredentials(Arc::clone(&store));
-    for bad in [&b""[..], &[1], &[2; 100], &good[..17], &good[..good.len() - 1], &[good.as_slice(), &[0]].concat()] {
+    let beside = living("acme", "later");
+    credentials.replace(None, beside.clone()).await.unwrap();
+    for bad in [&b""[..], &[1], newer, &good[..17], &good[..good.len() - 1], &[good.as_slice(), &[0]].concat()] {
         let txn = store.db.begin_write().unwrap();
         txn.open_table(CREDENTIALS).unwrap().insert(credential_key(&row.id).as_slice(), bad).unwrap();
         txn.commit().unwrap();
-        assert!(matches!(credentials.get(&row.id).await, Err(StoreError::Corrupt(_))));
-        assert!(matches!(credentials.query(None, None, 10).await, Err(StoreError::Corrupt(_))));
+        let told = |error: &StoreError| match error {
+            StoreError::Newer => bad == newer,
+            StoreError::Corrupt(_) => bad != newer,
+            _ => false,
+        };
+        assert!(credentials.get(&row.id).await.is_err_and(|error| told(&error)));
+        // It hides no other row, and a list goes on after it.
+        let page = credentials.query(None, None, 10).await.unwrap();
+        assert_eq!(page.rows, [beside.clone()]);
+        let page = credentials.query(None, None, 1).await.unwrap();
+        assert!(page.rows.is_empty() && page.next == Some(row.id.clone()));
         for expected in [None, Some(WriteId::random().unwrap())] {
             let outcome = credentials.replace(expected, living("acme", "crm")).await;
-            assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "{outcome:?}");
+            assert!(outcome.as_ref().is_err_and(told), "{outcome:?}");
         }
         assert_eq!(store.read(CREDENTIALS, &credential_key(&row.id)).unwrap().unwrap(), bad);
     }

@@ -143,7 +143,7 @@ fn due(row: Option<&Row>, customer_exists: bool, id: OpId, op: &Op, now: i64) ->
                 (Some(row), Require::At(revision)) if row.revision != *revision => {
                     return Due::Answer(Outcome::Mismatch(row.revision));
                 }
-                (None, Require::At(_)) => return Due::Answer(Outcome::NotFound),
+                (None, Require::At(_)) => return missing,
                 (Some(_), Require::At(_)) | (None, Require::Absent) | (_, Require::Nothing) => {}
             }
             if !customer_exists {
