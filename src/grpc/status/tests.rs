@@ -40,7 +40,7 @@ fn wrapper_errors() -> [(FactorError, Code, &'static str, Option<u64>); 5] {
     ]
 }
 
-fn store_errors() -> [(StoreError, Code, &'static str, Option<u64>); 5] {
+fn store_errors() -> [(StoreError, Code, &'static str, Option<u64>); 6] {
     [
         (StoreError::Absent(planted()), Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
         (StoreError::Refused(planted()), Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
