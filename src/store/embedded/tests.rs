@@ -225,7 +225,7 @@ async fn a_corrupt_row_is_an_error_and_stays() {
         assert!(credentials.get(&row.id).await.is_err_and(|error| told(&error)));
         // It hides no other row, and a list goes on after it.
         let page = credentials.query(None, None, 10).await.unwrap();
-        assert_eq!(page.rows, [beside.clone()]);
+        assert_eq!(page.rows, std::slice::from_ref(&beside));
         let page = credentials.query(None, None, 1).await.unwrap();
         assert!(page.rows.is_empty() && page.next == Some(row.id.clone()));
         for expected in [None, Some(WriteId::random().unwrap())] {
