@@ -2,6 +2,7 @@
 //!
 //! This builds the crate a second time, with a key file of its own and in a folder of its own below cargo's.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -34,8 +35,8 @@ async fn triseal_contains_no_codebase_key() {
     }
 }
 
-/// cargo, for a build of this crate with `keys`.
-async fn build(target: &Path, keys: &Path) -> Output {
+/// cargo, for a build of this crate with `keys` as the value of TRISEAL_CODEBASE_KEYS.
+async fn build(target: &Path, keys: impl AsRef<OsStr>) -> Output {
     let mut cargo = tokio::process::Command::new(env!("CARGO"));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     cargo.args(["build", "--locked", "--offline", "--bin", "triseald"]);
@@ -74,8 +75,7 @@ async fn the_build_refuses_a_broken_key_file_and_takes_a_real_one() {
         assert!(said.contains(named), "{named:?} is not in {said}");
         assert!(!said.contains(&key[..20]), "a key was shown");
     }
-    let output = build(&target, &folder.path().join("missing.json")).await;
-    assert!(String::from_utf8_lossy(&output.stderr).contains("missing.json"));
+    what_is_no_file_is_refused_and_not_shown(&target, &good, &keys).await;
 
     let output = build(&target, &keys).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -83,6 +83,27 @@ async fn the_build_refuses_a_broken_key_file_and_takes_a_real_one() {
     let built = fs::read(&binary).unwrap();
     assert!(contains(&built, key.as_bytes()));
     refuses_dev_and_runs_otherwise(&binary, folder.path()).await;
+}
+
+/// The keys themselves given for their file, and a value whose second line would be a directive to cargo.
+async fn what_is_no_file_is_refused_and_not_shown(target: &Path, good: &str, keys: &Path) {
+    let key = good.split("\"key\": \"").nth(1).unwrap()[..44].to_owned();
+    let keys = keys.to_str().unwrap();
+    for (value, named) in [
+        (good, "names no readable file"),
+        (good.trim_end(), "names no readable file"),
+        (&key, "names no readable file"),
+        (&format!("{keys}\ncargo::warning=MARKED"), "names no readable file"),
+        ("/MARKED/codebase.json", "names no readable file"),
+        (env!("CARGO_MANIFEST_DIR"), "names no readable file"),
+        ("", "is set and empty"),
+    ] {
+        let output = build(target, value).await;
+        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success(), "{named}");
+        assert!(said.contains(&format!("TRISEAL_CODEBASE_KEYS: {named}")), "{said}");
+        assert!(!said.contains(&key[..20]) && !said.contains("MARKED"), "a value was shown");
+    }
 }
 
 async fn refuses_dev_and_runs_otherwise(binary: &Path, folder: &Path) {
