@@ -163,7 +163,14 @@ async fn keys_are_made_once_and_never_shown() {
         assert_eq!(code, Some(0), "{error}");
         let made = std::fs::read_to_string(&file).unwrap();
         let key = &made.split("\"key\": \"").nth(1).unwrap()[..44];
-        assert!(!(out + &error).contains(key));
+        assert!(!(out.clone() + &error).contains(key));
+        assert!(out.contains("keep a copy offline") && !out.contains("delete"), "{out}");
+        let next = match factor {
+            "codebase" => format!("TRISEAL_CODEBASE_KEYS={} ", file.display()),
+            _ => format!("factors.file.path = \"{}\"", file.display()),
+        };
+        assert!(out.contains(&next), "{out}");
+        assert_eq!(out.contains("value of the secret"), factor == "environment", "{out}");
         let (code, _, error) = text(&run(triseal(&["keygen", factor, file.to_str().unwrap()])).await);
         assert_eq!(code, Some(4), "{error}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), made);

@@ -13,7 +13,7 @@ use triseal::factors::local;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, printable};
 
 /// The commands.
 #[derive(Subcommand)]
@@ -22,7 +22,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  triseal keygen codebase codebase-keys.json\n  \
                             TRISEAL_CODEBASE_KEYS=$PWD/codebase-keys.json cargo build --profile dist")]
     Codebase(Destination),
-    /// Make the key of a deployment, for the value of its secret
+    /// Make the key of a deployment, for a file of its service or for its secret
     #[command(after_help = "Example:\n  triseal keygen environment environment-keys.json")]
     Environment(Destination),
 }
@@ -62,15 +62,19 @@ pub(crate) fn run(command: &Command, output: &mut Output) -> Result<(), Failure>
         ("version", "1".to_owned()),
         ("fingerprint", fingerprint),
     ])?;
+    // As it can be named from everywhere.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let path = printable(&path.to_string_lossy());
     let next = match form {
         Form::Codebase => format!(
             "next: keep a copy offline, and never in version control: without it nothing opens again\n\
-             \x20     build the service with it: TRISEAL_CODEBASE_KEYS={} cargo build --profile dist\n",
-            crate::output::printable(&std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy())
+             \x20     build the service with it: TRISEAL_CODEBASE_KEYS={path} cargo build --profile dist\n"
         ),
-        Form::Environment => "next: keep a copy offline: without it nothing opens again\n\
-             \x20     put the file's content, whole, as the value of the deployment's secret, and delete the file\n"
-            .to_owned(),
+        Form::Environment => format!(
+            "next: keep a copy offline: without it nothing opens again\n\
+             \x20     where the settings have factors.environment = \"file\", set factors.file.path = \"{path}\"\n\
+             \x20     where they have \"secrets-manager\", put the file's content, whole, as the value of the secret\n"
+        ),
     };
     output.octets(next.as_bytes())
 }
