@@ -69,7 +69,7 @@ struct Asked {
 }
 
 impl EnvironmentKeys {
-    /// Reads the keys for the first time.
+    /// Reads the keys for the first time. Nothing has compared their fingerprints.
     pub(super) async fn start(
         source: Arc<dyn EnvironmentSource>,
         operations: Arc<dyn Operations>,
@@ -77,7 +77,6 @@ impl EnvironmentKeys {
     ) -> Result<Arc<Self>, EnvironmentError> {
         let read_at = Instant::now();
         let keys = source.fetch().await?;
-        fingerprints::check(operations.as_ref(), "environment", &keys).await?;
         let current = RwLock::new(Arc::new(Snapshot { keys, read_at }));
         let reading = SingleFlight::new();
         Ok(Arc::new(Self { source, operations, timing, current, reading, asked: Mutex::default() }))
@@ -171,7 +170,7 @@ impl EnvironmentKeys {
         let keys = fetched.unwrap_or_else(|_| Err(FactorError::Away("no answer in time".to_owned())))?;
         let before = self.snapshot();
         keys.follows(&before.keys)?;
-        fingerprints::check(self.operations.as_ref(), "environment", &keys).await?;
+        fingerprints::check(self.operations.as_ref(), fingerprints::claims("environment", &keys)).await?;
         if keys.primary() != before.keys.primary() {
             info!(version = keys.primary().get(), "environment key promoted");
         }

@@ -161,8 +161,13 @@ impl Keyring {
         timing: EnvironmentTiming,
         limits: CacheLimits,
     ) -> Result<Self, EnvironmentError> {
-        fingerprints::check(sources.operations.as_ref(), "codebase", &sources.codebase).await?;
-        let environment = EnvironmentKeys::start(sources.environment, sources.operations, timing).await?;
+        let operations = sources.operations;
+        let environment = EnvironmentKeys::start(sources.environment, Arc::clone(&operations), timing).await?;
+        let snapshot = environment.snapshot();
+        // Both at once: where one factor is refused, nothing is remembered of the other.
+        let claims = fingerprints::claims("codebase", &sources.codebase)
+            .chain(fingerprints::claims("environment", &snapshot.keys));
+        fingerprints::check(operations.as_ref(), claims).await?;
         let inner = Arc::new(Inner {
             deployment: sources.deployment,
             codebase: sources.codebase,

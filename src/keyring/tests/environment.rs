@@ -49,6 +49,43 @@ async fn another_key_under_a_known_version_stops_the_start() {
     assert!(fakes.start(timing(), limits()).await.is_ok());
 }
 
+/// Whichever factor is wrong, and whichever of its versions: the right keys start afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_refused_remembers_no_key() {
+    let mut fakes = Fakes::new();
+    fakes.keyring().await;
+    let known = fakes.operations.len();
+    for (codebase, environment) in [
+        (&[(1, 9, Enabled), (2, 8, Enabled)][..], &[(1, 101, Enabled), (2, 8, Enabled)][..]),
+        (&[(1, 201, Enabled), (2, 8, Enabled)], &[(1, 9, Enabled), (2, 8, Enabled)]),
+    ] {
+        fakes.codebase = (1, codebase.to_vec());
+        fakes.environment.holds(1, environment);
+        let refused = fakes.start(timing(), limits()).await.err();
+        assert!(matches!(refused, Some(EnvironmentError::Fingerprint(FingerprintError::Mismatch { .. }))));
+        assert_eq!(fakes.operations.len(), known);
+    }
+    fakes.codebase = (1, vec![(1, 201, Enabled), (2, 202, Enabled)]);
+    fakes.environment.holds(1, TWO);
+    fakes.keyring().await;
+    assert_eq!(fakes.operations.len(), known + 2);
+}
+
+/// So, too, while it runs.
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_refused_remembers_no_key() {
+    let fakes = Fakes::new();
+    let keyring = fakes.unpolled().await;
+    let other = Fakes { operations: fakes.operations.clone(), ..Fakes::new() };
+    other.environment.holds(1, &[(1, 101, Enabled), (3, 103, Enabled)]);
+    other.keyring().await;
+    let known = fakes.operations.len();
+    fakes.environment.holds(1, &[(1, 101, Enabled), (2, 8, Enabled), (3, 9, Enabled)]);
+    let mismatch = FingerprintError::Mismatch { factor: "environment", version: version(3) };
+    assert_eq!(keyring.0.environment.read().await, Err(EnvironmentError::Fingerprint(mismatch)));
+    assert_eq!(fakes.operations.len(), known);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_promoted_version_is_found_by_the_poll() {
     let fakes = Fakes::new();
