@@ -19,6 +19,17 @@ pub enum FingerprintError {
         /// Which.
         version: Version,
     },
+    /// The store knows a version that is not there.
+    #[error(
+        "version {version} of the {factor} key is gone, and this store may hold records that were sealed under it: \
+         give the service all the keys that it had, or another store"
+    )]
+    Lost {
+        /// `codebase` or `environment`.
+        factor: &'static str,
+        /// Which.
+        version: Version,
+    },
     /// The store's.
     #[error(transparent)]
     Store(#[from] ChangeError),
@@ -62,9 +73,31 @@ pub(super) async fn check(
     Ok(())
 }
 
+/// Looks for the fingerprints of versions that are not there: one that the store has was lost. What a start can't know is a primary
+/// that went back, since no fingerprint tells which version sealed.
+///
+/// # Errors
+/// The first [`FingerprintError`].
+pub(super) async fn check_none_lost(
+    operations: &dyn Operations,
+    factor: &'static str,
+    absent: impl Iterator<Item = Version>,
+) -> Result<(), FingerprintError> {
+    for version in absent {
+        if operations.get(&id(factor, version)).await.map_err(ChangeError::from)?.is_some() {
+            return Err(FingerprintError::Lost { factor, version });
+        }
+    }
+    Ok(())
+}
+
+fn id(factor: &str, version: Version) -> OperationId {
+    OperationId { kind: "fingerprint", id: format!("{factor}#{version}") }
+}
+
 impl Claim {
     fn id(&self) -> OperationId {
-        OperationId { kind: "fingerprint", id: format!("{}#{}", self.factor, self.version) }
+        id(self.factor, self.version)
     }
 
     fn compare(&self, stored: &[u8]) -> Result<(), FingerprintError> {

@@ -164,6 +164,10 @@ impl Keyring {
         let operations = sources.operations;
         let environment = EnvironmentKeys::start(sources.environment, Arc::clone(&operations), timing).await?;
         let snapshot = environment.snapshot();
+        let absent = snapshot.keys.gaps().chain(snapshot.keys.next_version());
+        fingerprints::check_none_lost(operations.as_ref(), "environment", absent).await?;
+        // The next version of the codebase key may be known from a newer build that runs beside this one, or ran before it.
+        fingerprints::check_none_lost(operations.as_ref(), "codebase", sources.codebase.gaps()).await?;
         // Both at once: where one factor is refused, nothing is remembered of the other.
         let claims = fingerprints::claims("codebase", &sources.codebase)
             .chain(fingerprints::claims("environment", &snapshot.keys));
