@@ -128,8 +128,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 
     let listen = listener.local_addr()?;
-    info!(%listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
+    // Signals are taken before anybody hears that it serves: until then one ends the process without an answer to anyone.
     let (signalled, written) = (stop()?, Arc::clone(&store));
+    info!(%listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
     let stop = async move {
         tokio::select! {
             () = signalled => {}
