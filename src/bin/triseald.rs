@@ -139,9 +139,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     server::serve(listener, vault, directory, stop, settings.server.drain).await?;
     if store.has_failed() {
-        return Err("the store can't be written any more, perhaps for want of disk space: mend that and start again; \
-                    nothing that was acknowledged is lost"
-            .into());
+        let cause = store.failure().map_or_else(|| "its writer has stopped".to_owned(), |error| error.to_string());
+        return Err(format!(
+            "{} can't be written any more: {cause}: mend that and start again; nothing that was acknowledged is lost",
+            settings.store.embedded.path.display()
+        )
+        .into());
     }
     info!("stopped");
     Ok(())

@@ -78,8 +78,8 @@ pub struct EmbeddedStore {
     /// `None` only while it is dropped.
     writes: Option<mpsc::SyncSender<Write>>,
     writer: Option<thread::JoinHandle<()>>,
-    /// Closed when the writer has ended.
-    writing: watch::Receiver<()>,
+    /// Closed when the writer has ended. Why, if a commit failed.
+    writing: watch::Receiver<Option<StoreError>>,
 }
 
 /// Waits for the writer, so that what it holds is on disk, and the file closed and free, when the store is gone.
@@ -123,12 +123,16 @@ impl EmbeddedStore {
         let db = Arc::new(made.map_or_else(|| open_file(path, deployment), Ok)?);
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
         let written = Arc::clone(&db);
-        let (ended, writing) = watch::channel(());
+        let (ended, writing) = watch::channel(None);
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                let _ended = ended;
-                write_groups(&waiting, |group| commit(&written, group));
+                write_groups(&waiting, |group| {
+                    commit(&written, group).inspect_err(|error| {
+                        error!(%error, "a commit failed: nothing is written any more");
+                        ended.send_replace(Some(error.clone()));
+                    })
+                });
             })
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self { db, writes: Some(writes), writer: Some(writer), writing })
@@ -138,6 +142,11 @@ impl EmbeddedStore {
     pub async fn failed(&self) {
         let mut writing = self.writing.clone();
         while writing.changed().await.is_ok() {}
+    }
+
+    /// Why not, if a commit failed and the writer did not end otherwise.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.writing.borrow().clone()
     }
 
     /// Whether nothing can be written any more.
@@ -538,7 +547,12 @@ fn writer_gone() -> StoreError {
 fn away(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Corrupted(what) => StoreError::Corrupt(what),
-        redb::Error::Io(error) => StoreError::Away(format!("the file system answered {:?}", error.kind())),
+        redb::Error::Io(error) => {
+            // The system's own word for it, such as that there is no space left, and nothing of redb's.
+            let system = error.raw_os_error().map(std::io::Error::from_raw_os_error);
+            let answer = system.map_or_else(|| error.kind().to_string(), |error| error.to_string());
+            StoreError::Away(format!("the file system answered: {answer}"))
+        }
         error => StoreError::Away(error.to_string()),
     }
 }

@@ -111,6 +111,15 @@ impl Service {
         ended.unwrap_or_else(|_| panic!("it did not stop:\n{}", self.stderr())).expect("it can be waited for")
     }
 
+    /// How it ended by itself, and what it said.
+    pub(crate) async fn ended(mut self) -> (ExitStatus, String) {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("it goes on:\n{}", self.stderr())).expect("it can be waited for");
+        // Closed when all of standard error was read.
+        while self.listen.changed().await.is_ok() {}
+        (ended, self.stderr())
+    }
+
     /// `triseal` against this service, with `input` on its standard input.
     pub(crate) async fn triseal(&self, arguments: &[&str], input: &[u8]) -> Output {
         let mut command = triseal(arguments);

@@ -183,7 +183,7 @@ async fn a_writer_that_dies_is_away() {
     EmbeddedCredentials(Arc::clone(&store)).replace(None, row.clone()).await.unwrap();
 
     let (writes, waiting) = mpsc::sync_channel(10);
-    let (ended, writing) = watch::channel(());
+    let (ended, writing) = watch::channel(None);
     let dies = thread::spawn(move || {
         let _ended = ended;
         write_groups(&waiting, |_| panic!("planted"));
