@@ -1,16 +1,19 @@
 //! The settings: one TOML file, each key overridable by `TRISEAL__SECTION__KEY` in the environment. An unknown key is an error. The
 //! only place that reads the environment.
 
+mod reading;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, File, FileFormat};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::ids::Deployment;
+use reading::Overrides;
 
 /// All settings, with their defaults. docs/SETTINGS.md describes them.
 #[derive(Debug, Deserialize)]
@@ -266,9 +269,13 @@ impl Settings {
     /// # Errors
     /// A [`SettingsError`].
     pub fn from_file(path: &Path) -> Result<Self, SettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| SettingsError::Unreadable(format!("{}: {error}", path.display())))?;
-        Self::from_toml(&text, environment()).map_err(|error| match error {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            SettingsError::Unreadable(format!(
+                "{} can't be read: {error}: name by --config a TOML file that the service's user may read",
+                path.display()
+            ))
+        })?;
+        Self::from_toml(&text, &environment()?).map_err(|error| match error {
             SettingsError::Unreadable(problem) => SettingsError::Unreadable(format!("{}: {problem}", path.display())),
             wrong @ SettingsError::Wrong { .. } => wrong,
         })
@@ -297,18 +304,17 @@ impl Settings {
             below("insecure-local-kms.key")?,
             below("store.redb")?,
         );
-        Self::from_toml(&text, environment())
+        Self::from_toml(&text, &environment()?)
     }
 
-    fn from_toml(text: &str, environment: Environment) -> Result<Self, SettingsError> {
+    fn from_toml(text: &str, environment: &Overrides) -> Result<Self, SettingsError> {
         check_toml(text)?;
-        let unreadable = |error: config::ConfigError| SettingsError::Unreadable(error.to_string());
         Config::builder()
             .add_source(File::from_str(text, FileFormat::Toml))
-            .add_source(environment)
+            .add_source(environment.source())
             .build()
             .and_then(Config::try_deserialize)
-            .map_err(unreadable)
+            .map_err(|error| environment.told(error))
     }
 
     /// Whether the values go together, and with what this release can do.
@@ -348,9 +354,8 @@ impl Settings {
     }
 }
 
-/// `TRISEAL__SECTION__KEY`. Values are texts until their setting's type is known: a deployment `007` is no number.
-fn environment() -> Environment {
-    Environment::with_prefix("TRISEAL").prefix_separator("__").separator("__")
+fn environment() -> Result<Overrides, SettingsError> {
+    Overrides::of(std::env::vars_os())
 }
 
 /// Tells where a text stops being TOML, and not what stands there: a key file given by mistake is none.
@@ -358,7 +363,7 @@ fn check_toml(text: &str) -> Result<(), SettingsError> {
     let Err(error) = text.parse::<toml::Table>() else { return Ok(()) };
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
-    Err(SettingsError::Unreadable(format!("it is no TOML from line {line} on")))
+    Err(SettingsError::Unreadable(format!("it is no TOML from line {line} on: docs/SETTINGS.md shows the form")))
 }
 
 fn is_loopback(ip: IpAddr) -> bool {
