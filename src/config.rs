@@ -323,6 +323,15 @@ impl Settings {
     /// The first [`SettingsError::Wrong`].
     pub fn check(&self) -> Result<(), SettingsError> {
         let wrong = |key, problem: &str| Err(SettingsError::Wrong { key, problem: problem.to_owned() });
+        for (key, path) in [
+            ("factors.file.path", &self.factors.file.path),
+            ("factors.local.master_key", &self.factors.local.master_key),
+            ("store.embedded.path", &self.store.embedded.path),
+        ] {
+            if looks_like_a_key(path) {
+                return wrong(key, "must be a file's path, and looks like a key: put the key into a file of mode 0600");
+            }
+        }
         if !self.insecure.plaintext {
             return wrong("insecure.plaintext", "this release has no TLS yet: set it to true, for loopback only");
         }
@@ -364,6 +373,18 @@ fn check_toml(text: &str) -> Result<(), SettingsError> {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     Err(SettingsError::Unreadable(format!("it is no TOML from line {line} on: docs/SETTINGS.md shows the form")))
+}
+
+/// Whether a path is rather a key, or a document of keys, that was given in its place: then it is not repeated in an error.
+fn looks_like_a_key(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let text = text.trim();
+    let is_hex = text.len() == 64 && text.bytes().all(|octet| octet.is_ascii_hexdigit());
+    // Of 32 octets, in either alphabet. Without its padding it may be a path, which begins otherwise.
+    let is_padded = text.len() == 44 && text.ends_with('=');
+    let is_unpadded = text.len() == 43 && !text.starts_with(['/', '.']);
+    let is_base64 = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'-' | b'_' | b'=');
+    is_hex || text.starts_with('{') || ((is_padded || is_unpadded) && text.bytes().all(is_base64))
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

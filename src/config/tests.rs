@@ -203,6 +203,36 @@ fn a_variable_that_is_no_setting_is_named() {
 }
 
 #[test]
+fn a_key_in_the_place_of_its_path_is_refused() {
+    let hex = "00ff".repeat(16);
+    for key in ["factors.file.path", "factors.local.master_key", "store.embedded.path"] {
+        let variable = format!("TRISEAL__{}", key.to_uppercase().replace('.', "__"));
+        let check = |value| read_with(GOOD, &[(&variable, value)]).unwrap().check();
+        for value in [
+            "bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM=",
+            "/WFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM=",
+            "bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM",
+            "_WFya2VkIG1hcmtlZCBtYXJrZ-QgbWFya2VkIDAxMjM",
+            " bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM=\n",
+            &hex,
+            r#"{"format": "triseal-environment-keys/v1"}"#,
+        ] {
+            let told = check(value).expect_err(value).to_string();
+            assert!(told.contains(key) && told.contains("mode 0600") && !told.contains(&value[1..20]), "{told}");
+        }
+        for path in [
+            "/etc/triseal/keys",
+            "/etc/triseal/keys/production/environmentkey",
+            "./keys/of/production/number1/environmentkey",
+            "environment.json",
+            "bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMj.key",
+        ] {
+            check(path).unwrap();
+        }
+    }
+}
+
+#[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
     let edits: [(&str, Edit); 11] = [
