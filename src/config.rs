@@ -11,6 +11,8 @@ use std::time::Duration;
 use config::{Config, File, FileFormat};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::ids::Deployment;
 use reading::Overrides;
@@ -332,6 +334,12 @@ impl Settings {
                 return wrong(key, "must be a file's path, and looks like a key: put the key into a file of mode 0600");
             }
         }
+        if !is_log_filter(&self.telemetry.log) {
+            return wrong(
+                "telemetry.log",
+                "must be one of error, warn, info, debug, trace, off, or name targets with one: triseal=debug,warn",
+            );
+        }
         if !self.insecure.plaintext {
             return wrong("insecure.plaintext", "this release has no TLS yet: set it to true, for loopback only");
         }
@@ -385,6 +393,13 @@ fn looks_like_a_key(path: &Path) -> bool {
     let is_unpadded = text.len() == 43 && !text.starts_with(['/', '.']);
     let is_base64 = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'-' | b'_' | b'=');
     is_hex || text.starts_with('{') || ((is_padded || is_unpadded) && text.bytes().all(is_base64))
+}
+
+/// Whether each part of a filter ends in a level. tracing would take a misspelt level for a target, and then log nothing else.
+fn is_log_filter(filter: &str) -> bool {
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    let ends_in_level = |part: &str| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level));
+    filter.split(',').all(ends_in_level) && EnvFilter::builder().parse(filter).is_ok()
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

@@ -146,6 +146,7 @@ fn a_value_that_is_refused_is_not_repeated() {
         "cache.max_age",
         "cache.customer_staleness",
         "store.backend",
+        "telemetry.log",
         "insecure.plaintext",
         "insecure.development_codebase_key",
         "insecure.local_kms",
@@ -229,6 +230,22 @@ fn a_key_in_the_place_of_its_path_is_refused() {
         ] {
             check(path).unwrap();
         }
+    }
+}
+
+#[test]
+fn what_is_logged_is_told_by_levels() {
+    let with = |filter: &str| {
+        let mut settings = read(GOOD).unwrap();
+        settings.telemetry.log = filter.to_owned();
+        settings.check()
+    };
+    for good in ["info", "WARN", "off", "triseal=debug,warn", "info,h2=off", "triseal::vault=trace", "[call]=debug"] {
+        assert!(with(good).is_ok(), "{good}");
+    }
+    for bad in ["", "inof", "info,", "triseal=dbug", "triseal=", "triseal", "info;debug", "triseal=debug,wran"] {
+        let told = with(bad).expect_err(bad).to_string();
+        assert!(told.starts_with("settings: telemetry.log: must be one of error, warn, info"), "{told}");
     }
 }
 
