@@ -95,12 +95,16 @@ fn make(form: Form, path: &Path, now: Timestamp) -> Result<Fingerprint, Failure>
 }
 
 fn write_new(path: &Path, octets: &[u8]) -> Result<(), Failure> {
-    local::create(path, octets).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Failure::refused("the file is there already, and keys are never written over".to_owned())
-                .with_hint("name a file that is not there yet")
+    local::create(path, octets).map_err(|error| {
+        let file = path.display();
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Failure::refused(format!("{file} is there already, and keys are never written over"))
+                    .with_hint("name a file that is not there yet")
+            }
+            _ => Failure::failed(format!("cannot make {file}: {error}"))
+                .with_hint("name a file in a folder that is there and that you may write to"),
         }
-        _ => Failure::failed(format!("cannot make the file: {error}")),
     })
 }
 
@@ -146,6 +150,13 @@ mod tests {
         for taken in [&path, &link] {
             let failure = make(Form::Codebase, taken, Timestamp::UNIX_EPOCH).unwrap_err();
             assert_eq!(failure.exit, Exit::Refused);
+            assert!(failure.message.starts_with(&taken.display().to_string()), "{}", failure.message);
+        }
+        for nowhere in [directory.path().join("missing/keys.json"), path.join("keys.json")] {
+            let failure = make(Form::Codebase, &nowhere, Timestamp::UNIX_EPOCH).unwrap_err();
+            assert_eq!(failure.exit, Exit::Failed);
+            assert!(failure.message.contains(&nowhere.display().to_string()), "{}", failure.message);
+            assert!(failure.hint.is_some_and(|hint| hint.contains("folder")));
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         assert!(!directory.path().join("nowhere").exists());
