@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -17,8 +17,8 @@ use triseal::config::Settings;
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
 use triseal::customers::{CustomerDirectory, CustomerError};
 use triseal::factors::document::{Form, KeyDocument};
-use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
-use triseal::factors::{EnvironmentSource, KeySet};
+use triseal::factors::local::{self, EnvironmentFile, KeyFileError, LocalWrapper};
+use triseal::factors::{EnvironmentSource, FactorError, KeySet};
 use triseal::grpc::server;
 use triseal::ids::CustomerId;
 use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
@@ -36,20 +36,21 @@ const DEVELOPMENT_CODEBASE_KEY: bool = cfg!(triseal_development_codebase_key);
 #[command(
     name = "triseald",
     version,
+    group = ArgGroup::new("settings").args(["dev", "config"]).required(true),
     after_help = "Settings: docs/SETTINGS.md. Each can be set by the environment, too: TRISEAL__STORE__BACKEND=embedded"
 )]
 struct Arguments {
     /// Run on embedded defaults, for development: a store and local keys below --data, no TLS, the well-known codebase key
-    #[arg(long, required_unless_present = "config")]
+    #[arg(long)]
     dev: bool,
     /// Listen here instead
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     /// Where --dev keeps its store and keys
-    #[arg(long, value_name = "DIR", default_value = ".triseal", requires = "dev")]
+    #[arg(long, value_name = "DIR", default_value = ".triseal", requires = "dev", conflicts_with = "config")]
     data: PathBuf,
     /// Run with these settings
-    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
@@ -85,15 +86,17 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     triseal::telemetry::start(&settings.telemetry.log)?;
 
     // Before anything is made: a port in use changes nothing.
-    let listener = server::bind(settings.server.listen).await?;
+    let listener = server::bind(settings.server.listen).await.map_err(|error| {
+        format!("{error}: stop what listens there, or name another address by --listen or server.listen")
+    })?;
     if arguments.dev {
         prepare_development(&settings, &arguments.data)?;
     }
 
     // Both key files are read before a store is made: a start that is refused for them leaves none behind.
-    let wrapper = Arc::new(LocalWrapper::open(&settings.factors.local.master_key)?);
+    let wrapper = Arc::new(LocalWrapper::open(&settings.factors.local.master_key).map_err(no_wrapping_key)?);
     let environment = Arc::new(EnvironmentFile::new(settings.factors.file.path.clone()));
-    environment.fetch().await?;
+    environment.fetch().await.map_err(no_environment_keys)?;
 
     let deployment = settings.deployment.clone();
     let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &deployment)?);
@@ -170,20 +173,57 @@ fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Fai
     match settings.factors.codebase_primary.map(|version| Version::new(version.get())) {
         None => Ok(keys),
         Some(primary) => primary.and_then(|primary| keys.with_primary(primary)).ok_or_else(|| {
-            "settings: factors.codebase_primary: this binary has no enabled codebase key of that version".into()
+            "settings: factors.codebase_primary: this binary has no enabled codebase key of that version: name another, or leave it out"
+                .into()
         }),
     }
+}
+
+/// What to do about the file of the wrapping key.
+fn no_wrapping_key(error: KeyFileError) -> Failure {
+    let advice = match &error {
+        KeyFileError::Absent(_) => {
+            "put the file back, or for a new store make one of mode 0600 (openssl rand -base64 32), \
+             and name it in factors.local.master_key"
+        }
+        KeyFileError::Io(..)
+        | KeyFileError::OpenToOthers(..)
+        | KeyFileError::NotAKeyFile(..)
+        | KeyFileError::Document(..) => "mend it, or name the right file in factors.local.master_key",
+    };
+    format!("{error}: {advice}").into()
+}
+
+/// What to do about the file of the environment keys.
+fn no_environment_keys(error: FactorError) -> Failure {
+    let advice = match &error {
+        FactorError::Absent(_) => {
+            "put the file back, or for a new deployment make one by `triseal keygen environment FILE`, \
+             and name it in factors.file.path"
+        }
+        FactorError::Refused(_) | FactorError::Throttled | FactorError::Away(_) | FactorError::Corrupt(_) => {
+            "mend it, or name the right file in factors.file.path"
+        }
+    };
+    format!("{error}: {advice}").into()
 }
 
 /// Makes what `--dev` needs, where there is nothing. A key is never made beside a store: the store's records would not open
 /// under it.
 fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> {
+    let store = &settings.store.embedded.path;
+    // What can't be looked at is there: whoever opens it tells what is wrong with it.
+    let exists = |path: &Path| path.try_exists().unwrap_or(true);
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(data)
-        .map_err(|error| format!("{} can't be made: {error}", data.display()))?;
-    let fresh = !settings.store.embedded.path.try_exists()?;
+        .map_err(|error| format!("{} can't be made: {error}: name another directory by --data", data.display()))?;
+    let fresh = !exists(store);
+    if !fresh && !(exists(&settings.factors.local.master_key) && exists(&settings.factors.file.path)) {
+        // What stands in the store's place may be none, and then no key is missing.
+        drop(EmbeddedStore::open(store, &settings.deployment)?);
+    }
     let mut key = Zeroizing::new([0; 32]);
 
     getrandom::fill(key.as_mut())?;
@@ -199,7 +239,7 @@ fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> 
 }
 
 fn make_key_file(path: &Path, content: &[u8], fresh: bool) -> Result<(), Failure> {
-    if path.try_exists().map_err(|error| format!("{} can't be read: {error}", path.display()))? {
+    if path.try_exists().unwrap_or(true) {
         return Ok(());
     }
     if !fresh {
@@ -212,7 +252,7 @@ fn make_key_file(path: &Path, content: &[u8], fresh: bool) -> Result<(), Failure
     }
     match local::create(path, content) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(format!("{} can't be made: {error}", path.display()).into())
+            Err(format!("{} can't be made: {error}: name another directory by --data", path.display()).into())
         }
         // Another process was quicker: its key is as good.
         Ok(()) | Err(_) => Ok(()),

@@ -56,13 +56,16 @@ const CACHE_OCTETS: usize = 32 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{0} is in use by another process: stop that one, or name another --data directory")]
+    #[error("{0} is in use by another process: stop that one, or name another by --data or store.embedded.path")]
     Locked(PathBuf),
     /// It is damaged, or something else than a store.
-    #[error("{0} is damaged or no store file ({1}): restore it from a backup")]
+    #[error("{0} is damaged or no store file ({1}): restore it from a backup, or name another by store.embedded.path")]
     Damaged(PathBuf, String),
     /// It can't be read or written.
-    #[error("{0} can't be opened: {1}")]
+    #[error(
+        "{0} can't be opened: {1}: it must be a file that the service's user owns and may write, in a folder that is there and \
+         that it may write to; or name another by store.embedded.path"
+    )]
     Io(PathBuf, std::io::Error),
     /// Its records are bound to another deployment and would not open here.
     #[error("{0} belongs to the deployment {1:?}: set `deployment` to it, or name another file")]
