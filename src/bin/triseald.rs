@@ -1,6 +1,6 @@
 //! The service: the composition root, a straight line. Settings, keys, store, keyring, port, self-check, serve, drain.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -214,10 +214,7 @@ fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> 
     let store = &settings.store.embedded.path;
     // What can't be looked at is there: whoever opens it tells what is wrong with it.
     let exists = |path: &Path| path.try_exists().unwrap_or(true);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data)
+    make_directory(data)
         .map_err(|error| format!("{} can't be made: {error}: name another directory by --data", data.display()))?;
     let fresh = !exists(store);
     if !fresh && !(exists(&settings.factors.local.master_key) && exists(&settings.factors.file.path)) {
@@ -236,6 +233,18 @@ fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> 
     getrandom::fill(key.as_mut())?;
     let document = KeyDocument::first(key, Timestamp::now()).to_json(Form::Environment);
     make_key_file(&settings.factors.file.path, document.as_bytes(), fresh)
+}
+
+/// With those above it that are missing. The name of each is on disk only when the one above it is.
+fn make_directory(path: &Path) -> io::Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
+    let missing: Vec<_> = path.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn make_key_file(path: &Path, content: &[u8], fresh: bool) -> Result<(), Failure> {

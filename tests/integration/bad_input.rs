@@ -299,6 +299,19 @@ async fn another_deployment_does_not_open_the_store() {
 }
 
 #[tokio::test]
+async fn a_data_directory_is_made_with_those_above_it() {
+    let (folder, _) = data();
+    let data = folder.path().join("one/two/three");
+    drop(Service::dev(&data).await);
+    for made in data.ancestors().take(3) {
+        assert_eq!(made.metadata().unwrap().permissions().mode() & 0o777, 0o700, "{}", made.display());
+    }
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    refused_dev(&file, &[], &["file can't be made"], "name another directory by --data").await;
+}
+
+#[tokio::test]
 async fn the_arguments_are_checked() {
     for (arguments, named) in [
         (&[][..], "--config <FILE>"),
