@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use crate::support::{data, run, triseal, triseald};
+use crate::support::{data, program, run, triseal, triseald};
 
 const DEVELOPMENT_KEYS: &str = include_str!("../../src/factors/codebase_development.json");
 
@@ -37,9 +37,8 @@ async fn triseal_contains_no_codebase_key() {
 
 /// cargo, for a build of this crate with `keys` as the value of TRISEAL_CODEBASE_KEYS.
 async fn build(target: &Path, keys: impl AsRef<OsStr>) -> Output {
-    let mut cargo = tokio::process::Command::new(env!("CARGO"));
+    let mut cargo = program(env!("CARGO"), &["build", "--locked", "--offline", "--bin", "triseald"]);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    cargo.args(["build", "--locked", "--offline", "--bin", "triseald"]);
     cargo.env("CARGO_TARGET_DIR", target).env("TRISEAL_CODEBASE_KEYS", keys).env("CARGO_INCREMENTAL", "0");
     cargo.output().await.unwrap()
 }
@@ -107,11 +106,7 @@ async fn what_is_no_file_is_refused_and_not_shown(target: &Path, good: &str, key
 }
 
 async fn refuses_dev_and_runs_otherwise(binary: &Path, folder: &Path) {
-    let with = |arguments: &[&str]| {
-        let mut command = tokio::process::Command::new(binary);
-        command.args(arguments).kill_on_drop(true);
-        command
-    };
+    let with = |arguments: &[&str]| program(binary, arguments);
     let (_data, data) = data();
     let output = run(with(&["--dev", "--data", data.to_str().unwrap()])).await;
     assert_eq!(output.status.code(), Some(1));

@@ -105,7 +105,9 @@ impl Service {
     /// SIGTERM, and how it ended.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
         let process = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args(["-TERM", &process]).status().await.expect("kill runs");
+        // The shell's own: a program of that name need not be there.
+        let kill = ["-c", "kill -TERM \"$0\"", &process];
+        let sent = Command::new("sh").args(kill).status().await.expect("sh runs");
         assert!(sent.success(), "SIGTERM was not sent");
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.unwrap_or_else(|_| panic!("it did not stop:\n{}", self.stderr())).expect("it can be waited for")
@@ -143,9 +145,14 @@ pub(crate) fn triseal(arguments: &[&str]) -> Command {
     program(env!("CARGO_BIN_EXE_triseal"), arguments)
 }
 
-/// Any program.
+/// Any program, without what is set for a service of whoever runs the tests.
 pub(crate) fn program(path: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(path);
+    #[expect(clippy::disallowed_methods, reason = "to take away from it, not to read a setting")]
+    let variables = std::env::vars_os().map(|(name, _)| name);
+    for ours in variables.filter(|name| name.to_string_lossy().starts_with("TRISEAL_")) {
+        command.env_remove(ours);
+    }
     command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     command
 }
