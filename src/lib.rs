@@ -15,6 +15,7 @@
 //! Dependencies point down the list of modules below and never up; a test holds them to it.
 
 pub mod grpc;
+pub mod ops;
 
 pub mod customers;
 pub mod observed;
