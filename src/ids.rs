@@ -109,7 +109,11 @@ impl RequestId {
     /// [`BadRequestId`] for any other text. Nothing is repaired.
     pub fn parse(text: &str) -> Result<Self, BadRequestId> {
         let visible = text.bytes().all(|octet| octet.is_ascii_graphic());
-        if visible && (1..=MAX_REQUEST_ID_OCTETS).contains(&text.len()) { Ok(Self(text.into())) } else { Err(BadRequestId) }
+        if visible && (1..=MAX_REQUEST_ID_OCTETS).contains(&text.len()) {
+            Ok(Self(text.into()))
+        } else {
+            Err(BadRequestId)
+        }
     }
 
     /// A new one: 128 random bits, in hexadecimal.

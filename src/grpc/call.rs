@@ -30,9 +30,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service;
 
-use super::limits::{
-    Admission, Admitted, Calls, DEFAULT_DEADLINE, MAX_DEADLINE, PIECE_OCTETS, Share, Shed, UnderWay,
-};
+use super::limits::{Admission, Admitted, Calls, DEFAULT_DEADLINE, MAX_DEADLINE, PIECE_OCTETS, Share, Shed, UnderWay};
 use super::status;
 use crate::ids::{Caller, RequestId};
 use crate::telemetry;
@@ -240,10 +238,7 @@ impl HttpBody for CallBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.pieces.is_empty() {
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -306,4 +301,4 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

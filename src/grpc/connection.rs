@@ -184,7 +184,8 @@ async fn accepted(listener: &TcpListener, healthy: &mut bool) -> TcpStream {
                 let _ = stream.set_nodelay(true);
                 return stream;
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
+            }
             Err(error) => {
                 if std::mem::take(healthy) {
                     warn!(%error, "no connection can be accepted; trying on");

@@ -166,9 +166,9 @@ impl EnvironmentKeys {
             let read = this.read_once().await;
             environment_read(match &read {
                 Ok(()) => EnvironmentRead::Accepted,
-                Err(EnvironmentError::Regression(_) | EnvironmentError::Fingerprint(FingerprintError::Mismatch { .. })) => {
-                    EnvironmentRead::Refused
-                }
+                Err(
+                    EnvironmentError::Regression(_) | EnvironmentError::Fingerprint(FingerprintError::Mismatch { .. }),
+                ) => EnvironmentRead::Refused,
                 Err(EnvironmentError::Source(_) | EnvironmentError::Fingerprint(_) | EnvironmentError::Interrupted) => {
                     EnvironmentRead::Unavailable
                 }

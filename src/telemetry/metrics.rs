@@ -66,9 +66,8 @@ metrics! {
 }
 
 /// Upper bounds in seconds, from a read in memory to the longest deadline.
-const SECONDS: [f64; 16] = [
-    0.0001, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const SECONDS: [f64; 16] =
+    [0.0001, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Upper bounds in writes; the last is the largest group.
 const GROUP_SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
@@ -252,14 +251,14 @@ pub(super) fn dependency_up(dependency: &'static str) -> Gauge {
 }
 
 /// How long it takes.
-pub(super) fn dependency_seconds(dependency: &'static str, operation: &'static str, outcome: &'static str) -> Histogram {
+pub(super) fn dependency_seconds(
+    dependency: &'static str,
+    operation: &'static str,
+    outcome: &'static str,
+) -> Histogram {
     histogram!(
         DEPENDENCY_SECONDS.name,
-        vec![
-            Label::new("dependency", dependency),
-            Label::new("operation", operation),
-            Label::new("outcome", outcome),
-        ]
+        vec![Label::new("dependency", dependency), Label::new("operation", operation), Label::new("outcome", outcome),]
     )
 }
 
@@ -269,20 +268,31 @@ pub fn group_size() -> Histogram {
 }
 
 #[cfg(test)]
+impl Exposition {
+    /// One that nothing is counted in.
+    #[expect(clippy::expect_used, reason = "a test")]
+    pub(crate) fn empty() -> Self {
+        Self(recorder().expect("the buckets are right").handle())
+    }
+}
+
+/// What `count` counts, on this thread.
+#[cfg(test)]
+pub(crate) fn counted(count: impl FnOnce()) -> String {
+    #[expect(clippy::expect_used, reason = "a test")]
+    let recorder = recorder().expect("the buckets are right");
+    metrics::with_local_recorder(&recorder, || {
+        describe();
+        count();
+    });
+    recorder.handle().render()
+}
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-
-    /// What `count` counts.
-    fn counted(count: impl FnOnce()) -> String {
-        let recorder = recorder().unwrap();
-        metrics::with_local_recorder(&recorder, || {
-            describe();
-            count();
-        });
-        recorder.handle().render()
-    }
 
     #[test]
     fn each_is_shown_with_its_help_its_kind_and_no_label_but_its_own() {
@@ -307,8 +317,10 @@ mod tests {
             assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{}:\n{text}", metric.name);
             assert!(text.contains(&format!("# TYPE {} {kind}\n", metric.name)), "{}:\n{text}", metric.name);
             let labels: BTreeSet<_> = metric.labels.iter().copied().chain(["le"]).collect();
-            let lines = text.lines().filter(|line| line.starts_with(metric.name));
-            for label in lines.filter_map(|line| line.split_once('{')).flat_map(|(_, rest)| rest.split(',')) {
+            let series = text.lines().filter_map(|line| line.split_once('{'));
+            let own =
+                series.filter(|(name, _)| name.trim_end_matches("_bucket").trim_end_matches("_sum") == metric.name);
+            for label in own.flat_map(|(_, rest)| rest.split(',')) {
                 let name = label.split_once('=').unwrap().0;
                 assert!(labels.contains(name), "{name} of {}", metric.name);
             }
