@@ -270,7 +270,6 @@ pub fn group_size() -> Histogram {
 #[cfg(test)]
 impl Exposition {
     /// One that nothing is counted in.
-    #[expect(clippy::expect_used, reason = "a test")]
     pub(crate) fn empty() -> Self {
         Self(recorder().expect("the buckets are right").handle())
     }
@@ -279,7 +278,6 @@ impl Exposition {
 /// What `count` counts, on this thread.
 #[cfg(test)]
 pub(crate) fn counted(count: impl FnOnce()) -> String {
-    #[expect(clippy::expect_used, reason = "a test")]
     let recorder = recorder().expect("the buckets are right");
     metrics::with_local_recorder(&recorder, || {
         describe();
