@@ -67,7 +67,7 @@ async fn its_own_user_may_not_look_into_it() {
         let environ = format!("/proc/{process}/environ");
         run(as_nobody("cat", &[&environ])).await.status.success()
     };
-    let mut patience = (0..100).into_iter();
+    let mut patience = 0..100;
     while !readable(other.id().unwrap()).await {
         patience.next().expect("another process of this user can be read");
         tokio::time::sleep(Duration::from_millis(20)).await;
