@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use triseal::config::Settings;
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
-use triseal::customers::{CustomerDirectory, CustomerError};
+use triseal::customers::{CustomerDirectory, CustomerError, destruction};
 use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
 use triseal::factors::{EnvironmentSource, KeySet};
@@ -129,8 +129,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     self_check(&keyring).await?;
 
     let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
-    let vault = Arc::new(Vault::new(deployment.clone(), credentials, keyring.clone(), Timestamp::now));
-    let directory = Arc::new(CustomerDirectory::new(deployment, customers, wrapper, keyring, Timestamp::now));
+    let vault = Arc::new(Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), Timestamp::now));
+    let directory =
+        Arc::new(CustomerDirectory::new(deployment, customers, credentials, wrapper, keyring, Timestamp::now));
+    tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
     if arguments.dev {
         // Idempotent: a first start may have been killed before it came so far.
         match directory.create(&CustomerId::parse("demo")?).await {
