@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream;
 use jiff::Timestamp;
 
 use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
@@ -14,6 +16,9 @@ use crate::store::{
     Change, ChangeError, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Life, Living, Page, Revision,
     State, StoreError, WriteId, change, filtered, row_time,
 };
+
+/// Of one batch: enough for keys that are unwrapped far away, few enough to leave others theirs.
+const OPENED_AT_ONCE: usize = 16;
 
 /// Why nothing was sealed, opened, shown or erased.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +59,9 @@ pub enum VaultError {
     /// A newer release wrote it.
     #[error("the stored secret has an encoding that this release does not know")]
     EncodingUnknown,
+    /// What was opened before it in the same batch leaves no room for it in the answer.
+    #[error("the answer has no room for it")]
+    NoRoom,
     /// Its fields are within their limits, and together too long.
     #[error("the secret is longer than {} octets", crypto::MAX_PLAINTEXT_OCTETS - 1)]
     SecretTooLong,
@@ -124,6 +132,17 @@ pub struct Credential {
     pub refresh_time: Option<Timestamp>,
     /// When its access token ends, if that is known.
     pub access_token_expire_time: Option<Timestamp>,
+}
+
+/// What of a credential to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Which one.
+    pub id: CredentialRef,
+    /// How much of it.
+    pub view: View,
+    /// Only this revision.
+    pub revision: Option<Revision>,
 }
 
 /// What to list.
@@ -222,24 +241,38 @@ impl Vault {
         revision: Option<Revision>,
     ) -> Result<(Secret, Credential), VaultError> {
         let row = self.credentials.get(id).await?;
-        let Some((row, living)) = row.as_ref().and_then(living) else {
-            return Err(self.missing(&id.customer).await);
-        };
-        check_revision(row, revision)?;
-        match (view, living.kind, &living.state) {
-            (View::Access, Kind::SalesforceOAuth, State::Active) | (View::Full, _, _) => {}
-            (View::Access, Kind::Password | Kind::Opaque, _) => return Err(VaultError::NoAccessView),
-            (View::Access, Kind::SalesforceOAuth, State::NeedsReauth { .. }) => return Err(VaultError::NeedsReauth),
+        match readable(row.as_ref(), view, revision)? {
+            Some((row, living)) => self.opened(row, living, view).await,
+            None => Err(self.missing(&id.customer).await),
         }
-        let plaintext = self.open(row, living).await?;
-        let mut secret = stored::decode(living.kind, &plaintext)?;
-        if view == View::Access {
-            secret.drop_refresh_token();
-        }
-        let mut credential = shown(row)?;
-        // The row's own column is a hint; the opened secret is not.
-        credential.access_token_expire_time = secret.access_token_expire_time();
-        Ok((secret, credential))
+    }
+
+    /// Opens many secrets, each as [`Vault::decrypt`] does, and answers in their order. One that can't be opened fails by itself
+    /// alone. `room` is how many octets of envelopes, and of texts beside them, are opened in all: in their order, as many as fit.
+    pub async fn decrypt_many(
+        &self,
+        readings: &[&Reading],
+        mut room: usize,
+    ) -> Vec<Result<(Secret, Credential), VaultError>> {
+        let ids: Vec<_> = readings.iter().map(|reading| &reading.id).collect();
+        let rows = self.credentials.get_many(&ids).await;
+        let opening = readings.iter().zip(&rows).map(|(reading, row)| {
+            let found = row.as_ref().map_err(|error| error.clone().into());
+            let found = found.and_then(|row| readable(row.as_ref(), reading.view, reading.revision));
+            // What will not be answered is not opened either.
+            let found = found.and_then(|found| match found {
+                Some((_, living)) => take_room(&mut room, living).map(|()| found),
+                None => Ok(None),
+            });
+            async move {
+                match found? {
+                    Some((row, living)) => self.opened(row, living, reading.view).await,
+                    None => Err(self.missing(&reading.id.customer).await),
+                }
+            }
+        });
+        let opening: Vec<_> = opening.collect();
+        stream::iter(opening).buffered(OPENED_AT_ONCE).collect().await
     }
 
     /// What is known of a credential.
@@ -323,6 +356,24 @@ impl Vault {
         let context = self.context(id, kind, revision)?;
         crypto::seal(root, lineage, &context, Salt::new(salt), plaintext)
             .map_err(|_| VaultError::Internal("a plaintext within its limits was not sealed"))
+    }
+
+    /// The secret of a row that may be read.
+    async fn opened(
+        &self,
+        row: &CredentialRow,
+        living: &Living,
+        view: View,
+    ) -> Result<(Secret, Credential), VaultError> {
+        let plaintext = self.open(row, living).await?;
+        let mut secret = stored::decode(living.kind, &plaintext)?;
+        if view == View::Access {
+            secret.drop_refresh_token();
+        }
+        let mut credential = shown(row)?;
+        // The row's own column is a hint; the opened secret is not.
+        credential.access_token_expire_time = secret.access_token_expire_time();
+        Ok((secret, credential))
     }
 
     async fn open(&self, row: &CredentialRow, living: &Living) -> Result<Plaintext, VaultError> {
@@ -496,6 +547,31 @@ fn decide_delete(
         life: Life::Deleted { time: now },
         ..row
     })))
+}
+
+/// What is to be opened for a reading. `None`: nothing lives there.
+fn readable(
+    row: Option<&CredentialRow>,
+    view: View,
+    revision: Option<Revision>,
+) -> Result<Option<(&CredentialRow, &Living)>, VaultError> {
+    let Some((row, living)) = row.and_then(living) else { return Ok(None) };
+    check_revision(row, revision)?;
+    match (view, living.kind, &living.state) {
+        (View::Access, Kind::SalesforceOAuth, State::Active) | (View::Full, _, _) => Ok(Some((row, living))),
+        (View::Access, Kind::Password | Kind::Opaque, _) => Err(VaultError::NoAccessView),
+        (View::Access, Kind::SalesforceOAuth, State::NeedsReauth { .. }) => Err(VaultError::NeedsReauth),
+    }
+}
+
+/// Takes what a secret needs from the room that is left, if it suffices. A smaller one may yet fit where a larger one did not.
+fn take_room(room: &mut usize, living: &Living) -> Result<(), VaultError> {
+    let beside = match &living.state {
+        State::Active => 0,
+        State::NeedsReauth { reason, .. } => reason.len(),
+    };
+    *room = room.checked_sub(living.envelope.len() + beside).ok_or(VaultError::NoRoom)?;
+    Ok(())
 }
 
 fn check_revision(row: &CredentialRow, wanted: Option<Revision>) -> Result<(), VaultError> {

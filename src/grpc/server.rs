@@ -28,7 +28,7 @@ use crate::customers::CustomerDirectory;
 use crate::vault::Vault;
 
 const MAX_REQUEST_OCTETS: usize = 1 << 20;
-const MAX_REPLY_OCTETS: usize = 4 << 20;
+pub(super) const MAX_REPLY_OCTETS: usize = 4 << 20;
 /// Of a call whose caller named no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 /// Of a call whose caller named a later one.
