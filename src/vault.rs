@@ -1,11 +1,13 @@
 //! Encrypt, decrypt, get, list, delete: the order of the steps, top to bottom. It knows traits only; what a request may
 //! contain was checked at the edge, and how the row is written is `store::change`'s.
 
+mod batch;
+
 use std::sync::Arc;
 
-use futures_util::StreamExt;
-use futures_util::stream;
 use jiff::Timestamp;
+
+pub use batch::Reading;
 
 use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
 use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
@@ -16,9 +18,6 @@ use crate::store::{
     Change, ChangeError, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Life, Living, Page, Revision,
     State, StoreError, WriteId, change, filtered, row_time,
 };
-
-/// Of one batch: enough for keys that are unwrapped far away, few enough to leave others theirs.
-const OPENED_AT_ONCE: usize = 16;
 
 /// Why nothing was sealed, opened, shown or erased.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,17 +133,6 @@ pub struct Credential {
     pub access_token_expire_time: Option<Timestamp>,
 }
 
-/// What of a credential to open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// Which one.
-    pub id: CredentialRef,
-    /// How much of it.
-    pub view: View,
-    /// Only this revision.
-    pub revision: Option<Revision>,
-}
-
 /// What to list.
 #[derive(Clone, Debug, Default)]
 pub struct ListFilter {
@@ -245,34 +233,6 @@ impl Vault {
             Some((row, living)) => self.opened(row, living, view).await,
             None => Err(self.missing(&id.customer).await),
         }
-    }
-
-    /// Opens many secrets, each as [`Vault::decrypt`] does, and answers in their order. One that can't be opened fails by itself
-    /// alone. `room` is how many octets of envelopes, and of texts beside them, are opened in all: in their order, as many as fit.
-    pub async fn decrypt_many(
-        &self,
-        readings: &[&Reading],
-        mut room: usize,
-    ) -> Vec<Result<(Secret, Credential), VaultError>> {
-        let ids: Vec<_> = readings.iter().map(|reading| &reading.id).collect();
-        let rows = self.credentials.get_many(&ids).await;
-        let opening = readings.iter().zip(&rows).map(|(reading, row)| {
-            let found = row.as_ref().map_err(|error| error.clone().into());
-            let found = found.and_then(|row| readable(row.as_ref(), reading.view, reading.revision));
-            // What will not be answered is not opened either.
-            let found = found.and_then(|found| match found {
-                Some((_, living)) => take_room(&mut room, living).map(|()| found),
-                None => Ok(None),
-            });
-            async move {
-                match found? {
-                    Some((row, living)) => self.opened(row, living, reading.view).await,
-                    None => Err(self.missing(&reading.id.customer).await),
-                }
-            }
-        });
-        let opening: Vec<_> = opening.collect();
-        stream::iter(opening).buffered(OPENED_AT_ONCE).collect().await
     }
 
     /// What is known of a credential.
@@ -562,16 +522,6 @@ fn readable(
         (View::Access, Kind::Password | Kind::Opaque, _) => Err(VaultError::NoAccessView),
         (View::Access, Kind::SalesforceOAuth, State::NeedsReauth { .. }) => Err(VaultError::NeedsReauth),
     }
-}
-
-/// Takes what a secret needs from the room that is left, if it suffices. A smaller one may yet fit where a larger one did not.
-fn take_room(room: &mut usize, living: &Living) -> Result<(), VaultError> {
-    let beside = match &living.state {
-        State::Active => 0,
-        State::NeedsReauth { reason, .. } => reason.len(),
-    };
-    *room = room.checked_sub(living.envelope.len() + beside).ok_or(VaultError::NoRoom)?;
-    Ok(())
 }
 
 fn check_revision(row: &CredentialRow, wanted: Option<Revision>) -> Result<(), VaultError> {

@@ -1,13 +1,16 @@
 //! Messages ↔ domain values. Every check of a length or a character set is here, and all that is wrong with a request is
 //! told at once. Nothing is checked again after this, and nothing is repaired. Descriptions never repeat a value.
 
+mod batch;
+
 use base64ct::{Base64UrlUnpadded, Encoding};
 use jiff::Timestamp;
 use tonic::Status;
 use tonic_types::FieldViolation;
 
-use super::server::MAX_REPLY_OCTETS;
-use super::status::{bad_fields, item_error};
+pub(super) use batch::{batch_request, batch_response, room_for_secrets};
+
+use super::status::bad_fields;
 use super::wire::v1;
 use crate::crypto::Lineage;
 use crate::customers::StateFilter;
@@ -15,7 +18,7 @@ use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
 use crate::secret::stored::to_timestamp as timestamp;
 use crate::secret::{Kind, Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString, View};
 use crate::store::{CustomerRow, CustomerState, IdempotencyKey, KeyVersionState, Page, Revision, State};
-use crate::vault::{Condition, Credential, ListFilter, Reading, VaultError};
+use crate::vault::{Condition, Credential, ListFilter, Reading};
 
 const MAX_TOKEN: usize = 16_384;
 const MAX_URL: usize = 2_048;
@@ -26,9 +29,6 @@ const MAX_PASSWORD: usize = 4_096;
 const MAX_OPAQUE: usize = 32_768;
 const MAX_CONTENT_TYPE: usize = 255;
 const MAX_IDEMPOTENCY_KEY: usize = 128;
-const MAX_BATCH: usize = 100;
-/// What an item of a batch has beside its secret, or else an error, in octets: ids, times, numbers and fixed texts.
-const MAX_BESIDE_SECRET: usize = 2_048;
 const MAX_PAGE: i32 = 1_000;
 const DEFAULT_PAGE: i32 = 100;
 /// The first second that protobuf's Timestamp has. jiff goes further back.
@@ -156,18 +156,6 @@ pub(super) fn decrypt_request(request: &v1::DecryptCredentialRequest) -> Result<
         }
     };
     check.done(id.map(|id| Reading { id, view, revision }))
-}
-
-/// A batch of readings, each right or wrong by itself.
-pub(super) fn batch_request(
-    request: &v1::BatchDecryptCredentialsRequest,
-) -> Result<Vec<Result<Reading, Status>>, Status> {
-    let mut check = Check::default();
-    if !(1..=MAX_BATCH).contains(&request.requests.len()) {
-        check.wrong("requests", format!("must be 1 to {MAX_BATCH}"));
-        return check.done(None);
-    }
-    Ok(request.requests.iter().map(decrypt_request).collect())
 }
 
 pub(super) fn credential_ref(customer: &str, credential: &str) -> Result<CredentialRef, Status> {
@@ -343,32 +331,6 @@ fn opaque_from(check: &mut Check, opaque: &mut v1::Opaque) -> Secret {
 pub(super) fn decrypted((secret, credential): (Secret, Credential)) -> v1::DecryptCredentialResponse {
     let credential = Some(credential_message(&credential));
     v1::DecryptCredentialResponse { secret: Some(secret_message(secret)), credential }
-}
-
-/// The octets of envelopes that the reply to a batch of so many has room for. A secret's message is no longer than its envelope.
-pub(super) fn room_for_secrets(requests: usize) -> usize {
-    MAX_REPLY_OCTETS.saturating_sub(requests * MAX_BESIDE_SECRET)
-}
-
-/// What became of a batch: `opened` has one outcome for each request that was right.
-pub(super) fn batch_response(
-    requests: Vec<Result<Reading, Status>>,
-    opened: Vec<Result<(Secret, Credential), VaultError>>,
-) -> v1::BatchDecryptCredentialsResponse {
-    use v1::batch_decrypt_credentials_result::Result as Outcome;
-    let mut opened = opened.into_iter();
-    let results = requests.into_iter().map(|request| {
-        let outcome = request.and_then(|_| match opened.next() {
-            Some(outcome) => outcome.map_err(Status::from),
-            None => Err(VaultError::Internal("a batch has fewer outcomes than requests").into()),
-        });
-        let result = match outcome {
-            Ok(opened) => Outcome::Decrypted(decrypted(opened)),
-            Err(status) => Outcome::Error(item_error(&status)),
-        };
-        v1::BatchDecryptCredentialsResult { result: Some(result) }
-    });
-    v1::BatchDecryptCredentialsResponse { results: results.collect() }
 }
 
 /// The secret as a message, which wipes itself when it has been sent.

@@ -1,4 +1,5 @@
 mod answers;
+mod batch;
 mod limits;
 
 use tonic::Code;
