@@ -15,10 +15,10 @@ use super::wire::v1;
 use crate::crypto::Lineage;
 use crate::customers::StateFilter;
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
-use crate::secret::stored::to_timestamp as timestamp;
+use crate::secret::stored::{self, to_timestamp as timestamp};
 use crate::secret::{Kind, Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString, View};
 use crate::store::{CustomerRow, CustomerState, IdempotencyKey, KeyVersionState, Page, Revision, State};
-use crate::vault::{Condition, Credential, ListFilter, Reading};
+use crate::vault::{Condition, Credential, ListFilter, Reading, VaultError};
 
 const MAX_TOKEN: usize = 16_384;
 const MAX_URL: usize = 2_048;
@@ -141,6 +141,16 @@ pub(super) fn encrypt_request(request: v1::EncryptCredentialRequest) -> Result<E
     let key = (!key.is_empty()).then(|| IdempotencyKey::given(&key));
     let request = id.zip(secret).map(|(id, secret)| EncryptRequest { id, secret, condition, key });
     check.done(request)
+}
+
+/// Tells, before anything is sent, what this release would refuse a request to seal for.
+///
+/// # Errors
+/// What the service would answer.
+#[expect(clippy::result_large_err, reason = "it is what every call answers")]
+pub fn check_encrypt_request(request: v1::EncryptCredentialRequest) -> Result<(), Status> {
+    let request = encrypt_request(request)?;
+    stored::encode(request.secret).map(drop).map_err(|_| VaultError::SecretTooLong.into())
 }
 
 pub(super) fn decrypt_request(request: &v1::DecryptCredentialRequest) -> Result<Reading, Status> {

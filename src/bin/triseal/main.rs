@@ -48,7 +48,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Encrypt, decrypt, list and delete credentials
+    /// Encrypt, decrypt, list, delete and import credentials
     #[command(subcommand)]
     Credential(credential::Command),
     /// Create and list customers
@@ -70,7 +70,7 @@ With --output json every answer is one JSON object on a line of its own, and a l
 Fields have the names of the protocol; times are RFC 3339. Errors are one object on standard error:
 {\"error\": {\"code\", \"reason\", \"message\", \"details\", \"hint\"}}.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or arguments, 4 refused by policy or precondition.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or arguments, 3 done with failures, 4 refused by policy or precondition.";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
