@@ -147,7 +147,6 @@ pub(super) fn encrypt_request(request: v1::EncryptCredentialRequest) -> Result<E
 ///
 /// # Errors
 /// What the service would answer.
-#[expect(clippy::result_large_err, reason = "it is what every call answers")]
 pub fn check_encrypt_request(request: v1::EncryptCredentialRequest) -> Result<(), Status> {
     let request = encrypt_request(request)?;
     stored::encode(request.secret).map(drop).map_err(|_| VaultError::SecretTooLong.into())

@@ -9,5 +9,6 @@ mod batch;
 mod codebase_keys;
 mod command_line;
 mod crash;
+mod import;
 mod service;
 mod support;

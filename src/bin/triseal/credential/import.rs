@@ -52,7 +52,7 @@ pub(super) async fn run(arguments: &Import, service: &Service, output: &mut Outp
         ended?;
         return Err(Failure::input("the input has no lines".to_owned()));
     }
-    report.show(output)?;
+    report.show(ended.is_ok(), output)?;
     ended?;
     report.verdict()
 }
@@ -61,7 +61,7 @@ pub(super) async fn run(arguments: &Import, service: &Service, output: &mut Outp
 struct Told {
     number: u64,
     octets: u64,
-    entry: Result<Entry, BadEntry>,
+    entry: Result<Entry, Box<BadEntry>>,
 }
 
 /// Reads and parses in a thread of its own: a pipe may have nothing to read for long, and calls are under way meanwhile.
@@ -76,7 +76,7 @@ fn read(input: File, told: &mpsc::Sender<Result<Told, Failure>>) {
                     Some(text) => entry::parse(text),
                     None => {
                         let message = format!("the line is longer than {MAX_INPUT_OCTETS} octets");
-                        Err(BadEntry { id: None, failure: Failure::input(message) })
+                        Err(Box::new(BadEntry { id: None, failure: Failure::input(message) }))
                     }
                 },
             }),
@@ -139,7 +139,8 @@ async fn import(
             }
             line = told.recv(), if has_room => match line {
                 Some(Ok(Told { number, octets, entry: Ok(entry) })) => next = Some((number, octets, entry)),
-                Some(Ok(Told { number, octets, entry: Err(BadEntry { id, failure }) })) => {
+                Some(Ok(Told { number, octets, entry: Err(bad) })) => {
+                    let BadEntry { id, failure } = *bad;
                     report.conclude(number, id.as_ref(), Outcome::Failed(failure))?;
                     progress.reached(octets);
                 }

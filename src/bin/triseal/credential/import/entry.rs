@@ -54,13 +54,13 @@ struct Fields<'a> {
 }
 
 /// Reads a line.
-pub(super) fn parse(line: &[u8]) -> Result<Entry, BadEntry> {
-    let nameless = |failure| BadEntry { id: None, failure };
+pub(super) fn parse(line: &[u8]) -> Result<Entry, Box<BadEntry>> {
+    let nameless = |failure| Box::new(BadEntry { id: None, failure });
     let fields: Fields<'_> = input::json(line, &FIELDS).map_err(nameless)?;
     let id = id(&fields).map_err(nameless)?;
     match secret(fields) {
         Ok(secret) => Ok(Entry { id, secret: EncodedSecret::new(v1::Secret { value: Some(secret) }) }),
-        Err(failure) => Err(BadEntry { id: Some(id), failure }),
+        Err(failure) => Err(Box::new(BadEntry { id: Some(id), failure })),
     }
 }
 

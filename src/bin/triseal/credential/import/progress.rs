@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::time::{Instant, Interval, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::report::Report;
 use crate::output::{Format, printable};
@@ -34,7 +34,9 @@ impl Progress {
             (false, Format::Text) => (Shown::Lines, LINE_EVERY),
             (false, Format::Json) => (Shown::Nothing, LINE_EVERY),
         };
-        Self { shown, every: interval_at(Instant::now() + every, every), octets: 0 }
+        let mut every = interval_at(Instant::now() + every, every);
+        every.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Self { shown, every, octets: 0 }
     }
 
     /// So much of the input has been done with.

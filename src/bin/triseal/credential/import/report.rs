@@ -18,6 +18,8 @@ const MAX_SHOWN: usize = 20;
 #[derive(Serialize)]
 pub(super) struct Report {
     dry_run: bool,
+    /// Whether every line was tried.
+    complete: bool,
     /// In a dry run: whether a service answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     service_asked: Option<bool>,
@@ -63,6 +65,7 @@ impl Report {
         let dry_run = mode != Mode::Store;
         Ok(Self {
             dry_run,
+            complete: false,
             service_asked: dry_run.then_some(mode == Mode::Look),
             lines: 0,
             done: (!dry_run).then_some(0),
@@ -127,11 +130,17 @@ impl Report {
             (None, to_store) => (to_store.unwrap_or_default(), "to store"),
         };
         let Self { lines, already_there, differing, failed, .. } = self;
-        format!("{lines} lines: {done} {name}, {already_there} already there, {differing} differing, {failed} failed")
+        let plural = if *lines == 1 { "" } else { "s" };
+        format!(
+            "{lines} line{plural}: {done} {name}, {already_there} already there, {differing} differing, {failed} failed"
+        )
     }
 
     /// Writes it to standard output.
-    pub(super) fn show(&self, output: &mut Output) -> Result<(), Failure> {
+    pub(super) fn show(&mut self, complete: bool, output: &mut Output) -> Result<(), Failure> {
+        self.complete = complete;
+        // They came as they ended.
+        self.problems.sort_by_key(|problem| problem.line);
         match output.format() {
             Format::Json => output.json(self),
             Format::Text => output.octets(self.text().as_bytes()),
@@ -158,9 +167,9 @@ impl Report {
             return Ok(());
         }
         let Self { lines, differing, failed, dry_run, .. } = self;
-        let would = if *dry_run { "would fail" } else { "failed" };
+        let is = if *dry_run { "would be" } else { "is" };
         Err(Failure::incomplete(format!(
-            "of {lines} lines, {failed} {would} and {differing} differ from what is there"
+            "not every line {is} stored: {failed} failed and {differing} differing, of {lines}"
         ))
         .with_hint("correct what failed and run it again: what is there already is never written over"))
     }
@@ -230,7 +239,7 @@ mod tests {
         assert_eq!(
             serde_json::to_value(&report).unwrap(),
             serde_json::json!({
-                "dry_run": false, "lines": 5, "done": 2, "already_there": 1, "differing": 1, "failed": 1,
+                "dry_run": false, "complete": false, "lines": 5, "done": 2, "already_there": 1, "differing": 1, "failed": 1,
                 "problems": [
                     {"line": 5, "customer_id": "acme", "credential_id": "crm", "outcome": "differing", "revision": 7},
                     {"line": 6, "outcome": "failed", "code": "INPUT", "message": "it is\u{1b} so"},
@@ -272,7 +281,7 @@ mod tests {
         report.conclude(1, Some(&id()), Outcome::Done).unwrap();
         assert_eq!(
             report.text(),
-            "1 lines: 1 to store, 0 already there, 0 differing, 0 failed\n\
+            "1 line: 1 to store, 0 already there, 0 differing, 0 failed\n\
              no service answered: what is there already is not known\n"
         );
     }
