@@ -9,6 +9,8 @@ mod batch;
 mod codebase_keys;
 mod command_line;
 mod crash;
+mod encodings;
 mod import;
+mod memory;
 mod service;
 mod support;

@@ -140,6 +140,10 @@ impl Credentials for FaultyCredentials {
             Some(_) | None => self.inner.query(customer, after, limit).await,
         }
     }
+
+    async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+        unreachable!("a vault removes no row")
+    }
 }
 
 /// The customers, which may be away.
@@ -277,12 +281,13 @@ impl Setup {
     }
 
     /// Creates further customers.
-    pub(super) async fn create(&self, customers: impl IntoIterator<Item = CustomerId>) {
+    pub(super) async fn create(&self, ids: impl IntoIterator<Item = CustomerId>) {
         let wrapper = Arc::new(LocalWrapper::open(&self.wrapping_key()).unwrap());
+        let (customers, credentials) = (self.customers.clone(), self.credentials.clone());
         let directory =
-            CustomerDirectory::new(deployment(), self.customers.clone(), wrapper, self.keyring.clone(), clock);
-        for customer in customers {
-            directory.create(&customer).await.unwrap();
+            CustomerDirectory::new(deployment(), customers, credentials, wrapper, self.keyring.clone(), clock);
+        for id in ids {
+            directory.create(&id).await.unwrap();
         }
     }
 
@@ -321,7 +326,7 @@ impl Setup {
     pub(super) async fn customer_becomes(&self, id: &str, state: CustomerState) {
         let row = self.customers.get(&customer_id(id)).await.unwrap().unwrap();
         let customer = CustomerRow { state, write_id: WriteId::random().unwrap(), ..row.clone() };
-        self.customers.replace(Some(row.write_id), CustomerWrite { customer, key: None }).await.unwrap();
+        self.customers.replace(Some(row.write_id), CustomerWrite::of(customer)).await.unwrap();
         self.keyring.forget(&customer_id(id));
     }
 
