@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-pub use batch::Reading;
+pub use batch::{Opened, Reading};
 
 use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
 use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
@@ -58,6 +58,9 @@ pub enum VaultError {
     /// A newer release wrote it.
     #[error("the stored secret has an encoding that this release does not know")]
     EncodingUnknown,
+    /// Its keys did not come while others of the same batch were waiting.
+    #[error("the customer's keys did not come in time")]
+    TooSlow,
     /// What was opened before it in the same batch leaves no room for it in the answer.
     #[error("the answer has no room for it")]
     NoRoom,

@@ -135,6 +135,7 @@ impl From<VaultError> for Status {
                 "the reply has no room for this credential: ask for those that it left out again, by themselves",
             )
             .retry_after(RETRY_LEFT_OUT),
+            E::TooSlow => return Status::deadline_exceeded(format!("{text}; they are still looked up, so ask again")),
             E::SecretTooLong => return bad_fields(vec![FieldViolation::new("secret", text)]),
             E::Keyring(error) => from_keyring(error),
             E::Store(error) => from_store(error),

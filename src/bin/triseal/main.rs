@@ -17,6 +17,7 @@ mod salesforce;
 mod status;
 mod wiped;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +25,11 @@ use clap::{Parser, Subcommand};
 use client::Connect;
 use failure::Failure;
 use output::{Format, Output};
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes what is freed: an import passes many secrets through the buffers of the RPC stack.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Seals and opens credentials with a triseal service.
 #[derive(Parser)]

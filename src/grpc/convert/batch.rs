@@ -6,8 +6,7 @@ use super::{Check, decrypt_request, decrypted};
 use crate::grpc::server::MAX_REPLY_OCTETS;
 use crate::grpc::status::item_error;
 use crate::grpc::wire::v1;
-use crate::secret::Secret;
-use crate::vault::{Credential, Reading, VaultError};
+use crate::vault::{Opened, Reading, VaultError};
 use v1::batch_decrypt_credentials_result::Result as Outcome;
 
 const MAX_BATCH: usize = 100;
@@ -34,7 +33,7 @@ pub(in crate::grpc) fn room_for_secrets(requests: usize) -> usize {
 /// What became of a batch: `opened` has one outcome for each request that was right.
 pub(in crate::grpc) fn batch_response(
     requests: Vec<Result<Reading, Status>>,
-    opened: Vec<Result<(Secret, Credential), VaultError>>,
+    opened: Vec<Opened>,
 ) -> v1::BatchDecryptCredentialsResponse {
     let mut opened = opened.into_iter();
     let results = requests.into_iter().map(|request| {

@@ -1,10 +1,11 @@
 //! Many readings at once: each as it would be alone, in their order, within the room and the concurrency that there is.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::batch::OPENED_AT_ONCE;
+use super::super::batch::{CUSTOMERS_AT_ONCE, PATIENCE};
 use super::*;
 use crate::crypto::CustomerKey;
 use crate::factors::local::LocalWrapper;
@@ -16,12 +17,12 @@ fn reading(customer: &str, credential: &str, view: View) -> Reading {
     Reading { id: credential_ref(customer, credential), view, revision: None }
 }
 
-async fn open_many(vault: &Vault, readings: &[Reading], room: usize) -> Vec<Result<(Secret, Credential), VaultError>> {
+async fn open_many(vault: &Vault, readings: &[Reading], room: usize) -> Vec<Opened> {
     vault.decrypt_many(&readings.iter().collect::<Vec<_>>(), room).await
 }
 
 /// The token or password that was opened, or why not.
-fn told(outcome: Result<(Secret, Credential), VaultError>) -> Result<(String, Credential), VaultError> {
+fn told(outcome: Opened) -> Result<(String, Credential), VaultError> {
     outcome.map(|(secret, credential)| match secret {
         Secret::SalesforceOAuth(oauth) => {
             let tokens = [oauth.access_token.expose_secret(), oauth.refresh_token.expose_secret()];
@@ -140,6 +141,44 @@ async fn a_long_reason_takes_room_too() {
     assert!(open_many(&setup.vault, &readings, 2_000).await[0].is_ok());
 }
 
+/// Unwraps at once, but for one customer, whose keys never come.
+struct Hangs(LocalWrapper, CustomerId);
+
+#[async_trait]
+impl KeyWrapper for Hangs {
+    async fn wrap_new(&self, context: &WrapContext<'_>) -> Result<WrappedKey, FactorError> {
+        self.0.wrap_new(context).await
+    }
+
+    async fn unwrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError> {
+        if *context.customer == self.1 {
+            std::future::pending::<()>().await;
+        }
+        self.0.unwrap(context, wrapped).await
+    }
+}
+
+#[tokio::test]
+async fn a_customer_whose_keys_do_not_come_holds_nobody_up() {
+    let setup = Setup::new().await;
+    setup.encrypt("crm", password("hangs"), Condition::None).await.unwrap();
+    let other = credential_ref("other", "crm");
+    setup.vault.encrypt(&caller("realtask"), &other, password("opens"), Condition::None, None).await.unwrap();
+    let inner = LocalWrapper::open(&setup.wrapping_key()).unwrap();
+    let vault = setup.cold(Arc::new(Hangs(inner, customer_id("acme")))).await;
+
+    // The many of one customer do not take the places of the others.
+    let mut readings = vec![reading("acme", "crm", View::Full); 99];
+    readings.insert(50, reading("other", "crm", View::Full));
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let mut opened = open_many(&vault, &readings, EVERYTHING).await;
+    // The clock goes in whole milliseconds.
+    assert!((PATIENCE..PATIENCE + Duration::from_millis(2)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert_eq!(told(opened.remove(50)).unwrap().0, "opens");
+    assert!(opened.into_iter().all(|outcome| outcome.err() == Some(VaultError::TooSlow)));
+}
+
 /// Unwraps slowly enough for others to come, and counts.
 struct Slow {
     inner: LocalWrapper,
@@ -203,5 +242,5 @@ async fn cold_customers_are_unwrapped_at_the_same_time_within_bounds() {
     let texts: Vec<_> = opened.into_iter().map(|outcome| told(outcome).unwrap().0).collect();
     assert_eq!(texts, (0..40).map(name).collect::<Vec<_>>(), "in the order asked, whichever was ready first");
     assert_eq!(wrapper.calls.load(Ordering::SeqCst), 40);
-    assert_eq!(wrapper.most.load(Ordering::SeqCst), OPENED_AT_ONCE);
+    assert_eq!(wrapper.most.load(Ordering::SeqCst), CUSTOMERS_AT_ONCE);
 }
