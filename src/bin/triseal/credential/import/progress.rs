@@ -13,6 +13,8 @@ use crate::output::{Format, printable};
 
 const BAR_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(10);
+const OF_A_FILE: &str = "{bar:20} {percent:>3}%  {eta:>4}  {wide_msg}";
+const OF_A_PIPE: &str = "{spinner} {elapsed:>4}  {wide_msg}";
 
 pub(super) struct Progress {
     shown: Shown,
@@ -52,7 +54,7 @@ impl Progress {
     /// Shows how far it has come, and why it does not go on.
     pub(super) fn show(&self, report: &Report, trouble: Option<&str>) {
         let trouble = trouble.map(|trouble| format!("; trying again: {}", printable(trouble))).unwrap_or_default();
-        let text = report.counts() + &trouble;
+        let text = format!("so far {}{trouble}", report.so_far());
         match &self.shown {
             Shown::Bar(bar) => {
                 bar.set_position(self.octets);
@@ -81,8 +83,8 @@ fn length(input: &File) -> Option<u64> {
 
 fn bar(length: Option<u64>) -> ProgressBar {
     let (bar, template) = match length {
-        Some(length) => (ProgressBar::new(length), "{bar:24} {percent:>3}%  {eta:>4}  {msg}"),
-        None => (ProgressBar::new_spinner(), "{spinner} {elapsed:>4}  {msg}"),
+        Some(length) => (ProgressBar::new(length), OF_A_FILE),
+        None => (ProgressBar::new_spinner(), OF_A_PIPE),
     };
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_right() {
-        for template in ["{bar:24} {percent:>3}%  {eta:>4}  {msg}", "{spinner} {elapsed:>4}  {msg}"] {
+        for template in [OF_A_FILE, OF_A_PIPE] {
             assert!(ProgressStyle::with_template(template).is_ok());
         }
     }

@@ -123,17 +123,19 @@ impl Report {
         Ok(())
     }
 
-    /// The counts on one line.
-    pub(super) fn counts(&self) -> String {
-        let (done, name) = match (self.done, self.to_store) {
+    fn counts(&self) -> [(u64, &'static str); 4] {
+        let done = match (self.done, self.to_store) {
             (Some(done), _) => (done, "done"),
             (None, to_store) => (to_store.unwrap_or_default(), "to store"),
         };
-        let Self { lines, already_there, differing, failed, .. } = self;
-        let plural = if *lines == 1 { "" } else { "s" };
-        format!(
-            "{lines} line{plural}: {done} {name}, {already_there} already there, {differing} differing, {failed} failed"
-        )
+        [done, (self.already_there, "already there"), (self.differing, "differing"), (self.failed, "failed")]
+    }
+
+    /// The counts that are not zero, or `nothing`.
+    pub(super) fn so_far(&self) -> String {
+        let counts = self.counts().into_iter().filter(|(count, _)| *count > 0);
+        let counts: Vec<_> = counts.map(|(count, name)| format!("{count} {name}")).collect();
+        if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") }
     }
 
     /// Writes it to standard output.
@@ -148,7 +150,9 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let mut text = self.counts() + "\n";
+        let plural = if self.lines == 1 { "" } else { "s" };
+        let counts = self.counts().map(|(count, name)| format!("{count} {name}")).join(", ");
+        let mut text = format!("{} line{plural}: {counts}\n", self.lines);
         if self.service_asked == Some(false) {
             text += "no service answered: what is there already is not known\n";
         }
@@ -227,6 +231,7 @@ mod tests {
             report.conclude(line, Some(&id()), outcome).unwrap();
         }
         assert!(report.verdict().is_ok());
+        assert_eq!(report.so_far(), "2 done, 1 already there");
         report.conclude(5, Some(&id()), Outcome::Differing { revision: 7 }).unwrap();
         report.conclude(6, None, failed("it is\u{1b} so")).unwrap();
         assert_eq!(report.verdict().unwrap_err().exit, Exit::DoneInPart);
