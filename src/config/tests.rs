@@ -27,7 +27,10 @@ fn an_empty_file_has_the_safe_defaults() {
     let settings = read("").unwrap();
     assert_eq!(settings.deployment.as_str(), "production");
     assert_eq!(settings.server.listen.to_string(), "0.0.0.0:7443");
-    assert_eq!(settings.server.drain, Duration::from_secs(20));
+    assert_eq!(settings.server.ops_listen.to_string(), "0.0.0.0:7480");
+    let Server { max_concurrent_requests, max_connection_age, drain, .. } = settings.server;
+    assert_eq!((max_concurrent_requests, max_connection_age), (512, Duration::from_mins(10)));
+    assert_eq!(drain, Duration::from_secs(20));
     assert_eq!(settings.factors.codebase_primary, None);
     assert_eq!(settings.factors.environment, EnvironmentFrom::SecretsManager);
     assert_eq!(settings.factors.customer, CustomerFrom::Kms);
@@ -135,6 +138,9 @@ fn a_value_that_is_refused_is_not_repeated() {
     for key in [
         "deployment",
         "server.listen",
+        "server.ops_listen",
+        "server.max_concurrent_requests",
+        "server.max_connection_age",
         "server.drain",
         "factors.codebase_primary",
         "factors.environment",
@@ -146,6 +152,7 @@ fn a_value_that_is_refused_is_not_repeated() {
         "cache.max_age",
         "cache.customer_staleness",
         "store.backend",
+        "store.backup_retention",
         "telemetry.log",
         "insecure.plaintext",
         "insecure.development_codebase_key",
@@ -178,7 +185,7 @@ fn a_value_that_is_refused_is_not_repeated() {
     }
     for name in ["MARKED0123456789MARKED0123456789MARKED01234567", "'MARKED`, expected'", "\"MARKED\\n\""] {
         let told = read(&format!("server.{name} = 1")).unwrap_err().to_string();
-        assert!(told.starts_with("settings: server.a name: is no setting: must be `listen` or"), "{told}");
+        assert!(told.starts_with("settings: server.a name: is no setting: must be one of `listen`,"), "{told}");
     }
 }
 
@@ -252,10 +259,12 @@ fn what_is_logged_is_told_by_levels() {
 #[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
-    let edits: [(&str, Edit); 11] = [
+    let edits: [(&str, Edit); 13] = [
         ("insecure.plaintext", |settings| settings.insecure.plaintext = false),
         ("server.listen", |settings| settings.server.listen = "0.0.0.0:7443".parse().unwrap()),
         ("server.listen", |settings| settings.server.listen = "[::ffff:127.0.0.1]:7443".parse().unwrap()),
+        ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 0),
+        ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 100_001),
         ("factors.environment", |settings| settings.factors.environment = EnvironmentFrom::SecretsManager),
         ("factors.customer", |settings| settings.factors.customer = CustomerFrom::Kms),
         ("factors.customer", |settings| settings.insecure.local_kms = false),
@@ -274,7 +283,8 @@ fn each_refusal_names_its_key() {
             Ok(()) => panic!("{wanted} was accepted"),
         }
     }
-    let bounds: [Edit; 4] = [
+    let bounds: [Edit; 5] = [
+        |settings| settings.server.max_concurrent_requests = 1,
         |settings| settings.cache.roots = 10_000_000,
         |settings| settings.cache.refresh_after = settings.cache.max_age,
         |settings| settings.factors.file.poll = settings.factors.file.max_age / 2,
@@ -308,6 +318,7 @@ fn development_runs_below_its_directory_whatever_that_is_called() {
         let settings = Settings::dev(Path::new(data)).unwrap();
         settings.check().unwrap();
         assert_eq!(settings.deployment.as_str(), "dev");
+        assert!(settings.server.listen.ip().is_loopback() && settings.server.ops_listen.ip().is_loopback());
         assert!(settings.insecure.development_codebase_key);
         assert_eq!(settings.store.embedded.path, Path::new(data).join("store.redb"));
         assert_eq!(settings.factors.file.path, Path::new(data).join("environment.json"));

@@ -72,10 +72,16 @@ async fn a_port_in_use_is_refused_before_anything_is_made() {
     let (_folder, data) = data();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let arguments = ["--dev", "--listen", &address, "--data", data.to_str().unwrap()];
-    let wrong = &[address.as_str(), "in use", "stop what listens there"];
-    refused(&arguments, &[], Says { wrong, advice: "--listen or server.listen" }).await;
-    assert!(!data.exists());
+    for (listen, ops_listen, option) in [
+        (address.as_str(), "127.0.0.1:0", "--listen or server.listen"),
+        ("127.0.0.1:0", &address, "--ops-listen or server.ops_listen"),
+    ] {
+        let data = data.to_str().unwrap();
+        let arguments = ["--dev", "--listen", listen, "--ops-listen", ops_listen, "--data", data];
+        let wrong = &[address.as_str(), "in use", "stop what listens there"];
+        refused(&arguments, &[], Says { wrong, advice: option }).await;
+        assert!(!Path::new(data).exists());
+    }
 }
 
 #[tokio::test]
@@ -234,7 +240,7 @@ async fn settings_that_are_wrong_are_named() {
         ("server = [", &["triseald.toml", "no TOML from line 1"][..], "docs/SETTINGS.md"),
         ("MARKED+c2VjcmV0=", &["triseald.toml", "no TOML from line 1"], "docs/SETTINGS.md"),
         ("{\"format\": \"triseal-environment-keys/v1\", \"keys\": \"MARKED\"}", &["no TOML"], "docs/SETTINGS.md"),
-        ("[server]\nlisten_on = 'MARKED'", &["server.listen_on"], "must be `listen` or"),
+        ("[server]\nlisten_on = 'MARKED'", &["server.listen_on"], "must be one of `listen`,"),
         ("[sever]\nlisten = 'MARKED'", &["sever"], "docs/SETTINGS.md"),
         ("[server]\nlisten = 'MARKED'", &["server.listen"], "such as 127.0.0.1:7443"),
         ("[server]\ndrain = 'MARKED'", &["server.drain"], "such as \"500ms\", \"20s\""),

@@ -24,7 +24,7 @@ async fn a_full_disk_is_told_and_what_was_acknowledged_stays() {
     let limit = "trap '' XFSZ; ulimit -f \"$0\" && exec \"$@\"";
     let mut limited = program("sh", &["-c", limit, &blocks]);
     limited.arg(inner.get_program()).args(inner.get_args());
-    let service = Service::start(limited).await;
+    let mut service = Service::start(limited).await;
     let mut credentials = service.credentials();
     let mut acknowledged = Vec::new();
     let secret = |number: usize| vec![number as u8; 32_000];
@@ -37,7 +37,8 @@ async fn a_full_disk_is_told_and_what_was_acknowledged_stays() {
     }
     assert!(!acknowledged.is_empty() && acknowledged.len() < WRITES, "{}", acknowledged.len());
 
-    let (ended, said) = service.ended().await;
+    let ended = service.ended().await;
+    let said = service.last_words().await;
     assert_eq!(ended.code(), Some(1), "{said}");
     let last = said.lines().last().unwrap_or_default();
     for part in

@@ -5,9 +5,16 @@
 
 mod architecture;
 mod bad_input;
+mod batch;
 mod codebase_keys;
 mod command_line;
 mod crash;
+mod encodings;
 mod full_disk;
+mod import;
+mod limits;
+mod logs;
+mod memory;
+mod ops;
 mod service;
 mod support;
