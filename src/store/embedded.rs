@@ -249,7 +249,7 @@ impl Credentials for EmbeddedCredentials {
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError> {
         let prefix = customer.map_or_else(Vec::new, |customer| key(customer.as_str(), ""));
         let after = after.map(credential_key);
-        let found = self.0.range(CREDENTIALS, &prefix, after.as_deref(), limit, |_| true)?;
+        let found = self.0.range(CREDENTIALS, &prefix, after.as_deref(), limit, |key| is_ours(key, credential_ref))?;
         Ok(page(&found, limit, credential_ref, encoding::decode_credential))
     }
 
@@ -307,7 +307,8 @@ impl Customers for EmbeddedCustomers {
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         let after = after.map(|customer| key(customer.as_str(), CUSTOMER));
         let own_row = [&[SEPARATOR], CUSTOMER.as_bytes()].concat();
-        let found = self.0.range(CUSTOMERS, b"", after.as_deref(), limit, |key| key.ends_with(&own_row))?;
+        let wanted = |key: &[u8]| key.ends_with(&own_row) && is_ours(key, customer_id);
+        let found = self.0.range(CUSTOMERS, b"", after.as_deref(), limit, wanted)?;
         Ok(page(&found, limit, customer_id, encoding::decode_customer))
     }
 }
@@ -517,6 +518,11 @@ fn replaced<R>(refusal: Refusal, decode: impl FnOnce(&[u8]) -> Result<R, BadRow>
         Some(None) => Ok(Replaced::Refused(None)),
         Some(Some(octets)) => decode(&octets).map(|row| Replaced::Refused(Some(row))).map_err(bad_row),
     }
+}
+
+/// Whether a row's key names anything. One that does not is passed over and logged: no page can end at it, and a list goes on.
+fn is_ours<I>(key: &[u8], id: impl Fn(&[u8]) -> Result<I, BadRow>) -> bool {
+    id(key).map_err(|bad| error!(error = %bad_row(bad), key = %key.escape_ascii(), "row left out of a list")).is_ok()
 }
 
 /// A row that can't be read is left out and logged, so that it hides no other; whoever asks for it by name learns what is wrong.

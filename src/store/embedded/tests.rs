@@ -240,3 +240,47 @@ async fn a_corrupt_row_is_an_error_and_stays() {
     assert_eq!(credentials.get(&credential_ref("acme", "other")).await.unwrap(), None);
     assert_eq!(EmbeddedCustomers(store).get(&customer_id("acme")).await.unwrap(), None);
 }
+
+/// Rows whose keys are none of ours, also more of them than a page has rows, end no list.
+#[tokio::test]
+async fn a_key_that_is_none_of_ours_ends_no_list() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("store.redb")).unwrap();
+    let (credentials, customers) = (EmbeddedCredentials(Arc::clone(&store)), EmbeddedCustomers(Arc::clone(&store)));
+    let names = ["acme", "bravo"];
+    for name in names {
+        credentials.replace(None, living(name, "crm")).await.unwrap();
+        customers.replace(None, CustomerWrite::of(customer(name))).await.unwrap();
+    }
+    let txn = store.db.begin_write().unwrap();
+    for table in [CREDENTIALS, CUSTOMERS] {
+        let mut table = txn.open_table(table).unwrap();
+        for bad in [b"".as_slice(), b"\0customer", b"a b\0customer", b"b", b"b/\0customer", b"\xff\0customer", b"z"] {
+            table.insert(bad, b"octets".as_slice()).unwrap();
+        }
+    }
+    txn.commit().unwrap();
+
+    for limit in 1..4 {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = credentials.query(None, after.as_ref(), limit).await.unwrap();
+            listed.extend(page.rows.into_iter().map(|row| row.id.customer.to_string()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, names, "credentials, {limit} at a time");
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = customers.query(after.as_ref(), limit).await.unwrap();
+            listed.extend(page.rows.into_iter().map(|row| row.id.to_string()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, names, "customers, {limit} at a time");
+    }
+}
