@@ -404,6 +404,7 @@ impl Settings {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
 fn environment() -> Result<Overrides, SettingsError> {
     Overrides::of(std::env::vars_os())
 }

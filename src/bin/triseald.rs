@@ -264,7 +264,8 @@ fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> 
     make_directory(data)
         .map_err(|error| format!("{} can't be made: {error}: name another directory by --data", data.display()))?;
     let fresh = !exists(store);
-    if !fresh && !(exists(&settings.factors.local.master_key) && exists(&settings.factors.file.path)) {
+    let lacks_a_key = [&settings.factors.local.master_key, &settings.factors.file.path].iter().any(|key| !exists(key));
+    if !fresh && lacks_a_key {
         // What stands in the store's place may be none, and then no key is missing.
         drop(EmbeddedStore::open(store, &settings.deployment)?);
     }
