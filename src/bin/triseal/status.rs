@@ -6,13 +6,9 @@ use std::time::Duration;
 
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt};
+use triseal::grpc::{DOMAIN, REASON_TRAILER};
 
 use crate::failure::{Exit, Failure};
-
-/// The trailer that repeats the reason, for when the details cannot be read.
-const REASON_TRAILER: &str = "triseal-reason";
-/// The domain of the service's own reasons.
-const DOMAIN: &str = "triseal";
 
 /// What a command was about, to be named in hints. Empty where it was about none in particular.
 #[derive(Clone, Copy, Default)]
