@@ -16,5 +16,6 @@ mod limits;
 mod logs;
 mod memory;
 mod ops;
+mod secret_types;
 mod service;
 mod support;
