@@ -19,11 +19,18 @@ use crate::output::{Format, Output, printable};
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Make the key that is compiled into the service
-    #[command(after_help = "Example:\n  triseal keygen codebase codebase-keys.json\n  \
-                            TRISEAL_CODEBASE_KEYS=$PWD/codebase-keys.json cargo build --profile dist")]
+    // Without the options of a service, which clap would name where the environment sets them.
+    #[command(
+        override_usage = "triseal keygen codebase [OPTIONS] <FILE>",
+        after_help = "Example:\n  triseal keygen codebase codebase-keys.json\n  \
+                      TRISEAL_CODEBASE_KEYS=$PWD/codebase-keys.json cargo build --profile dist"
+    )]
     Codebase(Destination),
     /// Make the key of a deployment, for a file of its service or for its secret
-    #[command(after_help = "Example:\n  triseal keygen environment environment-keys.json")]
+    #[command(
+        override_usage = "triseal keygen environment [OPTIONS] <FILE>",
+        after_help = "Example:\n  triseal keygen environment environment-keys.json"
+    )]
     Environment(Destination),
 }
 
