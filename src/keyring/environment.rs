@@ -56,7 +56,7 @@ pub(super) struct EnvironmentKeys {
     source: Arc<dyn EnvironmentSource>,
     operations: Arc<dyn Operations>,
     timing: EnvironmentTiming,
-    current: RwLock<Arc<Snapshot>>,
+    last_good: RwLock<Arc<Snapshot>>,
     reading: SingleFlight<(), Result<(), EnvironmentError>>,
     asked: Mutex<Asked>,
 }
@@ -78,14 +78,14 @@ impl EnvironmentKeys {
     ) -> Result<Arc<Self>, EnvironmentError> {
         let read_at = Instant::now();
         let keys = source.fetch().await?;
-        let current = RwLock::new(Arc::new(Snapshot { keys, read_at }));
+        let last_good = RwLock::new(Arc::new(Snapshot { keys, read_at }));
         let reading = SingleFlight::new();
-        Ok(Arc::new(Self { source, operations, timing, current, reading, asked: Mutex::default() }))
+        Ok(Arc::new(Self { source, operations, timing, last_good, reading, asked: Mutex::default() }))
     }
 
     /// The keys as they were last read, however long ago.
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.last_good.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The keys, for sealing under their primary.
@@ -187,10 +187,10 @@ impl EnvironmentKeys {
         if keys.primary() != before.keys.primary() {
             info!(version = keys.primary().get(), "environment key promoted");
         }
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(Snapshot { keys, read_at });
+        let mut last_good = self.last_good.write().unwrap_or_else(PoisonError::into_inner);
+        *last_good = Arc::new(Snapshot { keys, read_at });
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.denied.retain(|(version, _)| matches!(current.keys.get(*version), Lookup::Unknown));
+        asked.denied.retain(|(version, _)| matches!(last_good.keys.get(*version), Lookup::Unknown));
         Ok(())
     }
 }
