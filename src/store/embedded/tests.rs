@@ -202,6 +202,22 @@ async fn a_writer_that_dies_is_away() {
     assert!(store.has_failed());
 }
 
+/// Whoever comes after a commit that failed is told why it did.
+#[tokio::test]
+async fn a_writer_that_failed_goes_on_saying_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("store.redb")).unwrap();
+    let full = StoreError::Away("the file system answered: No space left on device".to_owned());
+    let (writes, _) = mpsc::sync_channel(10);
+    let (failing, writing) = watch::channel(None);
+    failing.send_replace(Some(full.clone()));
+    drop(failing);
+    let failed = EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: None, writing };
+    assert!(failed.has_failed() && failed.failure() == Some(full.clone()));
+    let credentials = EmbeddedCredentials(Arc::new(failed));
+    assert_eq!(credentials.replace(None, living("acme", "crm")).await.err(), Some(full));
+}
+
 /// A row that is not of our form is told, and not written over.
 #[tokio::test]
 async fn a_corrupt_row_is_an_error_and_stays() {
