@@ -253,7 +253,7 @@ async fn a_group_whose_disk_fails_is_failed_whole_and_stands_whole_or_not_at_all
             let mut parts = disk.parts();
             parts.fails_after = parts.calls + fails_after;
         }
-        write_groups(&waiting, |group| commit(&db, group));
+        write_groups(&waiting, &Histogram::noop(), |group| commit(&db, group));
         let answers: Vec<_> = join_all(answers).await.into_iter().map(Result::unwrap).collect();
         let left = disk.parts().left_without_power();
         let store = open_disk(Disk::new(left));
