@@ -34,7 +34,10 @@ impl Configuration {
     /// Starts the service on data that it may find or not, and waits until it serves.
     pub fn start(&self, data: &Path) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_triseald"));
-        command.args(self.arguments).args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
+        command
+            .args(self.arguments)
+            .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--data"])
+            .arg(data);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         Process::start(command, |child| child.stderr.take(), serving)
     }
