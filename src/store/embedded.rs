@@ -121,18 +121,21 @@ impl EmbeddedStore {
     pub fn open(path: &Path, deployment: &Deployment) -> Result<Self, OpenError> {
         let exists = path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))?;
         let made = if exists { None } else { make_file(path, deployment)? };
-        let db = Arc::new(made.map_or_else(|| open_file(path, deployment), Ok)?);
+        let db = made.map_or_else(|| open_file(path, deployment), Ok)?;
+        Self::over(db).map_err(|error| OpenError::Io(path.to_owned(), error))
+    }
+
+    /// A store over a database of ours.
+    fn over(db: Database) -> std::io::Result<Self> {
+        let db = Arc::new(db);
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
         let written = Arc::clone(&db);
         let (ended, writing) = watch::channel(());
         let sizes = group_size();
-        let writer = thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || {
-                let _ended = ended;
-                write_groups(&waiting, &sizes, |group| commit(&written, group));
-            })
-            .map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        let writer = thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            let _ended = ended;
+            write_groups(&waiting, &sizes, |group| commit(&written, group));
+        })?;
         Ok(Self { db, writes: Some(writes), writer: Some(writer), writing })
     }
 
@@ -444,16 +447,13 @@ fn write_groups(
     sizes: &Histogram,
     mut commit: impl FnMut(&[Replacement]) -> Result<Vec<Refusal>, StoreError>,
 ) {
-    let mut healthy = true;
-    while let (true, Ok(first)) = (healthy, waiting.recv()) {
+    while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(MAX_GROUP - 1));
         let (replacements, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|write| (write.replacement, write.answer)).unzip();
         sizes.record(replacements.len() as f64);
         let outcomes = commit(&replacements);
-        // redb takes no write after one that failed, until the file is opened anew.
-        healthy = outcomes.is_ok();
         for (index, answer) in answers.into_iter().enumerate() {
             let outcome = match &outcomes {
                 Ok(refusals) => Ok(refusals.get(index).cloned().unwrap_or_default()),
@@ -461,6 +461,10 @@ fn write_groups(
             };
             // Whoever has gone does not hear of it, and the write stands.
             let _ = answer.send(outcome);
+        }
+        if outcomes.is_err() {
+            // redb takes no write after one that failed, until the file is opened anew.
+            return;
         }
     }
 }
