@@ -4,9 +4,10 @@
 mod convert;
 pub mod credential;
 pub mod customer;
-mod identity;
+pub mod identity;
 pub mod server;
 mod status;
+pub mod tls;
 mod wire;
 
 pub use status::{DOMAIN, REASON_TRAILER};

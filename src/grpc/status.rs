@@ -93,6 +93,13 @@ pub(super) fn with_reason(answer: http::Response<Body>) -> http::Response<Body> 
     bad_fields(vec![FieldViolation::new("request", description)]).into_http()
 }
 
+/// Nobody can be held responsible for the call: a client certificate that names no caller.
+pub(super) fn no_client_certificate() -> Status {
+    let text =
+        "the client certificate names no caller of this service: it needs exactly one SPIFFE id of its trust domain";
+    Told::new(Code::Unauthenticated, "NO_CLIENT_CERTIFICATE", text).into_status()
+}
+
 /// The call took longer than its deadline.
 pub(super) fn deadline_exceeded() -> Status {
     Status::deadline_exceeded(
