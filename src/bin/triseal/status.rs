@@ -8,6 +8,7 @@ use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::failure::{Exit, Failure};
+use crate::tls;
 
 /// The trailer that repeats the reason, for when the details cannot be read.
 const REASON_TRAILER: &str = "triseal-reason";
@@ -53,6 +54,9 @@ impl Failure {
 fn before_any_answer(status: &Status) -> Option<Failure> {
     let mut source = status.source();
     while let Some(error) = source {
+        if let Some(refused) = tls::refusal(error) {
+            return Some(refused);
+        }
         if error.is::<TimeoutExpired>() {
             let hint = "give it longer with --timeout; a change may have happened all the same";
             return Some(unreachable("DEADLINE_EXCEEDED", "the service did not answer in time", hint));
@@ -124,6 +128,9 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
         "NEEDS_REAUTH" => "have the customer consent again and encrypt the new tokens; --view full opens the old ones",
         "IDEMPOTENCY_KEY_REUSED" => "the key named another change before; use a new key for each change",
         "CHANGED_CONCURRENTLY" => "somebody else changed it at the same time; look at it, and try again",
+        "NO_CLIENT_CERTIFICATE" => {
+            "the certificate in --cert needs exactly one SPIFFE id of the service's trust domain, and to be for clients"
+        }
         "NOT_PERMITTED" => "ask whoever keeps the service's policy",
         "CUSTOMER_DISABLED" | "CUSTOMER_PENDING_DESTRUCTION" => {
             "nothing of this customer opens until it is enabled again"
