@@ -13,16 +13,22 @@ use clap::Parser;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
-use triseal::config::Settings;
+use triseal::config::{self, Settings};
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
 use triseal::customers::{CustomerDirectory, CustomerError};
 use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
 use triseal::factors::{EnvironmentSource, KeySet};
+use triseal::grpc::identity::Naming;
 use triseal::grpc::server;
+use triseal::grpc::tls::{Files, Tls};
 use triseal::ids::CustomerId;
 use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
+use triseal::observed::Observed;
+use triseal::ops::{self, Phase, Readiness};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
+use triseal::telemetry::dependency::{Dependency, Name};
+use triseal::telemetry::{self, metrics};
 use triseal::vault::Vault;
 use zeroize::Zeroizing;
 
@@ -45,6 +51,9 @@ struct Arguments {
     /// Listen here instead
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Serve /livez, /readyz and /metrics here instead
+    #[arg(long, value_name = "ADDR")]
+    ops_listen: Option<SocketAddr>,
     /// Where --dev keeps its store and keys
     #[arg(long, value_name = "DIR", default_value = ".triseal", requires = "dev")]
     data: PathBuf,
@@ -80,31 +89,50 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(listen) = arguments.listen {
         settings.server.listen = listen;
     }
+    if let Some(listen) = arguments.ops_listen {
+        settings.server.ops_listen = listen;
+    }
     let codebase = codebase_keys(&settings, arguments.dev)?;
     settings.check()?;
-    triseal::telemetry::start(&settings.telemetry.log)?;
+    telemetry::start(&settings.telemetry.log)?;
+    // Before all that counts.
+    let numbers = metrics::start()?;
 
-    // Before anything is made: a port in use changes nothing.
+    // Before anything is made: wrong certificates and a port in use change nothing.
+    let tls = settings.tls.as_ref().map(start_tls).transpose()?;
     let listener = server::bind(settings.server.listen).await?;
+    let ops_listener = server::bind(settings.server.ops_listen).await?;
+    let (listen, ops_listen) = (listener.local_addr()?, ops_listener.local_addr()?);
+    let [store_state, environment_state, wrapper_state] =
+        [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
+    let dependencies = [&store_state, &environment_state, &wrapper_state].map(Arc::clone);
+    let readiness = Arc::new(Readiness::new(dependencies.to_vec()));
+    // From the first moment: a start that takes long is alive, and not ready.
+    tokio::spawn(ops::serve(ops_listener, Arc::clone(&readiness), numbers));
     if arguments.dev {
         prepare_development(&settings, &arguments.data)?;
     }
 
     // Both key files are read before a store is made: a start that is refused for them leaves none behind.
-    let wrapper = Arc::new(LocalWrapper::open(&settings.factors.local.master_key)?);
-    let environment = Arc::new(EnvironmentFile::new(settings.factors.file.path.clone()));
+    let wrapper = LocalWrapper::open(&settings.factors.local.master_key)?;
+    let wrapper = Arc::new(Observed::new(wrapper, &wrapper_state));
+    let environment = EnvironmentFile::new(settings.factors.file.path.clone());
+    let environment = Arc::new(Observed::new(environment, &environment_state));
     environment.fetch().await?;
 
     let deployment = settings.deployment.clone();
     let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &deployment)?);
-    let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
+    let credentials = Arc::new(Observed::new(EmbeddedCredentials(Arc::clone(&store)), &store_state));
+    let customers = Arc::new(Observed::new(EmbeddedCustomers(Arc::clone(&store)), &store_state));
+    let operations = Arc::new(Observed::new(EmbeddedOperations(Arc::clone(&store)), &store_state));
+    tokio::spawn(ops::probe(operations.clone()));
     let sources = Sources {
         deployment: deployment.clone(),
         codebase,
         environment,
         wrapper: wrapper.clone(),
         customers: customers.clone(),
-        operations: Arc::new(EmbeddedOperations(Arc::clone(&store))),
+        operations,
     };
     let timing = EnvironmentTiming { poll: settings.factors.file.poll, max_age: settings.factors.file.max_age };
     let limits = CacheLimits {
@@ -116,7 +144,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
-    let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
     let vault = Arc::new(Vault::new(deployment.clone(), credentials, keyring.clone(), Timestamp::now));
     let directory = Arc::new(CustomerDirectory::new(deployment, customers, wrapper, keyring, Timestamp::now));
     if arguments.dev {
@@ -127,16 +154,25 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
 
-    let listen = listener.local_addr()?;
-    info!(%listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
     let (signalled, written) = (stop()?, Arc::clone(&store));
-    let stop = async move {
+    let stop = async {
         tokio::select! {
-            () = signalled => {}
+            () = signalled => info!("stopping: answering what is under way"),
             () = written.failed() => error!("the store can't be written any more: stopping"),
         }
+        readiness.enter(Phase::Draining);
     };
-    server::serve(listener, vault, directory, stop, settings.server.drain).await?;
+    let limits = server::Limits {
+        concurrent_requests: settings.server.max_concurrent_requests,
+        connection_age: settings.server.max_connection_age,
+        drain: settings.server.drain,
+    };
+    readiness.enter(Phase::Serving);
+    info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
+    match tls {
+        Some(tls) => server::serve(listener, tls, vault, directory, limits, stop).await?,
+        None => server::serve(listener, server::Plaintext, vault, directory, limits, stop).await?,
+    }
     if store.has_failed() {
         return Err("the store can't be written any more, perhaps for want of disk space: mend that and start again; \
                     nothing that was acknowledged is lost"
@@ -144,6 +180,17 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     info!("stopped");
     Ok(())
+}
+
+fn start_tls(settings: &config::Tls) -> Result<Arc<Tls>, Failure> {
+    let files = Files {
+        certificate: settings.certificate.clone(),
+        private_key: settings.private_key.clone(),
+        client_ca: settings.client_ca.clone(),
+        client_crl: settings.client_crl.clone(),
+    };
+    let naming = Naming { trust_domain: settings.trust_domain.clone(), allow_dns_names: settings.allow_dns_names };
+    Ok(Tls::start(files, naming)?)
 }
 
 /// The embedded keys, under the primary that the settings ask for. The well-known key needs a setting; a real one refuses to be
@@ -240,6 +287,5 @@ fn stop() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("stopping: answering what is under way");
     })
 }

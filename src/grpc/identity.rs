@@ -15,21 +15,12 @@ use crate::ids::{Caller, TrustDomain};
 /// SPIFFE-ID, 2.3.
 const MAX_SPIFFE_ID_OCTETS: usize = 2048;
 
-/// The other end of a connection, as it was identified when the connection was made. It stands among the extensions of
-/// each of its requests.
-#[derive(Clone, Debug)]
-pub(super) struct Peer {
-    /// `None` is nobody: a good certificate that names no caller.
-    pub(super) caller: Option<Caller>,
-}
-
 /// The caller of a request.
 ///
 /// # Errors
 /// UNAUTHENTICATED, NO_CLIENT_CERTIFICATE, if nobody can be held responsible for it.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    let peer = request.extensions().get::<Peer>();
-    peer.and_then(|peer| peer.caller.clone()).ok_or_else(status::no_client_certificate)
+    request.extensions().get::<Caller>().cloned().ok_or_else(status::no_client_certificate)
 }
 
 /// Which names are callers.

@@ -1,6 +1,6 @@
 //! TLS 1.3 with client certificates: the handshake, and the end of a connection whose certificate is not good any more.
 //!
-//! It tells who is at the other end ([`Peer`]), and knows neither requests nor what a caller may do. There is no resumption and no
+//! It tells the listener who is at the other end, and knows neither requests nor what a caller may do. There is no resumption and no
 //! early data: a resumed session would skip the certificate, and with it a revocation. Connections live for minutes, so a full
 //! handshake for each is cheap.
 
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
@@ -30,7 +30,9 @@ pub use self::source::Files;
 
 use self::material::TlsError;
 use self::source::{Source, Terms};
-use super::identity::{Naming, Peer};
+use super::connection::{Handshake, Peer};
+use super::identity::Naming;
+use crate::telemetry::metrics;
 
 /// Between two readings of the files. A change is taken when it was read twice.
 const POLL: Duration = Duration::from_secs(2);
@@ -62,50 +64,64 @@ impl Tls {
         Ok(tls)
     }
 
-    /// The handshake, and who is at the other end: perhaps nobody, whose calls are answered with a reason.
-    ///
-    /// # Errors
-    /// A [`Refused`], after the other end was told.
-    pub(super) async fn accept(self: &Arc<Self>, socket: TcpStream) -> Result<Accepted, Refused> {
+    async fn accept(&self, socket: TcpStream) -> Result<(TlsStream<TcpStream>, Peer), Refused> {
         let mut terms = self.terms.subscribe();
         let config = Arc::clone(&terms.borrow_and_update().config);
         match TlsAcceptor::from(config).accept(socket).into_fallible().await {
-            Ok(stream) => self.admit(stream, terms),
+            Ok(stream) => {
+                let peer = self.identify(&stream, terms)?;
+                Ok((stream, peer))
+            }
             Err((error, socket)) => {
-                let refused = Refused::of(&error);
                 linger(socket).await;
-                Err(refused)
+                Err(Refused::of(&error))
             }
         }
     }
 
-    fn admit(&self, stream: TlsStream<TcpStream>, terms: watch::Receiver<Arc<Terms>>) -> Result<Accepted, Refused> {
+    fn identify(&self, stream: &TlsStream<TcpStream>, terms: watch::Receiver<Arc<Terms>>) -> Result<Peer, Refused> {
         let (_, session) = stream.get_ref();
         // A client that offers other protocols was refused already; one that offers none speaks perhaps HTTP/1.1.
         if session.alpn_protocol() != Some(b"h2") {
-            return Err(Refused("no_h2"));
+            return Err(Refused::NO_H2);
         }
         let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
-        let leaf = chain.first().ok_or(Refused("no_certificate"))?;
-        let caller =
-            self.naming.caller(leaf).inspect_err(|nobody| info!(%nobody, "a client certificate names no caller"));
-        let expires = expiry(leaf).ok_or(Refused("bad_certificate"))?;
-        Ok(Accepted { peer: Peer { caller: caller.ok() }, validity: Validity { terms, chain, expires }, stream })
+        let leaf = chain.first().ok_or(Refused::NO_CERTIFICATE)?;
+        let expires = expiry(leaf).ok_or(Refused::BAD_CERTIFICATE)?;
+        let named = self.naming.caller(leaf);
+        if let Err(nobody) = &named {
+            info!(%nobody, "a client certificate names no caller");
+        }
+        let validity = Validity { terms, chain, expires };
+        let until = async move {
+            let Refused(reason) = validity.ended().await;
+            info!(reason, "the certificate of a connection is no longer good");
+        };
+        Ok(Peer { caller: named.ok(), until: Box::pin(until) })
     }
 }
 
-/// A connection that is made.
-pub(super) struct Accepted {
-    pub(super) stream: TlsStream<TcpStream>,
-    pub(super) peer: Peer,
-    pub(super) validity: Validity,
+impl Handshake for Arc<Tls> {
+    type Io = TlsStream<TcpStream>;
+
+    async fn shake(&self, socket: TcpStream) -> io::Result<(Self::Io, Peer)> {
+        self.accept(socket).await.map_err(|Refused(reason)| {
+            metrics::handshake_refused(reason);
+            debug!(reason, "TLS handshake refused");
+            io::Error::from(io::ErrorKind::PermissionDenied)
+        })
+    }
 }
 
 /// Why there is no connection, as metrics and logs name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused(pub(super) &'static str);
+struct Refused(&'static str);
 
 impl Refused {
+    const NO_H2: Self = Self("no_h2");
+    const NO_CERTIFICATE: Self = Self("no_certificate");
+    const BAD_CERTIFICATE: Self = Self("bad_certificate");
+
     /// Of a handshake: what is not TLS's own error is the network's.
     fn of(error: &io::Error) -> Self {
         let error = error.get_ref().and_then(|error| error.downcast_ref());
@@ -114,36 +130,38 @@ impl Refused {
 
     fn of_tls(error: &rustls::Error) -> Self {
         use rustls::Error as E;
-        Self(match error {
-            E::InvalidMessage(_) | E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => "no_tls",
-            E::PeerIncompatible(_) => "incompatible",
-            E::NoCertificatesPresented => "no_certificate",
-            E::NoApplicationProtocol => "no_h2",
-            E::InvalidCertificate(error) => certificate_reason(error),
-            E::InvalidCertRevocationList(_) => "revocation_unknown",
-            E::AlertReceived(_) => "refused_by_client",
-            _ => "other",
-        })
-    }
-}
-
-fn certificate_reason(error: &CertificateError) -> &'static str {
-    use CertificateError as E;
-    match error {
-        E::Expired | E::ExpiredContext { .. } => "expired",
-        E::NotValidYet | E::NotValidYetContext { .. } => "not_valid_yet",
-        E::Revoked => "revoked",
-        E::UnknownIssuer | E::BadSignature => "unknown_ca",
-        E::UnknownRevocationStatus | E::ExpiredRevocationList | E::ExpiredRevocationListContext { .. } => {
-            "revocation_unknown"
+        match error {
+            E::InvalidMessage(_) | E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => {
+                Self("no_tls")
+            }
+            E::PeerIncompatible(_) => Self("incompatible"),
+            E::NoCertificatesPresented => Self::NO_CERTIFICATE,
+            E::NoApplicationProtocol => Self::NO_H2,
+            E::InvalidCertificate(error) => Self::of_certificate(error),
+            E::InvalidCertRevocationList(_) => Self("revocation_unknown"),
+            E::AlertReceived(_) => Self("refused_by_client"),
+            _ => Self("other"),
         }
-        E::InvalidPurpose | E::InvalidPurposeContext { .. } => "not_for_clients",
-        _ => "bad_certificate",
+    }
+
+    fn of_certificate(error: &CertificateError) -> Self {
+        use CertificateError as E;
+        match error {
+            E::Expired | E::ExpiredContext { .. } => Self("expired"),
+            E::NotValidYet | E::NotValidYetContext { .. } => Self("not_valid_yet"),
+            E::Revoked => Self("revoked"),
+            E::UnknownIssuer | E::BadSignature => Self("unknown_ca"),
+            E::UnknownRevocationStatus | E::ExpiredRevocationList | E::ExpiredRevocationListContext { .. } => {
+                Self("revocation_unknown")
+            }
+            E::InvalidPurpose | E::InvalidPurposeContext { .. } => Self("not_for_clients"),
+            _ => Self::BAD_CERTIFICATE,
+        }
     }
 }
 
 /// How long the certificate of a living connection is good.
-pub(super) struct Validity {
+struct Validity {
     terms: watch::Receiver<Arc<Terms>>,
     chain: Vec<CertificateDer<'static>>,
     /// The last second of the leaf's, since 1970.
@@ -152,7 +170,7 @@ pub(super) struct Validity {
 
 impl Validity {
     /// Waits until it is not any more: expired, revoked, or its CA is gone. Tells which.
-    pub(super) async fn ended(mut self) -> Refused {
+    async fn ended(mut self) -> Refused {
         loop {
             let left = Duration::from_secs(self.seconds_left().saturating_add(1));
             if let Ok(Err(_)) = timeout(left.min(VERIFY_AGAIN), self.terms.changed()).await {
@@ -160,7 +178,7 @@ impl Validity {
                 sleep(left.min(VERIFY_AGAIN)).await;
             }
             let terms = Arc::clone(&self.terms.borrow_and_update());
-            let Some((leaf, intermediates)) = self.chain.split_first() else { return Refused("no_certificate") };
+            let Some((leaf, intermediates)) = self.chain.split_first() else { return Refused::NO_CERTIFICATE };
             if let Err(error) = terms.clients.verify_client_cert(leaf, intermediates, UnixTime::now()) {
                 return Refused::of_tls(&error);
             }

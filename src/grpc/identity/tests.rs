@@ -197,14 +197,12 @@ fn what_is_no_certificate_names_nobody() {
 }
 
 #[test]
-fn a_request_without_a_peer_or_of_nobody_is_unauthenticated() {
+fn a_request_of_nobody_is_unauthenticated() {
     let mut request = Request::new(());
     let refused = caller(&request).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
     assert_eq!(refused.metadata().get(status::REASON_TRAILER).unwrap(), "NO_CLIENT_CERTIFICATE");
-    request.extensions_mut().insert(Peer { caller: None });
-    assert_eq!(caller(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
-    request.extensions_mut().insert(Peer { caller: Some(Caller::new(CALLER)) });
+    request.extensions_mut().insert(Caller::new(CALLER));
     assert_eq!(caller(&request).unwrap().as_str(), CALLER);
 }
 

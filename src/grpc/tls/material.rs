@@ -18,6 +18,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use zeroize::Zeroizing;
 
 use super::pem::{self, FileError};
+use crate::telemetry::metrics;
 
 /// Why files are refused. Each names the file and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -110,15 +111,17 @@ pub(super) fn server_pair(
     now: Timestamp,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = pem::parse_certificates(&certificate.path, &certificate.octets)?;
-    for (position, certificate_der) in chain.iter().enumerate() {
-        let parsed = parse(&certificate.path, position, certificate_der)?;
-        if position == 0 {
-            check_server(&certificate.path, &parsed, now)?;
-        }
-    }
+    let parsed = chain.iter().enumerate().map(|(position, der)| parse(&certificate.path, position, der));
+    let parsed = parsed.collect::<Result<Vec<_>, _>>()?;
+    let leaf = parsed.first().ok_or_else(|| TlsError::Unreadable(certificate.path.clone(), 1))?;
+    check_server(&certificate.path, leaf, now)?;
+    let expires = leaf.validity().not_after.timestamp();
     let private = pem::parse_private_key(&key.path, &key.octets)?;
     match CertifiedKey::from_der(chain, private, provider) {
-        Ok(pair) => Ok(Arc::new(pair)),
+        Ok(pair) => {
+            metrics::tls_expiry("certificate", expires);
+            Ok(Arc::new(pair))
+        }
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
             Err(TlsError::AnotherKey { certificate: certificate.path.clone(), key: key.path.clone() })
         }
@@ -164,14 +167,20 @@ pub(super) fn client_verifier(
         }
         roots.add(der.clone())?;
     }
+    let mut first_end = None;
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     if let Some(lists) = lists {
         let ders = pem::parse_lists(&lists.path, &lists.octets)?;
-        let expired_lists = check_lists(authorities, &bundle, lists, &ders, provider, now)?;
-        expired.extend(expired_lists.into_iter().map(|number| (&lists.path, number, LIST_EXPIRED)));
+        let ends = check_lists(authorities, &bundle, lists, &ders, provider)?;
+        let gone = ends.iter().enumerate().filter(|(_, end)| now.as_second() > **end);
+        expired.extend(gone.map(|(position, _)| (&lists.path, position + 1, LIST_EXPIRED)));
+        first_end = ends.into_iter().min();
         builder = builder.with_crls(ders).enforce_revocation_expiration();
     }
     let verifier = builder.build()?;
+    if let Some(end) = first_end {
+        metrics::tls_expiry("revocation_list", end);
+    }
     for (path, number, what) in expired {
         warn!(path = %path.display(), number, what);
     }
@@ -183,16 +192,15 @@ const AUTHORITY_EXPIRED: &str = "a CA has expired and is trusted still: take it 
 const LIST_EXPIRED: &str = "a revocation list has expired: all clients of its CA are refused";
 
 /// Each CA has exactly one list that it signed. Lists of other issuers are those of intermediate CAs, whose certificates come with
-/// the clients'; they are checked then. Tells which lists have expired.
+/// the clients'; they are checked then. Tells the last second of each list.
 fn check_lists(
     authorities: &Content,
     bundle: &[CertificateDer<'_>],
     lists: &Content,
     ders: &[CertificateRevocationListDer<'_>],
     provider: &CryptoProvider,
-    now: Timestamp,
-) -> Result<Vec<usize>, TlsError> {
-    let (mut parsed, mut expired) = (Vec::<CertificateRevocationList<'_>>::with_capacity(ders.len()), Vec::new());
+) -> Result<Vec<i64>, TlsError> {
+    let mut parsed: Vec<CertificateRevocationList<'_>> = Vec::with_capacity(ders.len());
     for (position, der) in ders.iter().enumerate() {
         let list = match CertificateRevocationList::from_der(der) {
             Ok(([], list)) => list,
@@ -200,9 +208,6 @@ fn check_lists(
         };
         if let Some(first) = parsed.iter().position(|other| other.issuer().as_raw() == list.issuer().as_raw()) {
             return Err(TlsError::ListTwice(lists.path.clone(), first + 1, position + 1));
-        }
-        if list.next_update().is_some_and(|next| now.as_second() > next.timestamp()) {
-            expired.push(position + 1);
         }
         parsed.push(list);
     }
@@ -214,7 +219,8 @@ fn check_lists(
             return Err(TlsError::ListMissing { lists, authority: position + 1, authorities });
         }
     }
-    Ok(expired)
+    // A list without an end is refused by rustls.
+    Ok(parsed.iter().filter_map(|list| Some(list.next_update()?.timestamp())).collect())
 }
 
 /// Whether any of the algorithms by which chains are verified finds the signature good. At each handshake rustls verifies it again,

@@ -1,12 +1,12 @@
 //! Whether files have changed: by their content, so that neither an atomic swap of a symbolic link nor an edit within one tick of a
 //! clock is missed. It knows neither what is in them nor where the result goes.
 
-use metrics::counter;
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::material::TlsError;
 use super::pem::FileError;
+use crate::telemetry::metrics;
 
 /// Tells one reading from another.
 type Mark = [u8; 32];
@@ -70,15 +70,15 @@ impl Watched {
         let what = self.what;
         match reading.found.map_err(TlsError::from).and_then(|files| load(&files)) {
             Ok(loaded) => {
-                info!(what, "TLS files taken");
-                counter!("triseal_tls_reloads_total", "what" => what, "outcome" => "taken").increment(1);
+                info!(files = what, "TLS files have changed and are taken");
+                metrics::tls_read(what, true);
                 (self.taken, self.refused) = (reading.mark, None);
                 Some(loaded)
             }
             Err(error) => {
                 if self.refused.replace(reading.mark) != Some(reading.mark) {
-                    warn!(what, %error, "TLS files refused; the last good ones stay");
-                    counter!("triseal_tls_reloads_total", "what" => what, "outcome" => "refused").increment(1);
+                    warn!(files = what, %error, "TLS files refused; the last good ones stay");
+                    metrics::tls_read(what, false);
                 }
                 None
             }

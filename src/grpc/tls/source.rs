@@ -83,8 +83,8 @@ pub(super) struct Source {
 impl Source {
     /// Takes the first readings, which have to be good.
     pub(super) fn new(provider: Arc<CryptoProvider>, readings: Readings, now: Timestamp) -> Result<Self, TlsError> {
-        let watched_pair = Watched::new("server certificate", &readings.pair);
-        let watched_clients = Watched::new("client CAs", &readings.clients);
+        let watched_pair = Watched::new("certificate", &readings.pair);
+        let watched_clients = Watched::new("clients", &readings.clients);
         let pair = server_pair(&readings.pair.found?, &provider, now)?;
         let clients = client_verifier(&readings.clients.found?, &provider, now)?;
         Ok(Self { provider, pair, clients, watched_pair, watched_clients })

@@ -135,10 +135,6 @@ pub(crate) fn uri(uri: &str) -> SanType {
     SanType::URI(uri.try_into().unwrap())
 }
 
-pub(crate) fn dns(name: &str) -> SanType {
-    SanType::DnsName(name.try_into().unwrap())
-}
-
 fn random() -> [u8; 8] {
     let mut octets = [0; 8];
     getrandom::fill(&mut octets).unwrap();
