@@ -163,9 +163,9 @@ fn hint_without_reason(code: Code) -> Option<&'static str> {
         Code::DeadlineExceeded => Some("give it longer with --timeout; a change may have happened all the same"),
         Code::Unimplemented => Some("is there a triseal service of this version at --endpoint?"),
         Code::Unavailable => Some("is the service running, and at --endpoint? a change may have happened all the same"),
+        Code::Unknown | Code::Internal => Some("is there a triseal service at --endpoint? one with TLS is https://"),
         Code::Ok
         | Code::Cancelled
-        | Code::Unknown
         | Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
@@ -174,7 +174,6 @@ fn hint_without_reason(code: Code) -> Option<&'static str> {
         | Code::FailedPrecondition
         | Code::Aborted
         | Code::OutOfRange
-        | Code::Internal
         | Code::DataLoss
         | Code::Unauthenticated => None,
     }

@@ -79,9 +79,11 @@ fn config(files: &Files<'_>) -> Result<ClientConfig, Failure> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .and_then(|config| config.with_root_certificates(roots).with_client_auth_cert(chain, key))
-        .map_err(|error| {
-            Failure::usage(format!("--cert and --key can't be used together: {error}"))
-                .with_hint("--key must name the private key of the first certificate in --cert")
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                Failure::usage("--key is not the key of the first certificate in --cert".to_owned())
+            }
+            error => unusable("--cert and --key", &error),
         })?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = Resumption::disabled();
