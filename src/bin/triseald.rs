@@ -82,16 +82,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let mut settings = match &arguments.config {
-        Some(path) => Settings::from_file(path)?,
-        None => Settings::dev(&arguments.data)?,
-    };
-    if let Some(listen) = arguments.listen {
-        settings.server.listen = listen;
-    }
-    if let Some(listen) = arguments.ops_listen {
-        settings.server.ops_listen = listen;
-    }
+    let settings = settings(&arguments)?;
     let codebase = codebase_keys(&settings, arguments.dev)?;
     settings.check()?;
     telemetry::start(&settings.telemetry.log)?;
@@ -100,8 +91,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 
     // Before anything is made: wrong certificates and a port in use change nothing.
     let tls = settings.tls.as_ref().map(start_tls).transpose()?;
-    let listener = server::bind(settings.server.listen).await?;
-    let ops_listener = server::bind(settings.server.ops_listen).await?;
+    let named_by = |option: &'static str| move |error| format!("{error}; {option} names another address");
+    let listener = server::bind(settings.server.listen).await.map_err(named_by("--listen"))?;
+    let ops_listener = server::bind(settings.server.ops_listen).await.map_err(named_by("--ops-listen"))?;
     let (listen, ops_listen) = (listener.local_addr()?, ops_listener.local_addr()?);
     let [store_state, environment_state, wrapper_state] =
         [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
@@ -154,11 +146,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
 
-    let (signalled, written) = (stop()?, Arc::clone(&store));
+    let signalled = signalled()?;
     let stop = async {
         tokio::select! {
             () = signalled => info!("stopping: answering what is under way"),
-            () = written.failed() => error!("the store can't be written any more: stopping"),
+            () = store.failed() => error!("the store can't be written any more: stopping"),
         }
         readiness.enter(Phase::Draining);
     };
@@ -191,6 +183,17 @@ fn start_tls(settings: &config::Tls) -> Result<Arc<Tls>, Failure> {
     };
     let naming = Naming { trust_domain: settings.trust_domain.clone(), allow_dns_names: settings.allow_dns_names };
     Ok(Tls::start(files, naming)?)
+}
+
+/// The settings, with what the arguments name instead.
+fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
+    let mut settings = match &arguments.config {
+        Some(path) => Settings::from_file(path)?,
+        None => Settings::dev(&arguments.data)?,
+    };
+    settings.server.listen = arguments.listen.unwrap_or(settings.server.listen);
+    settings.server.ops_listen = arguments.ops_listen.unwrap_or(settings.server.ops_listen);
+    Ok(settings)
 }
 
 /// The embedded keys, under the primary that the settings ask for. The well-known key needs a setting; a real one refuses to be
@@ -280,7 +283,7 @@ async fn self_check(keyring: &Keyring) -> Result<(), Failure> {
 }
 
 /// Ends with SIGTERM or SIGINT.
-fn stop() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+fn signalled() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {

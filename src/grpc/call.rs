@@ -301,4 +301,4 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

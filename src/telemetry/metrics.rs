@@ -289,20 +289,31 @@ pub fn group_size() -> Histogram {
 }
 
 #[cfg(test)]
+impl Exposition {
+    /// One that nothing is counted in.
+    #[expect(clippy::expect_used, reason = "a test")]
+    pub(crate) fn empty() -> Self {
+        Self(recorder().expect("the buckets are right").handle())
+    }
+}
+
+/// What `count` counts, on this thread.
+#[cfg(test)]
+pub(crate) fn counted(count: impl FnOnce()) -> String {
+    #[expect(clippy::expect_used, reason = "a test")]
+    let recorder = recorder().expect("the buckets are right");
+    metrics::with_local_recorder(&recorder, || {
+        describe();
+        count();
+    });
+    recorder.handle().render()
+}
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-
-    /// What `count` counts.
-    fn counted(count: impl FnOnce()) -> String {
-        let recorder = recorder().unwrap();
-        metrics::with_local_recorder(&recorder, || {
-            describe();
-            count();
-        });
-        recorder.handle().render()
-    }
 
     #[test]
     fn each_is_shown_with_its_help_its_kind_and_no_label_but_its_own() {
@@ -330,8 +341,10 @@ mod tests {
             assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{}:\n{text}", metric.name);
             assert!(text.contains(&format!("# TYPE {} {kind}\n", metric.name)), "{}:\n{text}", metric.name);
             let labels: BTreeSet<_> = metric.labels.iter().copied().chain(["le"]).collect();
-            let lines = text.lines().filter(|line| line.starts_with(metric.name));
-            for label in lines.filter_map(|line| line.split_once('{')).flat_map(|(_, rest)| rest.split(',')) {
+            let series = text.lines().filter_map(|line| line.split_once('{'));
+            let own =
+                series.filter(|(name, _)| name.trim_end_matches("_bucket").trim_end_matches("_sum") == metric.name);
+            for label in own.flat_map(|(_, rest)| rest.split(',')) {
                 let name = label.split_once('=').unwrap().0;
                 assert!(labels.contains(name), "{name} of {}", metric.name);
             }

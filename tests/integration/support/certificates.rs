@@ -12,7 +12,6 @@ const HOUR: i64 = 3600;
 
 /// A CA.
 pub(crate) struct Authority {
-    params: CertificateParams,
     issuer: Issuer<'static, KeyPair>,
     certificate: Certificate,
 }
@@ -34,14 +33,14 @@ impl Authority {
     pub(crate) fn with_key(name: &str, key: KeyPair) -> Self {
         let params = authority_params(name);
         let certificate = params.self_signed(&key).unwrap();
-        Self { issuer: Issuer::new(params.clone(), key), params, certificate }
+        Self { issuer: Issuer::new(params, key), certificate }
     }
 
     /// A CA under this one.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         let (params, key) = (authority_params(name), KeyPair::generate().unwrap());
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Self { issuer: Issuer::new(params.clone(), key), params, certificate }
+        Self { issuer: Issuer::new(params, key), certificate }
     }
 
     pub(crate) fn pem(&self) -> String {
@@ -105,13 +104,6 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         list.signed_by(&self.issuer).unwrap().pem().unwrap()
-    }
-
-    /// Another certificate of this CA, with the same key.
-    pub(crate) fn reissued(&self, change: impl FnOnce(&mut CertificateParams)) -> String {
-        let mut params = self.params.clone();
-        change(&mut params);
-        params.self_signed(self.issuer.key()).unwrap().pem()
     }
 }
 

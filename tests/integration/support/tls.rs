@@ -92,7 +92,11 @@ impl Secured {
         self.built(provider, Some(pair), &[&TLS13])
     }
 
-    pub(crate) fn client_of(&self, pair: Option<&Pair>, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    pub(crate) fn client_of(
+        &self,
+        pair: Option<&Pair>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
         self.built(rustls::crypto::aws_lc_rs::default_provider(), pair, versions)
     }
 
@@ -213,5 +217,5 @@ pub(crate) async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("never {what}"));
+    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("it was never {what}"));
 }
