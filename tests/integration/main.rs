@@ -5,6 +5,7 @@
 
 mod architecture;
 mod bad_input;
+mod certificates;
 mod codebase_keys;
 mod command_line;
 mod crash;

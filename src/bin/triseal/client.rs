@@ -113,13 +113,11 @@ impl Service {
             };
             Failure::usage(format!("the endpoint {error}")).with_hint(hint)
         })?;
+        let reach = |uri| Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT);
         let channel = match endpoint {
-            Address::Plain(uri) => Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT).connect_lazy(),
-            Address::Tls { host, port, origin, dialed } => {
-                let connector = Connector::new(&connect.files()?, &host, port)?;
-                // tonic takes https for its own TLS, which can't be held to version 1.3.
-                let endpoint = Endpoint::from(dialed).origin(origin).connect_timeout(CONNECT_TIMEOUT);
-                endpoint.connect_with_connector_lazy(connector)
+            Address::Plain(uri) => reach(uri).connect_lazy(),
+            Address::Tls { uri, host, port } => {
+                reach(uri).connect_with_connector_lazy(Connector::new(&connect.files()?, &host, port)?)
             }
         };
         Ok(Self { channel, timeout: Duration::from_secs(connect.timeout) })
@@ -146,7 +144,7 @@ impl Service {
 enum EndpointError {
     #[error("is not a URL")]
     NoUri,
-    #[error("must be http://HOST:PORT and nothing else")]
+    #[error("must be https://HOST:PORT, or http://HOST:PORT of this machine, and nothing else")]
     NotHostAndPort,
     #[error("is not on this machine: over plain http, secrets would cross the network in the clear")]
     NotLoopback,
@@ -158,10 +156,9 @@ enum Address {
     /// On this machine.
     Plain(Uri),
     Tls {
+        uri: Uri,
         host: String,
         port: u16,
-        origin: Uri,
-        dialed: Uri,
     },
 }
 
@@ -182,8 +179,7 @@ fn parse_endpoint(text: &str) -> Result<Address, EndpointError> {
     }
     let host = authority.host();
     let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).to_owned();
-    let dialed = format!("http://{authority}").parse().map_err(|_| EndpointError::NotHostAndPort)?;
-    Ok(Address::Tls { host, port, origin: uri.clone(), dialed })
+    Ok(Address::Tls { host, port, uri })
 }
 
 /// Whether what is sent to the host stays on this machine. Of names only `localhost` does.

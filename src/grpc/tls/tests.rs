@@ -159,7 +159,8 @@ fn each_wrong_file_is_named_with_what_is_wrong() {
             false => drop(disk.source().unwrap()),
         }
     }
-    let cases: [(fn(&Disk), &[&str]); 13] = [
+    type Case = (fn(&Disk), &'static [&'static str]);
+    let cases: [Case; 13] = [
         (|disk| write(&disk.files.certificate, ""), &["server.pem", "no certificate"]),
         (|disk| write(&disk.files.certificate, &disk.authority.server().certificate[..300]), &["server.pem", "within"]),
         (|disk| write(&disk.files.certificate, &"x".repeat((1 << 20) + 1)), &["server.pem", "too long"]),

@@ -141,7 +141,7 @@ impl Secured {
     pub(crate) fn calls(&self, config: ClientConfig) -> Calls {
         let dialed = Arc::new(AtomicUsize::new(0));
         let dial = Dial { address: self.service.address(), config: Arc::new(config), dialed: Arc::clone(&dialed) };
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(dial);
+        let channel = Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial);
         Calls { customers: CustomerServiceClient::new(channel), dialed }
     }
 }
