@@ -79,6 +79,10 @@ impl<T: Credentials> Credentials for Observed<T> {
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError> {
         self.dependency.watch(Operation::CredentialsQuery, self.inner.query(customer, after, limit)).await
     }
+
+    async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+        self.dependency.watch(Operation::CredentialsRemove, self.inner.remove(id, expected)).await
+    }
 }
 
 #[async_trait]

@@ -194,7 +194,7 @@ impl Calls {
         let [even, odd] = [0, 1].map(|place| self.counter(Some(place)).load(Ordering::Relaxed));
         let looks = self.looks.fetch_add(1, Ordering::Relaxed);
         // Those that began before the last look, which is longer ago than the longest deadline.
-        let old = if looks % 2 == 0 { odd } else { even };
+        let old = if looks.is_multiple_of(2) { odd } else { even };
         if old > 0 {
             return Look::Stalled;
         }

@@ -77,6 +77,8 @@ labels! {
     CredentialsReplace = "credentials_replace",
     /// A page of them.
     CredentialsQuery = "credentials_query",
+    /// One, gone with its customer.
+    CredentialsRemove = "credentials_remove",
     /// One customer.
     CustomersGet = "customers_get",
     /// A conditional write of one.

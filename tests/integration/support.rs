@@ -104,7 +104,7 @@ impl Service {
         self.child.try_wait().expect("it can be waited for").is_none()
     }
 
-    /// Its process id.
+    /// The id of its process.
     pub(crate) fn process(&self) -> u32 {
         self.child.id().expect("it runs")
     }

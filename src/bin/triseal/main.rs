@@ -5,6 +5,7 @@
 
 mod certificates;
 mod client;
+mod confirm;
 mod credential;
 mod customer;
 mod failure;
@@ -53,7 +54,7 @@ enum Command {
     /// Encrypt, decrypt, list and delete credentials
     #[command(subcommand)]
     Credential(credential::Command),
-    /// Create and list customers
+    /// Create, list, disable and destroy customers
     #[command(subcommand)]
     Customer(customer::Command),
     /// Make new keys for the codebase or the environment, and certificates to try TLS with

@@ -132,8 +132,12 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
             "the certificate in --cert needs exactly one SPIFFE id of the service's trust domain, and to be for clients"
         }
         "NOT_PERMITTED" => "ask whoever keeps the service's policy",
-        "CUSTOMER_DISABLED" | "CUSTOMER_PENDING_DESTRUCTION" => {
-            "nothing of this customer opens until it is enabled again"
+        "CUSTOMER_DISABLED" => return Some(format!("open it again: triseal customer enable {customer}")),
+        "CUSTOMER_PENDING_DESTRUCTION" => {
+            return Some(format!("take the destruction back first: triseal customer restore {customer}"));
+        }
+        "CUSTOMER_NOT_DISABLED" => {
+            return Some(format!("disable it first, if that is what you want: triseal customer disable {customer}"));
         }
         "CUSTOMER_DESTROYED" => "its id is never provisioned again; use another",
         "KEY_VERSION_RETIRED" | "KEY_VERSION_UNKNOWN" => {
