@@ -10,7 +10,7 @@ use config::{Config, Environment, File, FileFormat};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::ids::Deployment;
+use crate::ids::{Deployment, TrustDomain};
 
 /// All settings, with their defaults. docs/SETTINGS.md describes them.
 #[derive(Debug, Deserialize)]
@@ -22,6 +22,8 @@ pub struct Settings {
     /// The two listeners.
     #[serde(default)]
     pub server: Server,
+    /// Certificates: required, or else [`Insecure::plaintext`].
+    pub tls: Option<Tls>,
     /// Where the three factors come from.
     #[serde(default)]
     pub factors: Factors,
@@ -67,6 +69,26 @@ impl Default for Server {
             drain: Duration::from_secs(20),
         }
     }
+}
+
+/// `[tls]`: the files are in PEM, and read again when they change.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The server's chain, its own certificate first.
+    pub certificate: PathBuf,
+    /// Closed to others.
+    pub private_key: PathBuf,
+    /// The CAs of client certificates.
+    pub client_ca: PathBuf,
+    /// Their revocation lists.
+    pub client_crl: Option<PathBuf>,
+    /// Of the callers' SPIFFE ids.
+    #[serde(deserialize_with = "trust_domain")]
+    pub trust_domain: TrustDomain,
+    /// A certificate without URI may name its caller by its one DNS name.
+    #[serde(default)]
+    pub allow_dns_names: bool,
 }
 
 /// `[factors]`
@@ -347,11 +369,16 @@ impl Settings {
     /// The first [`SettingsError::Wrong`].
     pub fn check(&self) -> Result<(), SettingsError> {
         let wrong = |key, problem: &str| Err(SettingsError::Wrong { key, problem: problem.to_owned() });
-        if !self.insecure.plaintext {
-            return wrong("insecure.plaintext", "this release has no TLS yet: set it to true, for loopback only");
-        }
-        if !is_loopback(self.server.listen.ip()) {
-            return wrong("server.listen", "must be a loopback address, such as 127.0.0.1:7443, without TLS");
+        match (&self.tls, self.insecure.plaintext) {
+            (Some(_), false) => {}
+            (Some(_), true) => {
+                return wrong("insecure.plaintext", "must be false, or [tls] not there: it is one or the other");
+            }
+            (None, false) => return wrong("tls", TLS_MISSING),
+            (None, true) if is_loopback(self.server.listen.ip()) => {}
+            (None, true) => {
+                return wrong("server.listen", "must be a loopback address, such as 127.0.0.1:7443, without TLS");
+            }
         }
         if !(1..=100_000).contains(&self.server.max_concurrent_requests) {
             return wrong("server.max_concurrent_requests", "must be 1 to 100,000");
@@ -381,6 +408,9 @@ impl Settings {
     }
 }
 
+const TLS_MISSING: &str = "is required, with certificate, private_key, client_ca and trust_domain (docs/TLS.md); \
+                           or insecure.plaintext = true, for development on loopback";
+
 /// `TRISEAL__SECTION__KEY`. Values are texts until their setting's type is known: a deployment `007` is no number.
 fn environment() -> Environment {
     Environment::with_prefix("TRISEAL").prefix_separator("__").separator("__")
@@ -409,6 +439,11 @@ fn default_deployment() -> Deployment {
 fn deployment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Deployment, D::Error> {
     let text = String::deserialize(deserializer)?;
     Deployment::parse(&text).map_err(de::Error::custom)
+}
+
+fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    TrustDomain::parse(&text).map_err(de::Error::custom)
 }
 
 /// Such as `500ms`, `20s` or `15m`; from 1 ms to 30 days.

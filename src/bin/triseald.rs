@@ -14,13 +14,15 @@ use clap::Parser;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
-use triseal::config::Settings;
+use triseal::config::{self, Settings};
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
 use triseal::customers::{CustomerDirectory, CustomerError, destruction};
 use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
 use triseal::factors::{EnvironmentSource, KeySet};
+use triseal::grpc::identity::Naming;
 use triseal::grpc::server;
+use triseal::grpc::tls::{Files, Tls};
 use triseal::ids::CustomerId;
 use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use triseal::observed::Observed;
@@ -99,7 +101,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     // Before all that counts.
     let numbers = metrics::start()?;
 
-    // Before anything is made: a port in use changes nothing.
+    // Before anything is made: wrong certificates and a port in use change nothing.
+    let tls = settings.tls.as_ref().map(start_tls).transpose()?;
     let named_by = |option: &'static str| move |error| format!("{error}; {option} names another address");
     let listener = server::bind(settings.server.listen).await.map_err(named_by("--listen"))?;
     let ops_listener = server::bind(settings.server.ops_listen).await.map_err(named_by("--ops-listen"))?;
@@ -172,7 +175,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     readiness.enter(Phase::Serving);
     info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    server::serve(listener, server::Plaintext, vault, directory, limits, stop).await?;
+    match tls {
+        Some(tls) => server::serve(listener, tls, vault, directory, limits, stop).await?,
+        None => server::serve(listener, server::Plaintext, vault, directory, limits, stop).await?,
+    }
     if store.has_failed() {
         return Err("the store can't be written any more, perhaps for want of disk space: mend that and start again; \
                     nothing that was acknowledged is lost"
@@ -180,6 +186,17 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     info!("stopped");
     Ok(())
+}
+
+fn start_tls(settings: &config::Tls) -> Result<Arc<Tls>, Failure> {
+    let files = Files {
+        certificate: settings.certificate.clone(),
+        private_key: settings.private_key.clone(),
+        client_ca: settings.client_ca.clone(),
+        client_crl: settings.client_crl.clone(),
+    };
+    let naming = Naming { trust_domain: settings.trust_domain.clone(), allow_dns_names: settings.allow_dns_names };
+    Ok(Tls::start(files, naming)?)
 }
 
 /// The settings, with what the arguments name instead.

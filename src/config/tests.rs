@@ -32,6 +32,7 @@ fn an_empty_file_has_the_safe_defaults() {
     let Server { max_concurrent_requests, max_connection_age, drain, .. } = settings.server;
     assert_eq!((max_concurrent_requests, max_connection_age), (512, Duration::from_mins(10)));
     assert_eq!(drain, Duration::from_secs(20));
+    assert!(settings.tls.is_none());
     assert_eq!(settings.factors.codebase_primary, None);
     assert_eq!(settings.factors.environment, EnvironmentFrom::SecretsManager);
     assert_eq!(settings.factors.customer, CustomerFrom::Kms);
@@ -64,6 +65,10 @@ fn what_is_unknown_or_of_another_type_is_refused_by_name() {
         ("server.drain = '0s'", "server.drain"),
         ("server.drain = '-1s'", "server.drain"),
         ("server.drain = '721h'", "server.drain"),
+        ("[tls]\ncertificate = 'a'", "tls"),
+        ("[tls]\ncertificate = 'a'", "private_key"),
+        ("[tls]\nextra = 1", "extra"),
+        ("tls = true", "tls"),
         ("cache.max_age = 'soon'", "cache.max_age"),
         ("cache.roots = -1", "cache.roots"),
         ("cache.roots = 'many'", "cache.roots"),
@@ -133,11 +138,41 @@ fn the_environment_overrides_the_file() {
     }
 }
 
+/// TLS instead of `insecure.plaintext`.
+fn with_tls(more: &str) -> Result<Settings, SettingsError> {
+    let text = GOOD.replace("plaintext = true, ", "").replace("127.0.0.1", "0.0.0.0");
+    read(&format!("{text}\n[tls]\ncertificate = 'c.pem'\nprivate_key = 'k.pem'\nclient_ca = 'ca.pem'\n{more}"))
+}
+
+#[test]
+fn tls_takes_the_place_of_loopback() {
+    let settings = with_tls("trust_domain = 'datasert.com'").unwrap();
+    settings.check().unwrap();
+    let tls = settings.tls.unwrap();
+    assert_eq!(
+        [&tls.certificate, &tls.private_key, &tls.client_ca].map(|path| path.to_str().unwrap()),
+        ["c.pem", "k.pem", "ca.pem"]
+    );
+    assert_eq!((tls.client_crl, tls.trust_domain.as_str(), tls.allow_dns_names), (None, "datasert.com", false));
+    let settings = with_tls("trust_domain = 'a'\nclient_crl = 'crl.pem'\nallow_dns_names = true").unwrap();
+    let tls = settings.tls.unwrap();
+    assert!(tls.client_crl.is_some_and(|path| path == Path::new("crl.pem")) && tls.allow_dns_names);
+
+    for bad in ["''", "'spiffe://datasert.com'", "'Datasert.com'", "'datasert.com/realtask'"] {
+        let told = with_tls(&format!("trust_domain = {bad}")).unwrap_err().to_string();
+        assert!(told.contains("trust_domain"), "{told}");
+    }
+    let mut both = with_tls("trust_domain = 'datasert.com'").unwrap();
+    both.insecure.plaintext = true;
+    let told = both.check().unwrap_err().to_string();
+    assert!(told.contains("insecure.plaintext"), "{told}");
+}
+
 #[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
     let edits: [(&str, Edit); 13] = [
-        ("insecure.plaintext", |settings| settings.insecure.plaintext = false),
+        ("tls", |settings| settings.insecure.plaintext = false),
         ("server.listen", |settings| settings.server.listen = "0.0.0.0:7443".parse().unwrap()),
         ("server.listen", |settings| settings.server.listen = "[::ffff:127.0.0.1]:7443".parse().unwrap()),
         ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 0),

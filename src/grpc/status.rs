@@ -153,7 +153,7 @@ pub(super) fn rate_limited() -> Status {
 
 /// Nobody knows who calls.
 pub(super) fn no_client_certificate() -> Status {
-    let message = "the connection has no client certificate that is good: connect with one";
+    let message = "the connection has no client certificate that is good and names a caller of this service";
     Told::new(Code::Unauthenticated, "NO_CLIENT_CERTIFICATE", message).into_status()
 }
 

@@ -6,6 +6,7 @@
 mod architecture;
 mod bad_input;
 mod batch;
+mod certificates;
 mod codebase_keys;
 mod command_line;
 mod crash;
@@ -19,3 +20,4 @@ mod memory;
 mod ops;
 mod service;
 mod support;
+mod tls;

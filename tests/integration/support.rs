@@ -1,5 +1,8 @@
 //! What the tests share: the real programs, each with files of its own, clients, and seeded random numbers. It knows no test.
 
+pub(crate) mod certificates;
+pub(crate) mod tls;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -20,7 +23,7 @@ use triseal::grpc::v1::{self, secret};
 use triseal::grpc::{DOMAIN, REASON_TRAILER};
 
 /// A service that does not say within this time that it serves, or goes on for so long after SIGTERM, hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `triseald`, which is killed when this is dropped.
 pub(crate) struct Service {

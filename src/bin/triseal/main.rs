@@ -3,6 +3,7 @@
 //! Everything it knows of the service is the protocol. It keeps nothing, and it takes secrets from a file or from
 //! standard input only: arguments are seen by every process of the machine and kept by shells.
 
+mod certificates;
 mod client;
 mod confirm;
 mod credential;
@@ -15,6 +16,7 @@ mod opened;
 mod output;
 mod salesforce;
 mod status;
+mod tls;
 mod wiped;
 
 use std::alloc::System;
@@ -61,7 +63,7 @@ enum Command {
     /// Create, list, disable and destroy customers
     #[command(subcommand)]
     Customer(customer::Command),
-    /// Make new keys for the codebase or the environment
+    /// Make new keys for the codebase or the environment, and certificates to try TLS with
     #[command(subcommand)]
     Keygen(keygen::Command),
 }

@@ -8,6 +8,7 @@ use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::failure::{Exit, Failure};
+use crate::tls;
 
 /// The trailer that repeats the reason, for when the details cannot be read.
 const REASON_TRAILER: &str = "triseal-reason";
@@ -63,6 +64,9 @@ pub(crate) fn reason_of(status: &Status) -> Option<String> {
 fn before_any_answer(status: &Status) -> Option<Failure> {
     let mut source = status.source();
     while let Some(error) = source {
+        if let Some(refused) = tls::refusal(error) {
+            return Some(refused);
+        }
         if error.is::<TimeoutExpired>() {
             let hint = "give it longer with --timeout; a change may have happened all the same";
             return Some(unreachable("DEADLINE_EXCEEDED", "the service did not answer in time", hint));
@@ -154,6 +158,9 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
         "NEEDS_REAUTH" => "have the customer consent again and encrypt the new tokens; --view full opens the old ones",
         "IDEMPOTENCY_KEY_REUSED" => "the key named another change before; use a new key for each change",
         "CHANGED_CONCURRENTLY" => "somebody else changed it at the same time; look at it, and try again",
+        "NO_CLIENT_CERTIFICATE" => {
+            "the certificate in --cert needs exactly one SPIFFE id of the service's trust domain, and to be for clients"
+        }
         "NOT_PERMITTED" => "ask whoever keeps the service's policy",
         "CUSTOMER_DISABLED" => return Some(format!("open it again: triseal customer enable {customer}")),
         "CUSTOMER_PENDING_DESTRUCTION" => {
@@ -190,9 +197,9 @@ fn hint_without_reason(code: Code) -> Option<&'static str> {
         Code::DeadlineExceeded => Some("give it longer with --timeout; a change may have happened all the same"),
         Code::Unimplemented => Some("is there a triseal service of this version at --endpoint?"),
         Code::Unavailable => Some("is the service running, and at --endpoint? a change may have happened all the same"),
+        Code::Unknown | Code::Internal => Some("is there a triseal service at --endpoint? one with TLS is https://"),
         Code::Ok
         | Code::Cancelled
-        | Code::Unknown
         | Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
@@ -201,7 +208,6 @@ fn hint_without_reason(code: Code) -> Option<&'static str> {
         | Code::FailedPrecondition
         | Code::Aborted
         | Code::OutOfRange
-        | Code::Internal
         | Code::DataLoss
         | Code::Unauthenticated => None,
     }
