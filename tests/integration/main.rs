@@ -8,5 +8,6 @@ mod bad_input;
 mod codebase_keys;
 mod command_line;
 mod crash;
+mod policy;
 mod service;
 mod support;
