@@ -22,6 +22,9 @@ pub struct Settings {
     /// The gRPC listener.
     #[serde(default)]
     pub server: Server,
+    /// Who may do what.
+    #[serde(default)]
+    pub policy: Policy,
     /// Where the three factors come from.
     #[serde(default)]
     pub factors: Factors,
@@ -54,6 +57,14 @@ impl Default for Server {
     fn default() -> Self {
         Self { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), drain: Duration::from_secs(20) }
     }
+}
+
+/// `[policy]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// With `*.cedar`, `triseal.cedarschema` and `entities.json`. [`Settings::policy_directory`] knows the default.
+    pub directory: Option<PathBuf>,
 }
 
 /// `[factors]`
@@ -243,6 +254,8 @@ one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
 
 /// The port of the gRPC listener.
 pub const PORT: u16 = 7443;
+/// Where policy stands, unless the settings say otherwise.
+const POLICY_DIRECTORY: &str = "/etc/triseal/policy";
 
 /// Why there are no settings to run with. The text names the key and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -309,6 +322,16 @@ impl Settings {
             .build()
             .and_then(Config::try_deserialize)
             .map_err(unreadable)
+    }
+
+    /// Where policy stands. `None` without TLS, unless a directory is named: nobody can tell then who calls, and policy is the
+    /// built-in one for development.
+    pub fn policy_directory(&self) -> Option<&Path> {
+        match &self.policy.directory {
+            Some(directory) => Some(directory),
+            None if self.insecure.plaintext => None,
+            None => Some(Path::new(POLICY_DIRECTORY)),
+        }
     }
 
     /// Whether the values go together, and with what this release can do.
