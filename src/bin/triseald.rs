@@ -1,5 +1,6 @@
 //! The service: the composition root, a straight line. Settings, keys, store, keyring, port, self-check, serve, drain.
 
+use std::alloc::System;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use triseal::config::Settings;
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
-use triseal::customers::{CustomerDirectory, CustomerError};
+use triseal::customers::{CustomerDirectory, CustomerError, destruction};
 use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
 use triseal::factors::{EnvironmentSource, KeySet};
@@ -25,6 +26,11 @@ use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use triseal::vault::Vault;
 use zeroize::Zeroizing;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes what is freed: the buffers of the RPC stack hold secrets, and know nothing of that.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// The first factor. build.rs checked it. It stands in this binary and in no library, so that `triseal` does not contain it.
 static CODEBASE_KEYS: &str = include_str!(concat!(env!("OUT_DIR"), "/codebase-keys.json"));
@@ -58,10 +64,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let ended = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::from)
+    let ended = harden(&arguments)
+        .and_then(|()| tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::from))
         .and_then(|runtime| runtime.block_on(run(arguments)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,6 +74,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// No core dumps, and no tracing by others than root. A debugger that is attached already is refused, but with --dev.
+fn harden(arguments: &Arguments) -> Result<(), Failure> {
+    secmem_proc::Config::new_with_anti_tracing(!arguments.dev).harden_process().map_err(|_| {
+        "this process can't be kept from being traced or dumped, or a debugger is attached to it: start it without one"
+            .into()
+    })
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -117,8 +129,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     self_check(&keyring).await?;
 
     let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
-    let vault = Arc::new(Vault::new(deployment.clone(), credentials, keyring.clone(), Timestamp::now));
-    let directory = Arc::new(CustomerDirectory::new(deployment, customers, wrapper, keyring, Timestamp::now));
+    let vault = Arc::new(Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), Timestamp::now));
+    let directory =
+        Arc::new(CustomerDirectory::new(deployment, customers, credentials, wrapper, keyring, Timestamp::now));
+    tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
     if arguments.dev {
         // Idempotent: a first start may have been killed before it came so far.
         match directory.create(&CustomerId::parse("demo")?).await {

@@ -8,6 +8,8 @@ mod bad_input;
 mod codebase_keys;
 mod command_line;
 mod crash;
+mod encodings;
+mod memory;
 mod policy;
 mod service;
 mod support;
