@@ -24,6 +24,9 @@ pub struct Settings {
     pub server: Server,
     /// Certificates: required, or else [`Insecure::plaintext`].
     pub tls: Option<Tls>,
+    /// Who may do what.
+    #[serde(default)]
+    pub policy: Policy,
     /// Where the three factors come from.
     #[serde(default)]
     pub factors: Factors,
@@ -89,6 +92,14 @@ pub struct Tls {
     /// A certificate without URI may name its caller by its one DNS name.
     #[serde(default)]
     pub allow_dns_names: bool,
+}
+
+/// `[policy]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// With `*.cedar`, `triseal.cedarschema` and `entities.json`. [`Settings::policy_directory`] knows the default.
+    pub directory: Option<PathBuf>,
 }
 
 /// `[factors]`
@@ -294,6 +305,8 @@ one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
 pub const PORT: u16 = 7443;
 /// The port of the ops listener.
 pub const OPS_PORT: u16 = 7480;
+/// Where policy stands, unless the settings say otherwise.
+const POLICY_DIRECTORY: &str = "/etc/triseal/policy";
 
 /// Why there are no settings to run with. The text names the key and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -361,6 +374,16 @@ impl Settings {
             .build()
             .and_then(Config::try_deserialize)
             .map_err(unreadable)
+    }
+
+    /// Where policy stands. `None` without TLS, unless a directory is named: nobody can tell then who calls, and policy is the
+    /// built-in one for development.
+    pub fn policy_directory(&self) -> Option<&Path> {
+        match &self.policy.directory {
+            Some(directory) => Some(directory),
+            None if self.insecure.plaintext => None,
+            None => Some(Path::new(POLICY_DIRECTORY)),
+        }
     }
 
     /// Whether the values go together, and with what this release can do.

@@ -17,6 +17,7 @@
 pub mod grpc;
 pub mod ops;
 
+pub mod access;
 pub mod customers;
 pub mod observed;
 pub mod vault;

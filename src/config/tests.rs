@@ -78,6 +78,7 @@ fn what_is_unknown_or_of_another_type_is_refused_by_name() {
         ("factors.customer = 'KMS'", "factors.customer"),
         ("factors.codebase_primary = -1", "factors.codebase_primary"),
         ("store.backend = 'redb'", "store.backend"),
+        ("policy.extra = 1", "extra"),
         ("insecure.plaintext = 'perhaps'", "insecure.plaintext"),
         ("this is no TOML", "TOML"),
     ] {
@@ -208,6 +209,17 @@ fn each_refusal_names_its_key() {
         settings.check().unwrap();
     }
     assert!(read("").unwrap().check().is_err(), "the defaults are a release's that knows AWS");
+}
+
+#[test]
+fn only_without_tls_there_may_be_no_policy_directory() {
+    let directory = |text: &str| read(text).unwrap().policy_directory().map(Path::to_owned);
+    let named = "policy.directory = 'policy'\n";
+    assert_eq!(directory(""), Some(PathBuf::from("/etc/triseal/policy")));
+    assert_eq!(directory(named), Some(PathBuf::from("policy")));
+    assert_eq!(directory("insecure.plaintext = true"), None);
+    assert_eq!(directory(&format!("{named}insecure.plaintext = true")), Some(PathBuf::from("policy")));
+    assert_eq!(Settings::dev(Path::new(".triseal")).unwrap().policy_directory(), None);
 }
 
 #[test]

@@ -88,6 +88,12 @@ const RULES: &[Rule] = &[
         reason: "the service issues no certificate",
     },
     Rule {
+        paths: &["cedar_policy*"],
+        except: &[],
+        places: Places::OnlyIn(&["access/policies.rs", "access/policies/"]),
+        reason: "what a policy is, one file knows; everything else asks, the command line too",
+    },
+    Rule {
         paths: &["std::env"],
         except: &["std::env::args", "std::env::args_os"],
         places: Places::OnlyIn(&["config.rs"]),
@@ -318,6 +324,8 @@ fn what_stands_alone_uses_nothing() {
 fn crates_out_of_their_place_are_found() {
     finds("vault.rs", "fn f(client: aws_sdk_kms::Client) {}", 1, "`aws_sdk*` may stand only in");
     finds("bin/triseald.rs", "use aws_sdk_dynamodb::Client;", 1, "`aws_sdk*`");
+    finds("access/mod.rs", "use cedar_policy::Authorizer;", 1, "`cedar_policy*`");
+    finds("bin/triseal/policy.rs", "use cedar_policy::PolicySet;", 1, "`cedar_policy*`");
     finds("vault.rs", "fn f() -> Result<(), ::tonic::Status> { g() }", 1, "`tonic*`");
     finds("store/encoding.rs", "use prost::Message as _;", 1, "`prost*`");
     finds("store/encoding.rs", "use {std::fmt, prost_types::Timestamp};", 1, "`prost*`");
@@ -329,6 +337,7 @@ fn crates_out_of_their_place_are_found() {
     finds("vault.rs", "use hyper::Request;", 1, "`hyper*`");
     accepts("vault.rs", "use crate::telemetry::metrics; fn f(x: &metrics::RootCache) {}");
     accepts("factors/kms.rs", "use aws_sdk_kms::Client;");
+    accepts("access/policies.rs", "use cedar_policy::Authorizer;");
     accepts("secret/stored.rs", "tonic::include_proto!(\"triseal.storage.v1\");");
     accepts("config.rs", "std::env::vars_os();");
     accepts("bin/triseal/main.rs", "let a = std::env::args_os(); const B: &str = env!(\"CARGO_PKG_NAME\");");

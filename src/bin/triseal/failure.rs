@@ -63,10 +63,15 @@ impl Failure {
         Self::local("REFUSED", Exit::Refused, message)
     }
 
+    /// The answer, which is written, says already why it is none.
+    pub(crate) fn told(exit: Exit) -> Self {
+        Self::local("FAILED", exit, String::new())
+    }
+
     /// The output could not be written.
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::local("FAILED", Exit::ReaderGone, String::new()),
+            io::ErrorKind::BrokenPipe => Self::told(Exit::ReaderGone),
             _ => Self::failed(format!("cannot write the answer: {error}")),
         }
     }
@@ -88,7 +93,7 @@ impl Failure {
 
     /// Writes it to standard error.
     pub(crate) fn report(&self, format: Format) -> ExitCode {
-        if self.exit != Exit::ReaderGone {
+        if !self.message.is_empty() {
             let text = match format {
                 Format::Text => self.text(),
                 Format::Json => self.json(),

@@ -14,6 +14,7 @@ mod keygen;
 mod metadata;
 mod opened;
 mod output;
+mod policy;
 mod salesforce;
 mod status;
 mod tls;
@@ -66,6 +67,9 @@ enum Command {
     /// Make new keys for the codebase or the environment, and certificates to try TLS with
     #[command(subcommand)]
     Keygen(keygen::Command),
+    /// Check a policy directory, and tell what it permits
+    #[command(subcommand)]
+    Policy(policy::Command),
 }
 
 const AFTER_HELP: &str = "\
@@ -111,6 +115,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Credential(command) => credential::run(command, &cli.connect, &mut output).await,
         Command::Customer(command) => customer::run(command, &cli.connect, &mut output).await,
         Command::Keygen(command) => keygen::run(&command, &mut output),
+        Command::Policy(command) => policy::run(&command, &mut output),
     }
 }
 
