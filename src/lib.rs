@@ -16,6 +16,7 @@
 
 pub mod grpc;
 
+pub mod audit;
 pub mod customers;
 pub mod vault;
 

@@ -29,6 +29,10 @@ fn an_empty_file_has_the_safe_defaults() {
     assert_eq!(settings.deployment.as_str(), "production");
     assert_eq!(settings.server.listen.to_string(), "0.0.0.0:7443");
     assert_eq!(settings.server.drain, Duration::from_secs(20));
+    let Audit { sink, file, fsync_interval, timeout, kms_mac_key } = settings.audit;
+    assert_eq!((sink, file.as_path()), (AuditSink::Stdout, Path::new("/var/log/triseal/audit.jsonl")));
+    assert_eq!((fsync_interval, timeout), (Duration::from_secs(1), Duration::from_millis(500)));
+    assert_eq!(kms_mac_key, None);
     assert_eq!(settings.factors.codebase_primary, None);
     assert_eq!(settings.factors.environment, EnvironmentFrom::SecretsManager);
     assert_eq!(settings.factors.customer, CustomerFrom::Kms);
@@ -61,6 +65,9 @@ fn what_is_unknown_or_of_another_type_is_refused_by_name() {
         ("server.drain = '0s'", "server.drain"),
         ("server.drain = '-1s'", "server.drain"),
         ("server.drain = '721h'", "server.drain"),
+        ("[audit]\nextra = 1", "extra"),
+        ("audit.sink = 'syslog'", "audit.sink"),
+        ("audit.timeout = 500", "audit.timeout"),
         ("cache.max_age = 'soon'", "cache.max_age"),
         ("cache.roots = -1", "cache.roots"),
         ("cache.roots = 'many'", "cache.roots"),
@@ -133,10 +140,13 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
-    let edits: [(&str, Edit); 11] = [
+    let edits: [(&str, Edit); 14] = [
         ("insecure.plaintext", |settings| settings.insecure.plaintext = false),
         ("server.listen", |settings| settings.server.listen = "0.0.0.0:7443".parse().unwrap()),
         ("server.listen", |settings| settings.server.listen = "[::ffff:127.0.0.1]:7443".parse().unwrap()),
+        ("audit.timeout", |settings| settings.audit.timeout = Duration::from_millis(5_001)),
+        ("audit.fsync_interval", |settings| settings.audit.fsync_interval = Duration::from_secs(61)),
+        ("audit.kms_mac_key", |settings| settings.audit.kms_mac_key = Some(String::new())),
         ("factors.environment", |settings| settings.factors.environment = EnvironmentFrom::SecretsManager),
         ("factors.customer", |settings| settings.factors.customer = CustomerFrom::Kms),
         ("factors.customer", |settings| settings.insecure.local_kms = false),
@@ -155,7 +165,10 @@ fn each_refusal_names_its_key() {
             Ok(()) => panic!("{wanted} was accepted"),
         }
     }
-    let bounds: [Edit; 4] = [
+    let bounds: [Edit; 5] = [
+        |settings| {
+            (settings.audit.timeout, settings.audit.fsync_interval) = (Duration::from_secs(5), Duration::from_mins(1))
+        },
         |settings| settings.cache.roots = 10_000_000,
         |settings| settings.cache.refresh_after = settings.cache.max_age,
         |settings| settings.factors.file.poll = settings.factors.file.max_age / 2,
@@ -191,6 +204,8 @@ fn development_runs_below_its_directory_whatever_that_is_called() {
         assert_eq!(settings.deployment.as_str(), "dev");
         assert!(settings.insecure.development_codebase_key);
         assert_eq!(settings.store.embedded.path, Path::new(data).join("store.redb"));
+        assert_eq!(settings.audit.sink, AuditSink::File, "standard output is for people");
+        assert_eq!(settings.audit.file, Path::new(data).join("audit.jsonl"));
         assert_eq!(settings.factors.file.path, Path::new(data).join("environment.json"));
         assert_eq!(settings.factors.local.master_key, Path::new(data).join("insecure-local-kms.key"));
     }

@@ -3,6 +3,7 @@
 //! Everything it knows of the service is the protocol. It keeps nothing, and it takes secrets from a file or from
 //! standard input only: arguments are seen by every process of the machine and kept by shells.
 
+mod audit;
 mod client;
 mod credential;
 mod customer;
@@ -57,6 +58,9 @@ enum Command {
     /// Make new keys for the codebase or the environment
     #[command(subcommand)]
     Keygen(keygen::Command),
+    /// Verify audit logs, and report from them who saw what
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 const AFTER_HELP: &str = "\
@@ -70,7 +74,7 @@ With --output json every answer is one JSON object on a line of its own, and a l
 Fields have the names of the protocol; times are RFC 3339. Errors are one object on standard error:
 {\"error\": {\"code\", \"reason\", \"message\", \"details\", \"hint\"}}.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or arguments, 4 refused by policy or precondition.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or arguments, 3 done with failures, 4 refused by policy or precondition.";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -102,6 +106,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Credential(command) => credential::run(command, &cli.connect, &mut output).await,
         Command::Customer(command) => customer::run(command, &cli.connect, &mut output).await,
         Command::Keygen(command) => keygen::run(&command, &mut output),
+        Command::Audit(command) => audit::run(command, &cli.connect, &mut output).await,
     }
 }
 
