@@ -9,6 +9,8 @@
 //! docs/AUDIT.md says what stands in the log and what it can't show.
 
 pub mod entry;
+#[cfg(test)]
+mod fakes;
 pub mod finding;
 pub mod heads;
 mod line;

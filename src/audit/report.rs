@@ -83,6 +83,16 @@ impl Row {
             _ => Disclosed::No,
         }
     }
+
+    /// Which revision's secret the caller has or may have, if the log says so: a change that is unknown would have made another one
+    /// than it expected.
+    pub fn revision_seen(&self) -> Option<u64> {
+        match self.discloses() {
+            Disclosed::Yes => self.revision,
+            Disclosed::Perhaps if self.event == Event::AcquireRefresh.as_str() => self.revision,
+            Disclosed::Perhaps | Disclosed::No => None,
+        }
+    }
 }
 
 /// Whether a caller has a secret.
@@ -149,7 +159,7 @@ impl Report {
     pub fn read(&mut self, name: &str, log: impl Read) -> Result<(), ReportError> {
         let Self { verifier, selection } = self;
         verifier.read_with(name, log, |line| selection.entry(line))?;
-        if selection.rows.len() > MAX_ROWS { Err(ReportError::TooManyRows) } else { Ok(()) }
+        if selection.is_full() { Err(ReportError::TooManyRows) } else { Ok(()) }
     }
 
     /// All that was selected, and what the verification found.
@@ -193,7 +203,7 @@ impl Selection {
             && customer.as_ref().is_none_or(|id| line.customer == Some(id.as_str()))
             && credential.as_ref().is_none_or(|id| line.credential == Some(id.as_str()));
         // Beyond its bound the report is refused when the file has been read.
-        if !is_asked_for || self.rows.len() > MAX_ROWS {
+        if !is_asked_for || self.is_full() {
             return;
         }
         let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
@@ -224,6 +234,10 @@ impl Selection {
             }
         }
         self.count(row, line.time);
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() + self.intents.len() > MAX_ROWS
     }
 
     fn count(&mut self, row: Row, time: &str) {

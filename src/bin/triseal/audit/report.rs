@@ -151,13 +151,13 @@ impl<'a> Line<'a> {
     ];
 
     fn new(row: &'a Row, times: &'a Times, present: &HashMap<Name, Option<u64>>) -> Self {
-        let disclosed = row.discloses();
-        let living = match (disclosed, present.get(&(row.customer.clone(), row.credential.clone())), row.revision) {
+        let (disclosed, present) = (row.discloses(), present.get(&(row.customer.clone(), row.credential.clone())));
+        let living = match (disclosed, present, row.revision_seen()) {
             (Disclosed::No, _, _) => "",
             (_, Some(None), _) => "gone",
             (_, Some(Some(present)), Some(seen)) if *present == seen => "living",
-            // Of a change that is unknown, the revision is the one before it.
-            (Disclosed::Yes, Some(Some(present)), Some(seen)) if *present > seen => "replaced",
+            (_, Some(Some(present)), Some(seen)) if *present > seen => "replaced",
+            // The service did not tell, has an older store, or the log does not say what was seen.
             (_, _, _) => "unknown",
         };
         Self {
@@ -261,7 +261,11 @@ mod tests {
         assert_eq!(living(&done, Some(None)), "gone");
         assert_eq!(living(&done, None), "unknown");
         let in_doubt = row("unknown", 3);
-        assert_eq!(living(&in_doubt, Some(Some(4))), "unknown", "it may have made revision 4");
+        for present in [3, 4] {
+            assert_eq!(living(&in_doubt, Some(Some(present))), "unknown", "it may have made revision 4");
+        }
+        let leased = Row { event: "acquire_refresh".to_owned(), ..in_doubt };
+        assert_eq!(living(&leased, Some(Some(3))), "living");
         assert_eq!(living(&row("NOT_PERMITTED", 3), Some(Some(3))), "");
     }
 
