@@ -152,10 +152,15 @@ struct SinkState {
 #[derive(Clone, Default)]
 pub(super) struct FakeSink {
     state: Arc<(Mutex<SinkState>, Condvar)>,
-    pub(super) file: Option<Arc<File>>,
+    file: Option<Arc<File>>,
 }
 
 impl FakeSink {
+    /// One whose octets are safe when this file is synced.
+    pub(super) fn on_file(file: File) -> Self {
+        Self { file: Some(Arc::new(file)), ..Self::default() }
+    }
+
     pub(super) fn boxed(&self) -> Box<dyn Sink> {
         Box::new(Held(self.clone()))
     }

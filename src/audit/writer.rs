@@ -164,6 +164,17 @@ impl Queue {
         true
     }
 
+    #[cfg(test)]
+    pub(super) fn written_for_test(&self, seq: u64, hash: Hash) {
+        let mut written = locked(&self.written);
+        (written.seq, written.hash) = (seq, hash);
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        locked(&self.waiting).entries.len()
+    }
+
     fn is_given_up(&self) -> bool {
         locked(&self.waiting).closed.is_some_and(|patience| Instant::now() >= patience)
     }

@@ -45,8 +45,21 @@ fn the_octets_are_those_of_the_specification() {
 #[test]
 fn a_line_is_json_with_exactly_the_fields_of_the_contract_in_their_order() {
     let fields = [
-        "stream", "seq", "time", "event", "caller", "customer", "credential", "view", "revision", "lineage", "outcome",
-        "request_id", "trace_id", "prev", "hash",
+        "stream",
+        "seq",
+        "time",
+        "event",
+        "caller",
+        "customer",
+        "credential",
+        "view",
+        "revision",
+        "lineage",
+        "outcome",
+        "request_id",
+        "trace_id",
+        "prev",
+        "hash",
     ];
     for line in [FIRST, SECOND] {
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
@@ -66,7 +79,8 @@ fn the_longest_entry_fits_into_a_line_and_a_longer_caller_is_refused() {
             Lineage { codebase: version(u32::MAX), environment: version(u32::MAX), customer: version(u32::MAX) };
         let event = *Event::ALL.iter().max_by_key(|event| event.as_str().len()).unwrap();
         let reason = *Reason::ALL.iter().max_by_key(|reason| reason.as_str().len()).unwrap();
-        let mut entry = entry(caller, &request, event, &credential(&id, &id), Some(View::Access), u64::MAX, Outcome::Ok);
+        let mut entry =
+            entry(caller, &request, event, &credential(&id, &id), Some(View::Access), u64::MAX, Outcome::Ok);
         entry.outcome = Outcome::Refused(reason);
         entry.subject.lineage = Some(lineage);
         entry
@@ -87,7 +101,8 @@ fn the_longest_entry_fits_into_a_line_and_a_longer_caller_is_refused() {
 
 #[test]
 fn times_compare_as_texts() {
-    let times = ["2026-11-24T09:00:00Z", "2026-11-24T09:00:00.0000019Z", "2026-11-24T09:00:00.1Z", "2026-11-25T00:00:00Z"];
+    let times =
+        ["2026-11-24T09:00:00Z", "2026-11-24T09:00:00.0000019Z", "2026-11-24T09:00:00.1Z", "2026-11-25T00:00:00Z"];
     let texts: Vec<_> = times.iter().map(|time| entry_time(time.parse().unwrap())).collect();
     assert!(texts.is_sorted() && texts.iter().all(|text| text.len() == 27), "{texts:?}");
     assert_eq!(texts[1], "2026-11-24T09:00:00.000001Z");
@@ -98,7 +113,9 @@ fn streams_have_names_of_their_own() {
     let (one, other) = (StreamId::random().unwrap(), StreamId::random().unwrap());
     assert_ne!(one, other);
     assert_eq!(StreamId::parse(one.as_str()), Some(one));
-    for bad in ["", "0123456789ABCDEF0123456789abcdef", "0123456789abcdef0123456789abcde", "g123456789abcdef0123456789abcdef"] {
+    for bad in
+        ["", "0123456789ABCDEF0123456789abcdef", "0123456789abcdef0123456789abcde", "g123456789abcdef0123456789abcdef"]
+    {
         assert_eq!(StreamId::parse(bad), None, "{bad}");
     }
 }
@@ -119,7 +136,12 @@ fn any_entry() -> impl Strategy<Value = Entry> {
     let words = (0..Event::ALL.len(), 0..Reason::ALL.len() + 2);
     // A caller may be anything that the edge makes an identity of, and more.
     let who = (any::<Option<String>>(), proptest::option::of("[!-~]{1,40}"), any::<Option<[u8; 16]>>());
-    let what = (proptest::option::of((id, proptest::option::of(id))), any::<Option<bool>>(), any::<Option<u64>>(), any::<bool>());
+    let what = (
+        proptest::option::of((id, proptest::option::of(id))),
+        any::<Option<bool>>(),
+        any::<Option<u64>>(),
+        any::<bool>(),
+    );
     (words, who, what).prop_map(|((event, outcome), (caller, request, trace), (of, view, revision, sealed))| Entry {
         event: Event::ALL[event],
         caller: caller.map(|caller| Caller::new(&caller)),

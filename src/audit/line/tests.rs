@@ -1,5 +1,5 @@
-use super::super::fakes::{Made, credential, entry, read};
 use super::super::entry::Outcome;
+use super::super::fakes::{Made, credential, entry, read};
 use super::super::words::Event;
 use super::*;
 use crate::secret::View;
@@ -13,7 +13,9 @@ fn lines() -> Vec<String> {
 }
 
 fn refused(line: impl AsRef<[u8]>) -> NotAnEntry {
-    Line::parse(line.as_ref()).err().unwrap_or_else(|| panic!("{:?} was read", line.as_ref().escape_ascii().to_string()))
+    Line::parse(line.as_ref())
+        .err()
+        .unwrap_or_else(|| panic!("{:?} was read", line.as_ref().escape_ascii().to_string()))
 }
 
 #[test]
@@ -47,7 +49,11 @@ fn what_is_not_canonical_is_no_entry() {
     assert!(Line::parse(line.as_bytes()).unwrap().is_intact());
     let edits: [(&str, &str, &str); 15] = [
         ("a space", "{\"stream\"", "{ \"stream\""),
-        ("another order", ",\"customer\":\"acme\",\"credential\":\"crm\"", ",\"credential\":\"crm\",\"customer\":\"acme\""),
+        (
+            "another order",
+            ",\"customer\":\"acme\",\"credential\":\"crm\"",
+            ",\"credential\":\"crm\",\"customer\":\"acme\"",
+        ),
         ("a further field", ",\"prev\"", ",\"more\":1,\"prev\""),
         ("a field that is absent", ",\"view\":\"full\"", ""),
         ("a number as a text", "\"seq\":3", "\"seq\":\"3\""),

@@ -143,7 +143,10 @@ fn reordered_entries_are_found() {
     finds(|lines| lines.rotate_left(5), &["reordered"]);
     // From one file to another.
     let (made, heads) = one();
-    let moved = [made.lines[..5].concat() + &made.lines[8..10].concat(), made.lines[5..8].concat() + &made.lines[10..].concat()];
+    let moved = [
+        made.lines[..5].concat() + &made.lines[8..10].concat(),
+        made.lines[5..8].concat() + &made.lines[10..].concat(),
+    ];
     assert_eq!(kinds(&verify(heads, &[&moved[0], &moved[1]])), ["reordered", "reordered"]);
 }
 
@@ -156,9 +159,13 @@ fn an_end_that_was_cut_off_is_found_by_the_head_alone() {
     let (made, heads) = one();
     let verdict = verify(heads, &[&made.lines[..10].concat()]);
     assert_eq!(verdict.findings[0].entries, Some((11, 20)));
-    assert_eq!(verdict.findings[0].to_string(), format!(
-        "stream {}, entries 11 to 20: the end of the stream is cut off: its head in the store is further on", made.id
-    ));
+    assert_eq!(
+        verdict.findings[0].to_string(),
+        format!(
+            "stream {}, entries 11 to 20: the end of the stream is cut off: its head in the store is further on",
+            made.id
+        )
+    );
     assert_eq!(verify(None, &[&made.lines[..10].concat()]).heads, None, "and it is said that there were no heads");
 }
 
@@ -221,7 +228,10 @@ fn two_streams_mixed_are_found() {
     // Both, under one name.
     let both: String = a.lines.iter().zip(&b.lines).map(|(one, other)| format!("{one}{}", renamed(other))).collect();
     let names = kinds(&verify(heads(), &[&both]));
-    assert!(names.contains(&"changed") && names.contains(&"repeated") && names.contains(&"stream_missing"), "{names:?}");
+    assert!(
+        names.contains(&"changed") && names.contains(&"repeated") && names.contains(&"stream_missing"),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -368,9 +378,8 @@ fn findings_and_memory_are_bounded() {
     assert_eq!((verdict.total_findings, verdict.findings.len()), (5_000, 1_000));
 
     let line = Made::closed('a', 2).lines[0].clone();
-    let scattered: String = (0..=MAX_PIECES)
-        .map(|number| line.replacen(&"a".repeat(32), &format!("{number:032x}"), 1))
-        .collect();
+    let scattered: String =
+        (0..=MAX_PIECES).map(|number| line.replacen(&"a".repeat(32), &format!("{number:032x}"), 1)).collect();
     let mut verifier = Verifier::new(None, false);
     assert!(matches!(verifier.read("scattered", scattered.as_bytes()), Err(VerifyError::TooScattered)));
 }
@@ -390,9 +399,10 @@ fn a_reader_that_fails_is_told() {
 fn a_finding_names_file_and_line() {
     let (made, _) = one();
     let verdict = verify(None, &["", &made.log().replacen("realtask", "realsync", 1)]);
-    assert_eq!(verdict.findings[0].to_string(), format!(
-        "file1:2: stream {}, entry 2: the entry was changed: its hash is of another one", made.id
-    ));
+    assert_eq!(
+        verdict.findings[0].to_string(),
+        format!("file1:2: stream {}, entry 2: the entry was changed: its hash is of another one", made.id)
+    );
     assert_eq!(at(0).to_string(), "2025-11-24T16:00:00Z");
 }
 
@@ -416,7 +426,8 @@ fn any_edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
         (index(), 0..8_u8).prop_map(|(at, bit)| Edit::FlipBit(at, bit)),
         (index(), 1..600_usize).prop_map(|(at, octets)| Edit::DropOctets(at, octets)),
-        (index(), proptest::collection::vec(any::<u8>(), 1..20)).prop_map(|(at, octets)| Edit::InsertOctets(at, octets)),
+        (index(), proptest::collection::vec(any::<u8>(), 1..20))
+            .prop_map(|(at, octets)| Edit::InsertOctets(at, octets)),
         index().prop_map(Edit::CutOff),
         (index(), 1..5_usize).prop_map(|(at, lines)| Edit::DropLines(at, lines)),
         (index(), index()).prop_map(|(from, to)| Edit::CopyLine(from, to)),

@@ -45,7 +45,8 @@ fn reasons_are_those_that_callers_are_told() {
     use KeyringError as K;
     use StoreError as S;
     let text = || "x".to_owned();
-    let stores = || [S::Away(text()), S::Throttled, S::Refused(text()), S::Absent(text()), S::Newer, S::Corrupt(text())];
+    let stores =
+        || [S::Away(text()), S::Throttled, S::Refused(text()), S::Absent(text()), S::Newer, S::Corrupt(text())];
     let factors = [F::Absent(text()), F::Refused(text()), F::Throttled, F::Away(text()), F::Corrupt(text())];
     let mut keyring = vec![
         K::CustomerNotFound,
