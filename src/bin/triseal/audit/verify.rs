@@ -25,7 +25,7 @@ pub(super) fn judged(verdict: &Verdict) -> Result<(), Failure> {
     if verdict.is_clean() {
         return Ok(());
     }
-    let message = format!("the log is not what the service wrote: {} findings", verdict.total_findings);
+    let message = format!("the log is not what the service wrote: {}", counted(verdict.total_findings, "finding"));
     Err(Failure::findings(message)
         .with_hint("docs/AUDIT.md says what each finding can mean; keep the files as they are"))
 }
@@ -38,13 +38,13 @@ fn text(verdict: &Verdict, files: u64) -> String {
     }
     let unlisted = verdict.total_findings - verdict.findings.len() as u64;
     if unlisted > 0 {
-        text.push_str(&format!("and {unlisted} findings more\n"));
+        text.push_str(&format!("and {} more\n", counted(unlisted, "finding")));
     }
     let rows: Vec<_> = verdict.streams.iter().map(row).collect();
     text.push_str(&Table::new(["STREAM", "ENTRIES", "FROM", "TO", "END", "HEAD"]).page(&rows));
-    let (entries, streams) = (verdict.entries, verdict.streams.len());
+    let (streams, files) = (counted(verdict.streams.len() as u64, "stream"), counted(files, "file"));
     let found = if verdict.is_clean() { "nothing was found" } else { "see above" };
-    text.push_str(&format!("{entries} entries of {streams} streams in {files} files: {found}\n"));
+    text.push_str(&format!("{} entries of {streams} in {files}: {found}\n", verdict.entries));
     for note in notes(verdict) {
         text.push_str(&format!("note: {note}\n"));
     }
@@ -71,6 +71,10 @@ fn word(end: End) -> &'static str {
     }
 }
 
+fn counted(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// What can't be known.
 fn notes(verdict: &Verdict) -> Vec<String> {
     let mut notes = Vec::new();
@@ -82,12 +86,14 @@ fn notes(verdict: &Verdict) -> Vec<String> {
     let open = verdict.streams.iter().filter(|seen| seen.end != End::Closed).count();
     if open > 0 {
         notes.push(format!(
-            "{open} streams have no end: their processes run, were killed, or the rest was cut off; entries after a \
-             stream's head can't be missed"
+            "{} without an end: the process runs, was killed, or the rest was cut off; entries after a stream's head \
+             can't be missed",
+            counted(open as u64, "stream")
         ));
     }
     if verdict.torn_lines > 0 {
-        notes.push(format!("{} last lines are too short to say of which stream they are", verdict.torn_lines));
+        let lines = counted(verdict.torn_lines, "last line");
+        notes.push(format!("{lines} cut off, too short to say of which stream"));
     }
     notes
 }
