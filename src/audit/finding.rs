@@ -120,6 +120,8 @@ pub struct Verdict {
     /// Heads that the log was compared with. `None`: with none, so that an end that is cut off or a stream that is missing would not
     /// be noticed.
     pub heads: Option<u64>,
+    /// Heads whose MACs nobody has checked.
+    pub unchecked_macs: u64,
 }
 
 impl Verdict {

@@ -216,7 +216,10 @@ impl AuditLog {
     /// Whether entries are taken, as far as is known without trying.
     pub fn is_available(&self) -> bool {
         match &self.0.target {
-            Target::Written { queue, .. } => !queue.is_failing(),
+            Target::Written { queue, timeout: limit, .. } => {
+                let since = (self.0.clock)().saturating_sub(*limit).unwrap_or(Timestamp::MIN);
+                !queue.is_failing() && !queue.waits_since(since)
+            }
             Target::Recorded(_) | Target::None => true,
         }
     }

@@ -87,6 +87,7 @@ impl Verifier {
             verdict,
         };
         for head in heads.into_iter().flatten() {
+            verifier.verdict.unchecked_macs += u64::from(head.mac.is_some());
             let at = verifier.stream(head.stream);
             if let Some(stream) = verifier.streams.get_mut(at) {
                 stream.head = Some(head);
@@ -109,6 +110,7 @@ impl Verifier {
             let entries = Some((head.seq, head.seq));
             self.verdict.add(Finding { kind, place: None, stream: Some(head.stream), entries });
         }
+        self.verdict.unchecked_macs = 0;
         Ok(())
     }
 

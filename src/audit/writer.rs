@@ -145,6 +145,11 @@ impl Queue {
         self.failing.load(Ordering::Relaxed) || self.unsafe_file.load(Ordering::Relaxed)
     }
 
+    /// Whether an entry from before this time still waits: nobody reads what the sink was given.
+    pub(super) fn waits_since(&self, before: Timestamp) -> bool {
+        locked(&self.waiting).entries.first().is_some_and(|oldest| oldest.time < before)
+    }
+
     pub(super) fn written(&self) -> Written {
         locked(&self.written).clone()
     }

@@ -62,7 +62,9 @@ pub enum OpenError {
     #[error("{0} is damaged or no store file ({1}): restore it from a backup")]
     Damaged(PathBuf, String),
     /// Its last process was killed, so that it can't be read without being mended.
-    #[error("{0} was not closed by its last process: start the service on it (or on a copy), stop it, and read it then")]
+    #[error(
+        "{0} was not closed by its last process: start the service on it (or on a copy), stop it, and read it then"
+    )]
     NotClosed(PathBuf),
     /// It can't be read or written.
     #[error("{0} can't be opened: {1}")]

@@ -1,7 +1,11 @@
+use std::io::PipeReader;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 
-use super::super::fakes::{Made, verify};
+use super::super::fakes::{FakeOperations, Made, origin, verify};
+use super::super::{AuditError, AuditLog, Event, Timing};
 use super::*;
+use crate::audit::entry::Subject;
 
 const SMALL: u64 = 2_000;
 
@@ -134,4 +138,44 @@ fn the_settings_choose_the_sink() {
     assert!(open(&settings).unwrap().file().is_some());
     assert_eq!(names(directory.path()), ["audit.jsonl"]);
     assert!(open(&config::Audit::default()).unwrap().file().is_none(), "standard output is somebody else's to keep");
+}
+
+/// A pipe that is as full as it gets is what a container's standard output is when its collector hangs.
+#[tokio::test]
+async fn a_pipe_whose_reader_hangs_fails_calls_and_is_written_on_when_it_reads_again() {
+    let (reader, writer) = io::pipe().unwrap();
+    let sink = Box::new(StandardOutput(File::from(OwnedFd::from(writer))));
+    let timing = Timing { fsync_interval: Duration::from_secs(1), timeout: Duration::from_millis(50) };
+    let operations = Arc::new(FakeOperations::default());
+    let log = AuditLog::start(sink, timing, operations.clone(), None, Timestamp::now).await.unwrap();
+    let shown = async || log.shown(&origin("realtask", "r"), Event::ListCustomers, Subject::default()).await;
+    let mut answered = 0;
+    let hangs = loop {
+        match shown().await {
+            Ok(_) => answered += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(hangs, AuditError::TimedOut);
+    assert!(answered > 10, "a pipe holds more than {answered} lines");
+    // The one before is within the pipe's write, and this one behind it.
+    assert_eq!(shown().await.unwrap_err(), AuditError::TimedOut);
+    assert!(!log.is_available());
+
+    let all = std::thread::spawn(move || read_all(reader));
+    while shown().await.is_err() {}
+    answered += 1;
+    assert!(log.is_available());
+    log.close().await;
+    drop(log);
+    let all = all.join().unwrap();
+    let verdict = verify(Some(operations.heads()), &[&all]);
+    assert!(verdict.is_clean(), "{:?}", verdict.findings);
+    assert!(verdict.entries >= answered + 2, "all that was answered stands there");
+}
+
+fn read_all(mut reader: PipeReader) -> String {
+    let mut all = String::new();
+    reader.read_to_string(&mut all).unwrap();
+    all
 }

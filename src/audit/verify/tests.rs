@@ -334,11 +334,14 @@ async fn a_wrong_mac_and_a_missing_one_are_found() {
         head.mac = Some(mac.make(&head.message()).await.unwrap());
     }
     let all: String = streams.iter().map(Made::log).collect();
+    assert_eq!(verify(Some(heads.clone()), &[&all]).unchecked_macs, 3, "it is said that nobody checked them");
     let check = async |heads: Vec<Head>, mac: &FakeMac| {
         let mut verifier = Verifier::new(Some(heads), false);
         verifier.check_macs(mac).await.unwrap();
         verifier.read("all", all.as_bytes()).unwrap();
-        kinds(&verifier.finish())
+        let verdict = verifier.finish();
+        assert_eq!(verdict.unchecked_macs, 0);
+        kinds(&verdict)
     };
     assert_eq!(check(heads.clone(), &mac).await, [""; 0]);
     assert_eq!(check(heads.clone(), &FakeMac::with_key(2)).await, ["mac_wrong"; 3]);

@@ -83,6 +83,10 @@ fn notes(verdict: &Verdict) -> Vec<String> {
             "without --checkpoints, an end that was cut off and a stream that is missing are not noticed".to_owned(),
         );
     }
+    if verdict.unchecked_macs > 0 {
+        let heads = counted(verdict.unchecked_macs, "head");
+        notes.push(format!("the MACs of {heads} were not checked: this release does not reach KMS"));
+    }
     let open = verdict.streams.iter().filter(|seen| seen.end != End::Closed).count();
     if open > 0 {
         notes.push(format!(
@@ -108,6 +112,7 @@ struct Shown<'a> {
     streams: Vec<ShownStream<'a>>,
     torn_lines: u64,
     heads: Option<u64>,
+    unchecked_macs: u64,
     notes: Vec<String>,
 }
 
@@ -167,6 +172,7 @@ impl<'a> Shown<'a> {
             streams: verdict.streams.iter().map(stream).collect(),
             torn_lines: verdict.torn_lines,
             heads: verdict.heads,
+            unchecked_macs: verdict.unchecked_macs,
             notes: notes(verdict),
         }
     }
