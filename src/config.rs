@@ -27,6 +27,9 @@ pub struct Settings {
     /// Who may do what.
     #[serde(default)]
     pub policy: Policy,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: Audit,
     /// Where the three factors come from.
     #[serde(default)]
     pub factors: Factors,
@@ -100,6 +103,46 @@ pub struct Tls {
 pub struct Policy {
     /// With `*.cedar`, `triseal.cedarschema` and `entities.json`. [`Settings::policy_directory`] knows the default.
     pub directory: Option<PathBuf>,
+}
+
+/// `[audit]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Where the entries go.
+    pub sink: AuditSink,
+    /// For `sink = "file"`: made if it is not there, of mode 0600.
+    pub file: PathBuf,
+    /// The file is synced so often.
+    #[serde(deserialize_with = "duration")]
+    pub fsync_interval: Duration,
+    /// A call waits for its entry no longer.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// The KMS key whose MACs the heads of streams carry. Not built yet.
+    pub kms_mac_key: Option<String>,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            sink: AuditSink::Stdout,
+            file: PathBuf::from("/var/log/triseal/audit.jsonl"),
+            fsync_interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            kms_mac_key: None,
+        }
+    }
+}
+
+/// `audit.sink`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum AuditSink {
+    /// Standard output, on which nothing else is written.
+    Stdout,
+    /// A file, rotated by size.
+    File,
 }
 
 /// `[factors]`
@@ -297,6 +340,7 @@ macro_rules! one_of {
     };
 }
 
+one_of!(AuditSink: "stdout" => Stdout, "file" => File);
 one_of!(EnvironmentFrom: "secrets-manager" => SecretsManager, "file" => File);
 one_of!(CustomerFrom: "kms" => Kms, "local" => Local);
 one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
@@ -307,6 +351,11 @@ pub const PORT: u16 = 7443;
 pub const OPS_PORT: u16 = 7480;
 /// Where policy stands, unless the settings say otherwise.
 const POLICY_DIRECTORY: &str = "/etc/triseal/policy";
+
+/// What a call waits for its audit entry, at most.
+const LONGEST_AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may be lost with the machine's power, at most.
+const LONGEST_FSYNC_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Why there are no settings to run with. The text names the key and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -355,9 +404,11 @@ impl Settings {
              server.listen = '127.0.0.1:{PORT}'\n\
              server.ops_listen = '127.0.0.1:{OPS_PORT}'\n\
              server.drain = '2s'\n\
+             audit = {{ sink = 'file', file = {} }}\n\
              factors = {{ environment = 'file', customer = 'local', file.path = {}, local.master_key = {} }}\n\
              store = {{ backend = 'embedded', embedded.path = {} }}\n\
              insecure = {{ plaintext = true, development_codebase_key = true, local_kms = true }}\n",
+            below("audit.jsonl")?,
             below("environment.json")?,
             below("insecure-local-kms.key")?,
             below("store.redb")?,
@@ -405,6 +456,15 @@ impl Settings {
         }
         if !(1..=100_000).contains(&self.server.max_concurrent_requests) {
             return wrong("server.max_concurrent_requests", "must be 1 to 100,000");
+        }
+        if self.audit.timeout > LONGEST_AUDIT_TIMEOUT {
+            return wrong("audit.timeout", "must be at most 5s: a call has no more time without a deadline of its own");
+        }
+        if self.audit.fsync_interval > LONGEST_FSYNC_INTERVAL {
+            return wrong("audit.fsync_interval", "must be at most 1m");
+        }
+        if self.audit.kms_mac_key.is_some() {
+            return wrong("audit.kms_mac_key", "this release knows no AWS yet: leave it out");
         }
         if self.factors.environment == EnvironmentFrom::SecretsManager {
             return wrong("factors.environment", "this release knows no AWS yet: set it to \"file\"");

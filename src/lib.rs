@@ -18,6 +18,7 @@ pub mod grpc;
 pub mod ops;
 
 pub mod access;
+pub mod audit;
 pub mod customers;
 pub mod observed;
 pub mod vault;

@@ -33,6 +33,10 @@ fn an_empty_file_has_the_safe_defaults() {
     assert_eq!((max_concurrent_requests, max_connection_age), (512, Duration::from_mins(10)));
     assert_eq!(drain, Duration::from_secs(20));
     assert!(settings.tls.is_none());
+    let Audit { sink, file, fsync_interval, timeout, kms_mac_key } = settings.audit;
+    assert_eq!((sink, file.as_path()), (AuditSink::Stdout, Path::new("/var/log/triseal/audit.jsonl")));
+    assert_eq!((fsync_interval, timeout), (Duration::from_secs(1), Duration::from_millis(500)));
+    assert_eq!(kms_mac_key, None);
     assert_eq!(settings.factors.codebase_primary, None);
     assert_eq!(settings.factors.environment, EnvironmentFrom::SecretsManager);
     assert_eq!(settings.factors.customer, CustomerFrom::Kms);
@@ -69,6 +73,9 @@ fn what_is_unknown_or_of_another_type_is_refused_by_name() {
         ("[tls]\ncertificate = 'a'", "private_key"),
         ("[tls]\nextra = 1", "extra"),
         ("tls = true", "tls"),
+        ("[audit]\nextra = 1", "extra"),
+        ("audit.sink = 'syslog'", "audit.sink"),
+        ("audit.timeout = 500", "audit.timeout"),
         ("cache.max_age = 'soon'", "cache.max_age"),
         ("cache.roots = -1", "cache.roots"),
         ("cache.roots = 'many'", "cache.roots"),
@@ -172,12 +179,15 @@ fn tls_takes_the_place_of_loopback() {
 #[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
-    let edits: [(&str, Edit); 13] = [
+    let edits: [(&str, Edit); 16] = [
         ("tls", |settings| settings.insecure.plaintext = false),
         ("server.listen", |settings| settings.server.listen = "0.0.0.0:7443".parse().unwrap()),
         ("server.listen", |settings| settings.server.listen = "[::ffff:127.0.0.1]:7443".parse().unwrap()),
         ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 0),
         ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 100_001),
+        ("audit.timeout", |settings| settings.audit.timeout = Duration::from_millis(5_001)),
+        ("audit.fsync_interval", |settings| settings.audit.fsync_interval = Duration::from_secs(61)),
+        ("audit.kms_mac_key", |settings| settings.audit.kms_mac_key = Some(String::new())),
         ("factors.environment", |settings| settings.factors.environment = EnvironmentFrom::SecretsManager),
         ("factors.customer", |settings| settings.factors.customer = CustomerFrom::Kms),
         ("factors.customer", |settings| settings.insecure.local_kms = false),
@@ -196,8 +206,11 @@ fn each_refusal_names_its_key() {
             Ok(()) => panic!("{wanted} was accepted"),
         }
     }
-    let bounds: [Edit; 5] = [
+    let bounds: [Edit; 6] = [
         |settings| settings.server.max_concurrent_requests = 1,
+        |settings| {
+            (settings.audit.timeout, settings.audit.fsync_interval) = (Duration::from_secs(5), Duration::from_mins(1))
+        },
         |settings| settings.cache.roots = 10_000_000,
         |settings| settings.cache.refresh_after = settings.cache.max_age,
         |settings| settings.factors.file.poll = settings.factors.file.max_age / 2,
@@ -245,6 +258,8 @@ fn development_runs_below_its_directory_whatever_that_is_called() {
         assert!(settings.server.listen.ip().is_loopback() && settings.server.ops_listen.ip().is_loopback());
         assert!(settings.insecure.development_codebase_key);
         assert_eq!(settings.store.embedded.path, Path::new(data).join("store.redb"));
+        assert_eq!(settings.audit.sink, AuditSink::File, "standard output is for people");
+        assert_eq!(settings.audit.file, Path::new(data).join("audit.jsonl"));
         assert_eq!(settings.factors.file.path, Path::new(data).join("environment.json"));
         assert_eq!(settings.factors.local.master_key, Path::new(data).join("insecure-local-kms.key"));
     }

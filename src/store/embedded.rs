@@ -62,6 +62,11 @@ pub enum OpenError {
     /// It is damaged, or something else than a store.
     #[error("{0} is damaged or no store file ({1}): restore it from a backup")]
     Damaged(PathBuf, String),
+    /// Its last process was killed, so that it can't be read without being mended.
+    #[error(
+        "{0} was not closed by its last process: start the service on it (or on a copy), stop it, and read it then"
+    )]
+    NotClosed(PathBuf),
     /// It can't be read or written.
     #[error("{0} can't be opened: {1}")]
     Io(PathBuf, std::io::Error),
@@ -325,7 +330,54 @@ impl Rows for EmbeddedOperations {
     }
 }
 
-impl Operations for EmbeddedOperations {}
+#[async_trait]
+impl Operations for EmbeddedOperations {
+    async fn query(
+        &self,
+        kind: &'static str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError> {
+        let after = after.map(|after| key(kind, after));
+        let found = self.0.range(OPERATIONS, &key(kind, ""), after.as_deref(), limit, |_| true)?;
+        Ok(page(&found, limit, operation_id, |id, octets| encoding::decode_operation(OperationId { kind, id }, octets)))
+    }
+}
+
+/// All records of a kind in a store file that no process has open. The file is not changed, and whose it is does not matter.
+///
+/// # Errors
+/// An [`OpenError`], which names the file and what to do.
+pub fn operations_in_file(path: &Path, kind: &'static str) -> Result<Vec<OperationRow>, OpenError> {
+    guard(path, || {
+        let db = builder().open_read_only(path).map_err(|error| match error {
+            DatabaseError::RepairAborted => OpenError::NotClosed(path.to_owned()),
+            error => open_error(path, error),
+        })?;
+        let read = || {
+            let txn = db.begin_read()?;
+            let format = txn.open_table(ABOUT)?.get(FORMAT)?.map(|mark| mark.value().to_vec());
+            let (prefix, mut rows) = (key(kind, ""), Vec::new());
+            for entry in txn.open_table(OPERATIONS)?.range::<&[u8]>(prefix.as_slice()..)? {
+                let (key, value) = entry?;
+                if !key.value().starts_with(&prefix) {
+                    break;
+                }
+                rows.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok::<_, redb::Error>((format, rows))
+        };
+        let (format, rows) = read().map_err(|error| damaged(path, &error))?;
+        if format.as_deref() != Some(FILE_FORMAT) {
+            return Err(OpenError::UnknownFormat(path.to_owned()));
+        }
+        let row = |(key, octets): &(Vec<u8>, Vec<u8>)| {
+            let id = OperationId { kind, id: operation_id(key)? };
+            encoding::decode_operation(id, octets)
+        };
+        rows.iter().map(row).collect::<Result<_, _>>().map_err(|bad| damaged(path, &bad_row(bad)))
+    })
+}
 
 /// The credentials of an [`EmbeddedStore`].
 pub struct EmbeddedCredentials(pub Arc<EmbeddedStore>);
@@ -557,6 +609,11 @@ fn credential_ref(key: &[u8]) -> Result<CredentialRef, BadRow> {
 fn customer_id(key: &[u8]) -> Result<CustomerId, BadRow> {
     let (customer, _) = split(key).ok_or(BadRow::Corrupt("a customer's key has one part"))?;
     CustomerId::parse(customer).map_err(|_| BadRow::Corrupt("a customer's key is no id"))
+}
+
+fn operation_id(key: &[u8]) -> Result<String, BadRow> {
+    let (_, id) = split(key).ok_or(BadRow::Corrupt("a record's key has one part"))?;
+    Ok(id.to_owned())
 }
 
 fn split(key: &[u8]) -> Option<(&str, &str)> {

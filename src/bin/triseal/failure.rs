@@ -11,7 +11,7 @@ use crate::output::{Format, printable};
 /// What goes to standard error, and the exit code.
 #[derive(Debug, Serialize)]
 pub(crate) struct Failure {
-    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `INCOMPLETE`, `REFUSED` for what the command line itself finds.
+    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `INCOMPLETE`, `FINDINGS`, `REFUSED` for what the command line itself finds.
     pub(crate) code: &'static str,
     /// The service's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +57,11 @@ impl Failure {
 
     pub(crate) fn incomplete(message: String) -> Self {
         Self::local("INCOMPLETE", Exit::DoneInPart, message)
+    }
+
+    /// It was looked for, and found.
+    pub(crate) fn findings(message: String) -> Self {
+        Self::local("FINDINGS", Exit::DoneInPart, message)
     }
 
     pub(crate) fn refused(message: String) -> Self {

@@ -3,6 +3,7 @@
 //! Everything it knows of the service is the protocol. It keeps nothing, and it takes secrets from a file or from
 //! standard input only: arguments are seen by every process of the machine and kept by shells.
 
+mod audit;
 mod certificates;
 mod client;
 mod confirm;
@@ -70,6 +71,9 @@ enum Command {
     /// Check a policy directory, and tell what it permits
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Verify audit logs, and report from them who saw what
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 const AFTER_HELP: &str = "\
@@ -116,6 +120,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Customer(command) => customer::run(command, &cli.connect, &mut output).await,
         Command::Keygen(command) => keygen::run(&command, &mut output),
         Command::Policy(command) => policy::run(&command, &mut output),
+        Command::Audit(command) => audit::run(command, &cli.connect, &mut output).await,
     }
 }
 

@@ -241,3 +241,37 @@ async fn a_corrupt_row_is_an_error_and_stays() {
     assert_eq!(credentials.get(&credential_ref("acme", "other")).await.unwrap(), None);
     assert_eq!(EmbeddedCustomers(store).get(&customer_id("acme")).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn records_of_a_kind_are_read_from_a_closed_file_and_nothing_is_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let of_kind = |kind, id: &str| OperationRow { id: OperationId { kind, id: id.to_owned() }, ..operation(id) };
+    let rows = [of_kind("heads", "a"), of_kind("heads", "b"), of_kind("heads-", "c"), of_kind("head", "d")];
+    let read = || operations_in_file(&path, "heads");
+    {
+        let store = open(&path).unwrap();
+        let operations = EmbeddedOperations(Arc::clone(&store));
+        for row in &rows {
+            operations.replace(None, row.clone()).await.unwrap();
+        }
+        assert!(matches!(read(), Err(OpenError::Locked(_))));
+        // As a process leaves it that is killed.
+        std::fs::copy(&path, directory.path().join("killed.redb")).unwrap();
+    }
+    let before = std::fs::read(&path).unwrap();
+    assert_eq!(read().unwrap(), rows[..2]);
+    assert!(std::fs::read(&path).unwrap() == before);
+    // Its deployment does not matter, and neither does who else reads it.
+    let other = operations_in_file(&path, "nothing");
+    assert_eq!(other.unwrap(), []);
+
+    let killed = operations_in_file(&directory.path().join("killed.redb"), "heads").unwrap_err();
+    assert!(matches!(killed, OpenError::NotClosed(_)) && killed.to_string().contains("killed.redb"), "{killed}");
+    std::fs::write(directory.path().join("no.redb"), "no store").unwrap();
+    let damaged = operations_in_file(&directory.path().join("no.redb"), "heads").unwrap_err();
+    assert!(matches!(damaged, OpenError::Damaged(..)), "{damaged}");
+    let absent = operations_in_file(&directory.path().join("absent.redb"), "heads").unwrap_err();
+    assert!(matches!(absent, OpenError::Io(..)), "{absent}");
+    assert!(!directory.path().join("absent.redb").exists());
+}
