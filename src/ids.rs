@@ -161,6 +161,21 @@ impl RequestId {
     }
 }
 
+/// The trace that a call belongs to (W3C Trace Context, 3.2.2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceId(pub [u8; 16]);
+
+impl TraceId {
+    /// Takes a `traceparent`: `00-`, 32 lower-case hexadecimal digits that are not all zeros, `-` and more. `None` for anything else,
+    /// and for a version that is not 00.
+    pub fn from_traceparent(text: &str) -> Option<Self> {
+        let (digits, _) = text.strip_prefix("00-")?.split_once('-')?;
+        let is_hex = digits.len() == 32 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let number = u128::from_str_radix(digits, 16).ok().filter(|number| is_hex && *number != 0)?;
+        Some(Self(number.to_be_bytes()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +218,23 @@ mod tests {
             ["", "Datasert.com", "a/b", "a:1", "u@a", "[::1]", "a%2e", "ä", "a b", "spiffe://a", too_long.as_str()]
         {
             assert_eq!(TrustDomain::parse(bad), Err(BadTrustDomain), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_trace_is_taken_from_a_traceparent_of_version_00() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(TraceId::from_traceparent(good).unwrap().0[..2], [0x4b, 0xf9]);
+        for bad in [
+            "",
+            "00-",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(TraceId::from_traceparent(bad), None, "{bad}");
         }
     }
 }

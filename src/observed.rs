@@ -100,7 +100,17 @@ impl<T: Customers> Customers for Observed<T> {
     }
 }
 
-impl<T: Operations> Operations for Observed<T> {}
+#[async_trait]
+impl<T: Operations> Operations for Observed<T> {
+    async fn query(
+        &self,
+        kind: &'static str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError> {
+        self.dependency.watch(Operation::OperationsQuery, self.inner.query(kind, after, limit)).await
+    }
+}
 
 #[async_trait]
 impl<T: EnvironmentSource> EnvironmentSource for Observed<T> {

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use metrics::{counter, gauge};
 use quick_cache::sync::Cache;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
@@ -27,6 +26,7 @@ pub use asks::{
 pub use policies::{Contents, Policies, PolicyError, Problem, Reason, Why};
 
 use crate::ids::Caller;
+use crate::telemetry::metrics;
 use texts::{ENTITIES, SCHEMA, Text, Texts};
 
 /// Between two readings of the directory. A change is taken when two of them agree.
@@ -58,6 +58,12 @@ impl<A> Permit<A> {
     /// Do what, and on what.
     pub fn asked(&self) -> &A {
         &self.asked
+    }
+
+    /// A permit that nobody was asked for.
+    #[cfg(test)]
+    pub(crate) fn for_test(caller: &Caller, asked: A) -> Self {
+        Self { caller: caller.clone(), asked }
     }
 }
 
@@ -144,7 +150,7 @@ impl Access {
             return permitted;
         }
         let permitted = set.policies.decide(caller, question).unwrap_or_else(|fault| {
-            counter!("triseal_policy_failures_total").increment(1);
+            metrics::policy_failed();
             error!(fault, generation = set.generation, "policy failed while it was evaluated: refused");
             false
         });
@@ -161,7 +167,7 @@ impl Access {
     fn announce(&self) {
         let set = self.in_force();
         let (policies, callers) = set.policies.counts();
-        gauge!("triseal_policy_generation").set(set.generation as f64);
+        metrics::policy_in_force(set.generation);
         info!(generation = set.generation, policies, callers, "policy in force");
         for note in set.policies.contents().notes {
             warn!(%note, "policy is good, and has something odd");
@@ -210,11 +216,11 @@ async fn adopt(access: &Access, found: Result<Texts, PolicyError>) {
     match parsed {
         Ok(policies) => {
             access.replace(policies);
-            counter!("triseal_policy_reloads_total", "outcome" => "taken").increment(1);
+            metrics::policy_reloaded(true);
             access.announce();
         }
         Err(error) => {
-            counter!("triseal_policy_reloads_total", "outcome" => "refused").increment(1);
+            metrics::policy_reloaded(false);
             error!(%error, "policy refused; the last good set stays in force");
         }
     }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::words::{Event, Reason};
 use crate::crypto::Lineage;
-use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId, RequestId};
+use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId, RequestId, TraceId};
 use crate::secret::View;
 use crate::store::Revision;
 
@@ -104,10 +104,6 @@ impl fmt::Debug for StreamId {
         write!(f, "StreamId({self})")
     }
 }
-
-/// The trace that a call belongs to (W3C Trace Context), in hexadecimal in an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceId(pub [u8; 16]);
 
 /// What an entry says, without its place in a stream.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use sha2::Sha256;
 
-use super::entry::{Chain, Entry, Outcome, StreamId, Subject, TraceId};
+use super::entry::{Chain, Entry, Outcome, StreamId, Subject};
 use super::finding::Verdict;
 use super::heads::{CheckpointMac, Head, MacError};
 use super::log::Origin;
@@ -19,6 +19,7 @@ use super::sink::Sink;
 use super::verify::Verifier;
 use super::words::Event;
 use crate::crypto::{Lineage, Version};
+use crate::ids::TraceId;
 use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId, RequestId};
 use crate::secret::View;
 use crate::store::{OperationId, OperationRow, Operations, Page, Replaced, Revision, Rows, StoreError, WriteId};

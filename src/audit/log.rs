@@ -8,15 +8,16 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 use tracing::{error, info};
 
-use super::entry::{Chain, Entry, Outcome, StreamId, Subject, TraceId};
+use super::entry::{Chain, Entry, Outcome, StreamId, Subject};
 use super::heads::{CheckpointMac, Heads, Keeper};
 use super::sink::Sink;
 use super::words::{Event, Reason};
 use super::writer::{Queue, Writer};
 use crate::crypto::Lineage;
-use crate::ids::{Caller, CredentialRef, RequestId};
+use crate::ids::{Caller, CredentialRef, RequestId, TraceId};
 use crate::secret::View;
 use crate::store::{Operations, Revision};
+use crate::telemetry;
 
 /// The keeper writes the stream's head after so many entries.
 pub(super) const HEAD_EVERY_ENTRIES: u64 = 1_000;
@@ -76,6 +77,18 @@ pub struct Origin {
     pub request: Option<RequestId>,
     /// The trace that it belongs to.
     pub trace: Option<TraceId>,
+}
+
+impl Origin {
+    /// A caller, in the call that this is part of.
+    pub fn of(caller: &Caller) -> Self {
+        Self { caller: Some(caller.clone()), request: telemetry::request_id(), trace: telemetry::trace_id() }
+    }
+
+    /// The service itself, under a name such as a job's.
+    pub fn service(request: Option<RequestId>) -> Self {
+        Self { caller: None, request, trace: None }
+    }
 }
 
 /// A secret that was opened and is about to be shown.

@@ -8,6 +8,7 @@
 //!
 //! docs/AUDIT.md says what stands in the log and what it can't show.
 
+mod changing;
 pub mod entry;
 #[cfg(test)]
 mod fakes;
@@ -22,6 +23,7 @@ pub mod verify;
 mod words;
 mod writer;
 
+pub use changing::{Changing, Made};
 pub use log::{AuditError, AuditLog, Audited, Disclosure, Intent, Origin, Recording, StartError, Timing};
 pub use reader::first_time;
 pub use words::{Event, Reason};

@@ -112,6 +112,7 @@ words! {
     KmsRefused = "KMS_REFUSED",
     AuditUnavailable = "AUDIT_UNAVAILABLE",
     Internal = "INTERNAL",
+    ReplyFull = "REPLY_FULL",
     // The gRPC status of that name, which has no reason of ours.
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     Cancelled = "CANCELLED",

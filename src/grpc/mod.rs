@@ -6,6 +6,7 @@ mod connection;
 mod convert;
 pub mod credential;
 pub mod customer;
+pub mod gate;
 pub mod identity;
 mod limits;
 mod preface;

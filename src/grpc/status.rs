@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use tracing::{error, warn};
 
+use crate::audit::AuditError;
 use crate::customers::CustomerError;
 use crate::factors::FactorError;
 use crate::keyring::{ASK_AGAIN, KeyringError};
@@ -157,6 +158,19 @@ pub(super) fn no_client_certificate() -> Status {
     Told::new(Code::Unauthenticated, "NO_CLIENT_CERTIFICATE", message).into_status()
 }
 
+/// Policy does not permit it. The same whether or not the thing exists.
+pub(super) fn not_permitted() -> Status {
+    Told::new(Code::PermissionDenied, "NOT_PERMITTED", "policy does not permit this").into_status()
+}
+
+/// There is no entry, so there is no answer. After a change it may have happened.
+pub(super) fn audit_unavailable(error: AuditError) -> Status {
+    warn!(%error, "audit entry not written");
+    let message =
+        "the audit log can't be written; a change may have happened, so retry it with the same idempotency key";
+    Told::new(Code::Unavailable, "AUDIT_UNAVAILABLE", message).into_status()
+}
+
 /// A handler panicked.
 pub(super) fn panicked() -> Status {
     internal("a handler panicked").into_status()
@@ -241,6 +255,7 @@ impl From<VaultError> for Status {
             .retry_after(RETRY_LEFT_OUT),
             E::TooSlow => return Status::deadline_exceeded(format!("{text}; they are still looked up, so ask again")),
             E::SecretTooLong => return bad_fields(vec![FieldViolation::new("secret", text)]),
+            E::Audit(error) => return audit_unavailable(error),
             E::Keyring(error) => from_keyring(error),
             E::Store(error) => from_store(error),
             E::Internal(what) => internal(what),
@@ -259,6 +274,7 @@ impl From<CustomerError> for Status {
             E::PendingDestruction => Told::new(Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION", text),
             E::NotDisabled => Told::new(Code::FailedPrecondition, "CUSTOMER_NOT_DISABLED", text),
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
+            E::Audit(error) => return audit_unavailable(error),
             E::Wrapper(error) => from_wrapper(error),
             E::Store(error) => from_store(error),
             E::Internal(what) => internal(what),

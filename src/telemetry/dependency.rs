@@ -91,6 +91,8 @@ labels! {
     OperationsGet = "operations_get",
     /// A conditional write of one.
     OperationsReplace = "operations_replace",
+    /// A page of them.
+    OperationsQuery = "operations_query",
     /// All environment keys.
     Fetch = "fetch",
     /// A new customer key, wrapped.

@@ -67,6 +67,9 @@ metrics! {
     DEPENDENCY_UP = Gauge "triseal_dependency_up" ["dependency"] "1 if it answered when it was last asked, else 0";
     DEPENDENCY_SECONDS = Histogram "triseal_dependency_seconds" ["dependency", "operation", "outcome"]
         "time until a dependency answered, by operation and outcome; customer_keys unwrap counts the unwraps";
+    POLICY_GENERATION = Gauge "triseal_policy_generation" [] "1 at the start, and one more with each change of policy that was taken";
+    POLICY_RELOADS = Counter "triseal_policy_reloads_total" ["outcome"] "changes of policy: taken; refused: the last good set stays";
+    POLICY_FAILURES = Counter "triseal_policy_failures_total" [] "decisions that a failing policy made a refusal";
     GROUP_SIZE = Histogram "triseal_store_group_size" [] "writes that shared one durable commit of the embedded store";
 }
 
@@ -216,6 +219,21 @@ pub fn tls_read(files: &'static str, accepted: bool) {
 /// Shows until when something of TLS is good.
 pub fn tls_expiry(what: &'static str, second: i64) {
     gauge!(TLS_EXPIRY.name, "what" => what).set(second as f64);
+}
+
+/// Shows which set of policies is in force.
+pub fn policy_in_force(generation: u64) {
+    gauge!(POLICY_GENERATION.name).set(generation as f64);
+}
+
+/// Counts a change of policy.
+pub fn policy_reloaded(taken: bool) {
+    counter!(POLICY_RELOADS.name, "outcome" => if taken { "taken" } else { "refused" }).increment(1);
+}
+
+/// Counts a decision that failed.
+pub fn policy_failed() {
+    counter!(POLICY_FAILURES.name).increment(1);
 }
 
 /// The cache of roots.

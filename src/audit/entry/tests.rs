@@ -4,6 +4,7 @@ use super::super::fakes::{at, credential, entry, lineage, of_stream, read};
 use super::super::line::Line;
 use super::*;
 use crate::crypto::Version;
+use crate::ids::TraceId;
 
 /// Made by a script that knows docs/AUDIT.md alone. They never change: logs are kept for years.
 const FIRST: &str = r#"{"stream":"0123456789abcdef0123456789abcdef","seq":1,"time":"2026-11-24T09:00:00.000000Z","event":"stream_opened","caller":null,"customer":null,"credential":null,"view":null,"revision":null,"lineage":null,"outcome":"ok","request_id":null,"trace_id":null,"prev":"bf4ec0ea7a156928cc289bcc4847ed336b5ff9071039f988c8c16e05d1fe0cb7","hash":"59d5aa8fb80e46f4772eff8a6bef2c80a7ae0918aa947b658a032e482837b806"}"#;
