@@ -169,7 +169,7 @@ async fn a_customer_whose_keys_do_not_come_holds_nobody_up() {
     let vault = setup.cold(Arc::new(Hangs(inner, customer_id("acme")))).await;
 
     // The many of one customer do not take the places of the others.
-    let mut readings = vec![reading("acme", "crm", View::Full); 99];
+    let mut readings: Vec<_> = (0..99).map(|_| reading("acme", "crm", View::Full)).collect();
     readings.insert(50, reading("other", "crm", View::Full));
     tokio::time::pause();
     let began = tokio::time::Instant::now();
@@ -220,7 +220,7 @@ async fn readings_of_one_cold_customer_share_an_unwrapping() {
     setup.encrypt("crm", password("secret"), Condition::None).await.unwrap();
     let wrapper = Slow::new(&setup);
     let vault = setup.cold(wrapper.clone()).await;
-    let readings = vec![reading("acme", "crm", View::Full); 100];
+    let readings: Vec<_> = (0..100).map(|_| reading("acme", "crm", View::Full)).collect();
     let opened = open_many(&vault, &readings, EVERYTHING).await;
     assert!(opened.len() == 100 && opened.iter().all(Result::is_ok));
     assert_eq!(wrapper.calls.load(Ordering::SeqCst), 1);

@@ -225,8 +225,8 @@ async fn a_disk_that_does_not_sync_loses_what_was_acknowledged() {
 fn group() -> Vec<Replacement> {
     let replacement = |number| {
         let row = living("acme", &name(number));
-        let row = (credential_key(&row.id), encoding::encode_credential(&row));
-        Replacement { table: CREDENTIALS, row, expected: None, beside: None }
+        let row = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
+        Replacement { table: CREDENTIALS, row, expected: None, beside: vec![] }
     };
     (0..ROWS).map(replacement).collect()
 }
