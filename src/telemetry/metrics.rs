@@ -346,6 +346,9 @@ mod tests {
             handshake_refused("expired");
             tls_read("clients", true);
             tls_expiry("certificate", 1_800_000_000);
+            policy_in_force(2);
+            policy_reloaded(false);
+            policy_failed();
             drop(RootCache::new());
             environment_read(EnvironmentRead::Refused);
             dependency_up("store").set(1.0);
