@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use metrics::{counter, gauge};
 use quick_cache::sync::Cache;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
@@ -27,6 +26,7 @@ pub use asks::{
 pub use policies::{Contents, Policies, PolicyError, Problem, Reason, Why};
 
 use crate::ids::Caller;
+use crate::telemetry::metrics;
 use texts::{ENTITIES, SCHEMA, Text, Texts};
 
 /// Between two readings of the directory. A change is taken when two of them agree.
@@ -144,7 +144,7 @@ impl Access {
             return permitted;
         }
         let permitted = set.policies.decide(caller, question).unwrap_or_else(|fault| {
-            counter!("triseal_policy_failures_total").increment(1);
+            metrics::policy_failure();
             error!(fault, generation = set.generation, "policy failed while it was evaluated: refused");
             false
         });
@@ -161,7 +161,7 @@ impl Access {
     fn announce(&self) {
         let set = self.in_force();
         let (policies, callers) = set.policies.counts();
-        gauge!("triseal_policy_generation").set(set.generation as f64);
+        metrics::policy_generation(set.generation);
         info!(generation = set.generation, policies, callers, "policy in force");
         for note in set.policies.contents().notes {
             warn!(%note, "policy is good, and has something odd");
@@ -210,11 +210,11 @@ async fn adopt(access: &Access, found: Result<Texts, PolicyError>) {
     match parsed {
         Ok(policies) => {
             access.replace(policies);
-            counter!("triseal_policy_reloads_total", "outcome" => "taken").increment(1);
+            metrics::policy_reload(true);
             access.announce();
         }
         Err(error) => {
-            counter!("triseal_policy_reloads_total", "outcome" => "refused").increment(1);
+            metrics::policy_reload(false);
             error!(%error, "policy refused; the last good set stays in force");
         }
     }

@@ -112,7 +112,7 @@ struct Watched {
     directory: TempDir,
     access: Arc<Access>,
     counted: PrometheusHandle,
-    _recording: metrics::LocalRecorderGuard<'static>,
+    _recording: ::metrics::LocalRecorderGuard<'static>,
 }
 
 impl Watched {
@@ -120,7 +120,7 @@ impl Watched {
     async fn start() -> Self {
         let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
         let counted = recorder.handle();
-        let recording = metrics::set_default_local_recorder(recorder);
+        let recording = ::metrics::set_default_local_recorder(recorder);
         let directory = directory();
         let access = Access::start(directory.path()).await.unwrap();
         Self { directory, access, counted, _recording: recording }
