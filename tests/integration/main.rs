@@ -5,10 +5,12 @@
 
 mod architecture;
 mod bad_input;
+mod batch;
 mod codebase_keys;
 mod command_line;
 mod crash;
 mod encodings;
+mod import;
 mod limits;
 mod logs;
 mod memory;
