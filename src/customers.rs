@@ -8,6 +8,10 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::access::{
+    Access, CreateCustomer, DestroyCustomer, DisableCustomer, EnableCustomer, GetCustomer, ListCustomers, Permit,
+    RestoreCustomer,
+};
 use crate::crypto::Version;
 use crate::factors::{FactorError, KeyWrapper, WrapContext};
 use crate::ids::{CustomerId, Deployment};
@@ -107,7 +111,8 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// A [`CustomerError`]. After [`StoreError::Away`] the customer may have been created; asking again is safe.
-    pub async fn create(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+    pub async fn create(&self, permit: &Permit<CreateCustomer>) -> Result<CustomerRow, CustomerError> {
+        let CreateCustomer(id) = permit.asked();
         let created = change(self.customers.as_ref(), id, |present: Option<CustomerRow>| async move {
             match present {
                 Some(row) if matches!(row.state, CustomerState::Destroyed { .. }) => Err(CustomerError::Destroyed),
@@ -128,22 +133,26 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// A [`CustomerError`].
-    pub async fn get(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+    pub async fn get(&self, permit: &Permit<GetCustomer>) -> Result<CustomerRow, CustomerError> {
+        let GetCustomer(id) = permit.asked();
         self.customers.get(id).await?.ok_or(CustomerError::NotFound)
     }
 
-    /// At most `limit` customers that the filter wants, after `after`.
+    /// At most `limit` customers that the filter wants, after `after`; of these, those that `access` shows the caller.
     ///
     /// # Errors
     /// A [`CustomerError`].
     pub async fn list(
         &self,
+        access: &Access,
+        permit: &Permit<ListCustomers>,
         state: Option<StateFilter>,
         after: Option<CustomerId>,
         limit: usize,
     ) -> Result<Page<CustomerRow, CustomerId>, CustomerError> {
         let query = |after: Option<CustomerId>, limit| async move { self.customers.query(after.as_ref(), limit).await };
-        let keep = |row: CustomerRow| state.is_none_or(|state| state.wants(row.state)).then_some(row);
+        let shows = |row: &CustomerRow| access.shows(permit, &GetCustomer(row.id.clone()));
+        let keep = |row: CustomerRow| (state.is_none_or(|state| state.wants(row.state)) && shows(&row)).then_some(row);
         Ok(filtered(limit, after, query, keep).await?)
     }
 
@@ -151,7 +160,8 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// A [`CustomerError`]. After [`StoreError::Away`] it may be disabled; asking again is safe.
-    pub async fn disable(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+    pub async fn disable(&self, permit: &Permit<DisableCustomer>) -> Result<CustomerRow, CustomerError> {
+        let DisableCustomer(id) = permit.asked();
         self.transition(id, |state| match state {
             CustomerState::Active | CustomerState::Disabled => Ok(CustomerState::Disabled),
             CustomerState::PendingDestruction { .. } => Err(CustomerError::PendingDestruction),
@@ -164,7 +174,8 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// As [`CustomerDirectory::disable`].
-    pub async fn enable(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+    pub async fn enable(&self, permit: &Permit<EnableCustomer>) -> Result<CustomerRow, CustomerError> {
+        let EnableCustomer(id) = permit.asked();
         self.transition(id, |state| match state {
             CustomerState::Active | CustomerState::Disabled => Ok(CustomerState::Active),
             CustomerState::PendingDestruction { .. } => Err(CustomerError::PendingDestruction),
@@ -177,7 +188,8 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// As [`CustomerDirectory::disable`], and [`CustomerError::NotDisabled`].
-    pub async fn destroy(&self, id: &CustomerId, days: u8) -> Result<CustomerRow, CustomerError> {
+    pub async fn destroy(&self, permit: &Permit<DestroyCustomer>, days: u8) -> Result<CustomerRow, CustomerError> {
+        let DestroyCustomer(id) = permit.asked();
         let day = SignedDuration::from_hours(24 * i64::from(days));
         let destroy_time = row_time((self.clock)().checked_add(day).unwrap_or(Timestamp::MAX));
         self.transition(id, |state| match state {
@@ -193,7 +205,8 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// As [`CustomerDirectory::destroy`].
-    pub async fn restore(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+    pub async fn restore(&self, permit: &Permit<RestoreCustomer>) -> Result<CustomerRow, CustomerError> {
+        let RestoreCustomer(id) = permit.asked();
         self.transition(id, |state| match state {
             CustomerState::Active => Err(CustomerError::NotDisabled),
             CustomerState::Disabled | CustomerState::PendingDestruction { .. } => Ok(CustomerState::Disabled),

@@ -9,6 +9,9 @@ use jiff::Timestamp;
 
 pub use batch::{Opened, Reading};
 
+use crate::access::{
+    Access, DecryptCredential, DeleteCredential, EncryptCredential, GetCredential, ListCredentials, Permit,
+};
 use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
 use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
 use crate::keyring::{Keyring, KeyringError};
@@ -136,11 +139,9 @@ pub struct Credential {
     pub access_token_expire_time: Option<Timestamp>,
 }
 
-/// What to list.
+/// What to list of what may be listed.
 #[derive(Clone, Debug, Default)]
 pub struct ListFilter {
-    /// Of this customer alone.
-    pub customer: Option<CustomerId>,
     /// Of this kind alone.
     pub kind: Option<Kind>,
     /// Only those that need a new consent (true), or that do not (false).
@@ -175,12 +176,15 @@ impl Vault {
     /// lost and it could not be opened to be compared.
     pub async fn encrypt(
         &self,
-        caller: &Caller,
-        id: &CredentialRef,
+        permit: &Permit<EncryptCredential>,
         secret: Secret,
         condition: Condition,
         key: Option<IdempotencyKey>,
     ) -> Result<Credential, VaultError> {
+        let (caller, EncryptCredential { id, kind }) = (permit.caller(), permit.asked());
+        if secret.kind() != *kind {
+            return Err(VaultError::Internal("a secret of another kind than was permitted"));
+        }
         let hints = &Hints::of(&secret);
         let plaintext = &stored::encode(secret).map_err(|_| VaultError::SecretTooLong)?;
         let key = key_or_random(key)?;
@@ -227,13 +231,13 @@ impl Vault {
     /// A [`VaultError`].
     pub async fn decrypt(
         &self,
-        id: &CredentialRef,
-        view: View,
+        permit: &Permit<DecryptCredential>,
         revision: Option<Revision>,
     ) -> Result<(Secret, Credential), VaultError> {
+        let DecryptCredential { id, view } = permit.asked();
         let row = self.credentials.get(id).await?;
-        match readable(row.as_ref(), view, revision)? {
-            Some((row, living)) => self.opened(row, living, view).await,
+        match readable(row.as_ref(), *view, revision)? {
+            Some((row, living)) => self.opened(row, living, *view).await,
             None => Err(self.missing(&id.customer).await),
         }
     }
@@ -242,30 +246,34 @@ impl Vault {
     ///
     /// # Errors
     /// A [`VaultError`].
-    pub async fn get(&self, id: &CredentialRef) -> Result<Credential, VaultError> {
+    pub async fn get(&self, permit: &Permit<GetCredential>) -> Result<Credential, VaultError> {
+        let GetCredential(id) = permit.asked();
         match self.credentials.get(id).await?.as_ref().and_then(living) {
             Some((row, _)) => shown(row),
             None => Err(self.missing(&id.customer).await),
         }
     }
 
-    /// At most `limit` credentials that the filter wants, after `after`.
+    /// At most `limit` credentials that the filter wants, after `after`; of these, those that `access` shows the caller.
     ///
     /// # Errors
     /// A [`VaultError`].
     pub async fn list(
         &self,
+        access: &Access,
+        permit: &Permit<ListCredentials>,
         filter: &ListFilter,
         after: Option<CredentialRef>,
         limit: usize,
     ) -> Result<Page<Credential, CredentialRef>, VaultError> {
-        let customer = filter.customer.as_ref();
+        let customer = permit.asked().0.as_ref();
         let query = |after: Option<CredentialRef>, limit| async move {
             self.credentials.query(customer, after.as_ref(), limit).await
         };
         let keep = |row: CredentialRow| {
             let (row, living) = living(&row)?;
-            if filter.wants(living) { shown(row).ok() } else { None }
+            let wanted = filter.wants(living) && access.shows(permit, &GetCredential(row.id.clone()));
+            if wanted { shown(row).ok() } else { None }
         };
         let page = filtered(limit, after, query, keep).await?;
         if let Some(customer) = customer.filter(|_| page.rows.is_empty() && page.next.is_none()) {
@@ -289,10 +297,10 @@ impl Vault {
     /// A [`VaultError`]. After [`StoreError::Away`] the change may have happened.
     pub async fn delete(
         &self,
-        caller: &Caller,
-        id: &CredentialRef,
+        permit: &Permit<DeleteCredential>,
         revision: Option<Revision>,
     ) -> Result<(), VaultError> {
+        let (caller, DeleteCredential(id)) = (permit.caller(), permit.asked());
         let key = key_or_random(None)?;
         let now = row_time((self.clock)());
         change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {

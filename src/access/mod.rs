@@ -50,6 +50,12 @@ pub struct Permit<A> {
 }
 
 impl<A> Permit<A> {
+    /// For tests of what is done with a permit. Nothing was asked.
+    #[cfg(test)]
+    pub(crate) fn unasked(caller: Caller, asked: A) -> Self {
+        Self { caller, asked }
+    }
+
     /// Who may.
     pub fn caller(&self) -> &Caller {
         &self.caller
@@ -99,6 +105,11 @@ impl Access {
     /// # Errors
     /// [`PolicyError`], if what is compiled in is no policy: a bug.
     pub fn development() -> Result<Arc<Self>, PolicyError> {
+        Self::without_tls(include_str!("development.cedar"))
+    }
+
+    /// Policies that know the one caller that there is without TLS.
+    pub(crate) fn without_tls(policies: &str) -> Result<Arc<Self>, PolicyError> {
         let text = |name: &str, content: &str| Text { name: name.to_owned(), content: content.to_owned() };
         let caller = Caller::insecure_plaintext();
         let entities =
@@ -106,7 +117,7 @@ impl Access {
         let texts = Texts {
             schema: text(SCHEMA, include_str!("../../deploy/policy/triseal.cedarschema")),
             entities: text(ENTITIES, &entities.to_string()),
-            policies: vec![text("development.cedar", include_str!("development.cedar"))],
+            policies: vec![text("development.cedar", policies)],
         };
         Ok(Self::of(Policies::parse(&texts)?))
     }

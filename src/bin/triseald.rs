@@ -14,6 +14,7 @@ use clap::Parser;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
+use triseal::access::{Access, CreateCustomer};
 use triseal::config::Settings;
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
 use triseal::customers::{CustomerDirectory, CustomerError, destruction};
@@ -21,7 +22,7 @@ use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
 use triseal::factors::{EnvironmentSource, KeySet};
 use triseal::grpc::server;
-use triseal::ids::CustomerId;
+use triseal::ids::{Caller, CustomerId};
 use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use triseal::observed::Observed;
 use triseal::ops::{self, Phase, Readiness};
@@ -110,6 +111,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let readiness = Arc::new(Readiness::new(dependencies.to_vec()));
     // From the first moment: a start that takes long is alive, and not ready.
     tokio::spawn(ops::serve(ops_listener, Arc::clone(&readiness), numbers));
+    let access = policy(&settings).await?;
     if arguments.dev {
         prepare_development(&settings, &arguments.data)?;
     }
@@ -150,11 +152,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Arc::new(CustomerDirectory::new(deployment, customers, credentials, wrapper, keyring, Timestamp::now));
     tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
     if arguments.dev {
-        // Idempotent: a first start may have been killed before it came so far.
-        match directory.create(&CustomerId::parse("demo")?).await {
-            Ok(_) | Err(CustomerError::Destroyed) => {}
-            Err(error) => return Err(error.into()),
-        }
+        make_demo(&access, &directory).await?;
     }
 
     let signalled = signalled()?;
@@ -172,7 +170,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     readiness.enter(Phase::Serving);
     info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    server::serve(listener, server::Plaintext, vault, directory, limits, stop).await?;
+    server::serve(listener, server::Plaintext, access, vault, directory, limits, stop).await?;
     if store.has_failed() {
         return Err("the store can't be written any more, perhaps for want of disk space: mend that and start again; \
                     nothing that was acknowledged is lost"
@@ -215,6 +213,26 @@ fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Fai
         Some(primary) => primary.and_then(|primary| keys.with_primary(primary)).ok_or_else(|| {
             "settings: factors.codebase_primary: this binary has no enabled codebase key of that version".into()
         }),
+    }
+}
+
+/// The policy of the directory, or the built-in one for development.
+async fn policy(settings: &Settings) -> Result<Arc<Access>, Failure> {
+    let access = match settings.policy_directory() {
+        Some(directory) => Access::start(directory).await,
+        None => Access::development(),
+    };
+    Ok(access.map_err(|error| format!("policy: {error}"))?)
+}
+
+/// Makes a customer to try things with. Idempotent: a first start may have been killed before it came so far.
+async fn make_demo(access: &Access, directory: &CustomerDirectory) -> Result<(), Failure> {
+    let demo = CreateCustomer(CustomerId::parse("demo")?);
+    // A policy directory may not want it.
+    let Ok(permit) = access.permit(&Caller::insecure_plaintext(), demo) else { return Ok(()) };
+    match directory.create(&permit).await {
+        Ok(_) | Err(CustomerError::Destroyed) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

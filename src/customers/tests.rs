@@ -9,9 +9,11 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::access::AllCustomers;
 use crate::crypto::{Codebase, CustomerKey, Environment};
 use crate::factors::document::KeyDocument;
 use crate::factors::{EnvironmentSource, KeySet, WrappedKey};
+use crate::ids::Caller;
 use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use crate::store::{Erasure, Rows};
@@ -63,12 +65,53 @@ impl KeyWrapper for FakeWrapper {
 }
 
 struct Setup {
-    directory: CustomerDirectory,
+    directory: Unguarded,
     wrapper: Arc<FakeWrapper>,
     customers: Arc<EmbeddedCustomers>,
     credentials: Arc<EmbeddedCredentials>,
     keyring: Keyring,
     _files: TempDir,
+}
+
+/// A directory whose callers may do everything: whether they may is not its question.
+struct Unguarded(CustomerDirectory);
+
+impl std::ops::Deref for Unguarded {
+    type Target = CustomerDirectory;
+
+    fn deref(&self) -> &CustomerDirectory {
+        &self.0
+    }
+}
+
+fn may<A>(asked: A) -> Permit<A> {
+    Permit::unasked(Caller::new("lifecycle"), asked)
+}
+
+impl Unguarded {
+    async fn create(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+        self.0.create(&may(CreateCustomer(id.clone()))).await
+    }
+
+    async fn get(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+        self.0.get(&may(GetCustomer(id.clone()))).await
+    }
+
+    async fn disable(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+        self.0.disable(&may(DisableCustomer(id.clone()))).await
+    }
+
+    async fn enable(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+        self.0.enable(&may(EnableCustomer(id.clone()))).await
+    }
+
+    async fn destroy(&self, id: &CustomerId, days: u8) -> Result<CustomerRow, CustomerError> {
+        self.0.destroy(&may(DestroyCustomer(id.clone())), days).await
+    }
+
+    async fn restore(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+        self.0.restore(&may(RestoreCustomer(id.clone()))).await
+    }
 }
 
 async fn setup() -> Setup {
@@ -90,14 +133,14 @@ async fn setup() -> Setup {
     let timing = EnvironmentTiming { poll: hour, max_age: hour };
     let limits = CacheLimits { roots: 10, refresh_after: hour, max_age: hour, customer_staleness: hour };
     let keyring = Keyring::start(sources, timing, limits).await.unwrap();
-    let directory = CustomerDirectory::new(
+    let directory = Unguarded(CustomerDirectory::new(
         deployment,
         customers.clone(),
         credentials.clone(),
         wrapper.clone(),
         keyring.clone(),
         clock,
-    );
+    ));
     Setup { directory, wrapper, customers, credentials, keyring, _files: files }
 }
 
@@ -162,6 +205,7 @@ async fn a_list_shows_those_in_one_state() {
     ] {
         put(&setup, name, state).await;
     }
+    let (access, permit) = lists("true");
     for (filter, wanted) in [
         (None, &["a", "b", "c", "d", "e"][..]),
         (Some(StateFilter::Active), &["a", "e"]),
@@ -172,7 +216,7 @@ async fn a_list_shows_those_in_one_state() {
         for limit in [1, 2, 100] {
             let (mut found, mut after) = (Vec::new(), None);
             loop {
-                let page = setup.directory.list(filter, after, limit).await.unwrap();
+                let page = setup.directory.list(&access, &permit, filter, after, limit).await.unwrap();
                 assert!(page.rows.len() <= limit);
                 found.extend(page.rows.into_iter().map(|row| row.id.to_string()));
                 after = page.next;
@@ -182,5 +226,31 @@ async fn a_list_shows_those_in_one_state() {
             }
             assert_eq!(found, wanted, "{filter:?}, {limit} at a time");
         }
+    }
+}
+
+/// Access that shows the customers that `condition` holds for, and a permit to list them.
+fn lists(condition: &str) -> (Arc<Access>, Permit<ListCustomers>) {
+    let policies = format!(
+        "@id(\"list\") permit (principal, action == Action::\"ListCustomers\", resource);
+         @id(\"get\") permit (principal, action == Action::\"GetCustomer\", resource) when {{ {condition} }};"
+    );
+    let access = Access::without_tls(&policies).unwrap();
+    let permit = access.permit(&Caller::insecure_plaintext(), ListCustomers(AllCustomers)).unwrap();
+    (access, permit)
+}
+
+#[tokio::test]
+async fn a_list_shows_what_its_caller_may_get() {
+    let setup = setup().await;
+    for name in ["a", "b", "c"] {
+        put(&setup, name, CustomerState::Active).await;
+    }
+    for (condition, wanted) in [("true", &["a", "b", "c"][..]), ("resource == Customer::\"b\"", &["b"]), ("false", &[])]
+    {
+        let (access, permit) = lists(condition);
+        let page = setup.directory.list(&access, &permit, None, None, 100).await.unwrap();
+        let found: Vec<_> = page.rows.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!(found, wanted, "{condition}");
     }
 }

@@ -21,6 +21,7 @@ use super::limits;
 use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialServiceServer;
 use super::wire::v1::customer_service_server::CustomerServiceServer;
+use crate::access::Access;
 use crate::customers::CustomerDirectory;
 use crate::telemetry::metrics::Rpc;
 use crate::vault::Vault;
@@ -68,6 +69,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
 pub async fn serve(
     listener: TcpListener,
     handshake: impl Handshake,
+    access: Arc<Access>,
     vault: Arc<Vault>,
     directory: Arc<CustomerDirectory>,
     limits: Limits,
@@ -80,12 +82,12 @@ pub async fn serve(
         .add_service(reflection().build_v1()?.max_decoding_message_size(limits::MAX_NAME_OCTETS))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(limits::MAX_NAME_OCTETS))
         .add_service(
-            CredentialServiceServer::new(Credentials::new(vault))
+            CredentialServiceServer::new(Credentials::new(Arc::clone(&access), vault))
                 .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
                 .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
         )
         .add_service(
-            CustomerServiceServer::new(Customers::new(directory))
+            CustomerServiceServer::new(Customers::new(access, directory))
                 .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
                 .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
         );

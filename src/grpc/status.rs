@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use tracing::{error, warn};
 
+use crate::access::Denied;
 use crate::customers::CustomerError;
 use crate::factors::FactorError;
 use crate::keyring::{ASK_AGAIN, KeyringError};
@@ -216,6 +217,13 @@ pub(super) fn deadline_exceeded() -> Status {
     Status::deadline_exceeded(
         "the call's deadline passed; a change may have happened, so retry it with the same idempotency key",
     )
+}
+
+impl From<Denied> for Status {
+    /// The same for every refusal: whether the thing exists was not looked at, and is not told.
+    fn from(denied: Denied) -> Self {
+        Told::new(Code::PermissionDenied, "NOT_PERMITTED", denied.to_string()).into_status()
+    }
 }
 
 impl From<VaultError> for Status {

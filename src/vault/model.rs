@@ -18,6 +18,7 @@ use futures_util::future::{Either, select};
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::access::CreateCustomer;
 use crate::crypto::{CustomerKey, Environment};
 use crate::customers::{CustomerDirectory, CustomerError};
 use crate::factors::document::{KeyDocument, KeyEntry, KeyState};
@@ -160,7 +161,7 @@ impl Simulation {
             CustomerDirectory::new(deployment.clone(), customers, credentials, wrapper, keyring.clone(), now)
         };
         let before = directory(&deployment, near, &keyring);
-        before.create(&credential_ref(0).customer).await.unwrap();
+        before.create(&may("", CreateCustomer(credential_ref(0).customer))).await.unwrap();
         let customers: Arc<dyn Customers> = Arc::new(RemoteCustomers(shared.clone()));
         Self {
             directory: directory(&deployment, customers, &keyring),
@@ -177,10 +178,11 @@ impl Simulation {
                     Require::At(revision) => Condition::At(Revision::new(*revision).unwrap()),
                 };
                 let key = key.map(|key| IdempotencyKey::given(&key.to_string()));
-                let caller = Caller::new(CALLERS[*caller]);
+                let asked = EncryptCredential { id: credential_ref(*credential), kind: Kind::Opaque };
+                let permit = may(CALLERS[*caller], asked);
                 let data = SecretOctets::new(secret.to_be_bytes().to_vec());
                 let secret = Secret::Opaque(Opaque { data, content_type: String::new() });
-                let sealed = self.vault.encrypt(&caller, &credential_ref(*credential), secret, condition, key).await;
+                let sealed = self.vault.encrypt(&permit, secret, condition, key).await;
                 sealed.map_or_else(refused, |credential| Outcome::Sealed {
                     revision: credential.revision.get(),
                     time: credential.update_time.as_microsecond(),
@@ -188,26 +190,34 @@ impl Simulation {
             }
             Op::Decrypt { credential, revision } => {
                 let revision = revision.and_then(Revision::new);
-                let opened = self.vault.decrypt(&credential_ref(*credential), View::Full, revision).await;
+                let asked = DecryptCredential { id: credential_ref(*credential), view: View::Full };
+                let opened = self.vault.decrypt(&may("", asked), revision).await;
                 opened.map_or_else(refused, |(secret, credential)| Outcome::Opened {
                     revision: credential.revision.get(),
                     secret: secret_id(&secret),
                 })
             }
             Op::Delete { credential, revision, caller } => {
-                let (caller, revision) = (Caller::new(CALLERS[*caller]), revision.and_then(Revision::new));
-                let deleted = self.vault.delete(&caller, &credential_ref(*credential), revision).await;
+                let permit = may(CALLERS[*caller], DeleteCredential(credential_ref(*credential)));
+                let deleted = self.vault.delete(&permit, revision.and_then(Revision::new)).await;
                 deleted.map_or_else(refused, |()| Outcome::Deleted)
             }
-            Op::CreateCustomer => match self.directory.create(&credential_ref(1).customer).await {
-                Ok(CustomerRow { write_id, .. }) => Outcome::Created { row: Mark(write_id) },
-                Err(CustomerError::Store(StoreError::Away(_))) => Outcome::Away,
-                Err(CustomerError::Store(StoreError::Throttled)) => Outcome::Throttled,
-                Err(CustomerError::ChangedConcurrently) => Outcome::Concurrent,
-                Err(error) => Outcome::Other(error.to_string()),
-            },
+            Op::CreateCustomer => {
+                match self.directory.create(&may("", CreateCustomer(credential_ref(1).customer))).await {
+                    Ok(CustomerRow { write_id, .. }) => Outcome::Created { row: Mark(write_id) },
+                    Err(CustomerError::Store(StoreError::Away(_))) => Outcome::Away,
+                    Err(CustomerError::Store(StoreError::Throttled)) => Outcome::Throttled,
+                    Err(CustomerError::ChangedConcurrently) => Outcome::Concurrent,
+                    Err(error) => Outcome::Other(error.to_string()),
+                }
+            }
         }
     }
+}
+
+/// Whether they may is not the model's question.
+fn may<A>(caller: &str, asked: A) -> Permit<A> {
+    Permit::unasked(Caller::new(caller), asked)
 }
 
 /// Only [`Outcome::Away`] and [`Outcome::KeysAway`] leave it open whether the change happened.

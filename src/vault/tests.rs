@@ -6,7 +6,7 @@ mod listing;
 mod setup;
 mod tampering;
 
-use setup::{Fault, Setup, at, caller, password, salesforce};
+use setup::{Fault, Setup, Unguarded, at, caller, may_read, password, salesforce};
 
 use super::*;
 use crate::secret::{Opaque, SecretOctets};
@@ -15,6 +15,17 @@ use crate::store::{CustomerState, Rows};
 
 fn revision(number: u64) -> Revision {
     Revision::new(number).unwrap()
+}
+
+#[tokio::test]
+async fn a_permit_for_one_kind_is_none_for_another() {
+    let setup = Setup::new().await;
+    let id = credential_ref("acme", "crm");
+    let permit = Permit::unasked(caller("realtask"), EncryptCredential { id: id.clone(), kind: Kind::Password });
+    let sealed = setup.vault.0.encrypt(&permit, salesforce("token"), Condition::None, None).await;
+    assert!(matches!(sealed, Err(VaultError::Internal(_))));
+    assert_eq!(setup.vault.get(&id).await, Err(VaultError::CredentialNotFound));
+    assert!(setup.vault.0.encrypt(&permit, password("secret"), Condition::None, None).await.is_ok());
 }
 
 #[tokio::test]

@@ -3,10 +3,12 @@
 use tonic::Status;
 
 use super::{Check, decrypt_request, decrypted};
+use crate::access::DecryptCredential;
 use crate::grpc::limits::MAX_REPLY_OCTETS;
 use crate::grpc::status::item_error;
 use crate::grpc::wire::v1;
-use crate::vault::{Opened, Reading, VaultError};
+use crate::store::Revision;
+use crate::vault::{Opened, VaultError};
 use v1::batch_decrypt_credentials_result::Result as Outcome;
 
 const MAX_BATCH: usize = 100;
@@ -16,7 +18,7 @@ const MAX_BESIDE_SECRET: usize = 2_048;
 /// A batch of readings, each right or wrong by itself.
 pub(in crate::grpc) fn batch_request(
     request: &v1::BatchDecryptCredentialsRequest,
-) -> Result<Vec<Result<Reading, Status>>, Status> {
+) -> Result<Vec<Result<(DecryptCredential, Option<Revision>), Status>>, Status> {
     let mut check = Check::default();
     if !(1..=MAX_BATCH).contains(&request.requests.len()) {
         check.wrong("requests", format!("must be 1 to {MAX_BATCH}"));
@@ -30,9 +32,9 @@ pub(in crate::grpc) fn room_for_secrets(requests: usize) -> usize {
     MAX_REPLY_OCTETS.saturating_sub(requests * MAX_BESIDE_SECRET)
 }
 
-/// What became of a batch: `opened` has one outcome for each request that was right.
-pub(in crate::grpc) fn batch_response(
-    requests: Vec<Result<Reading, Status>>,
+/// What became of a batch: `opened` has one outcome for each request that was right and permitted.
+pub(in crate::grpc) fn batch_response<R>(
+    requests: Vec<Result<R, Status>>,
     opened: Vec<Opened>,
 ) -> v1::BatchDecryptCredentialsResponse {
     let mut opened = opened.into_iter();

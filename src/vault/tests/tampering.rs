@@ -118,6 +118,6 @@ async fn another_deployments_vault_opens_nothing() {
     let id = credential_ref("acme", "crm");
     setup.encrypt("crm", password("a"), Condition::None).await.unwrap();
     let deployment = Deployment::parse("staging").unwrap();
-    let other = Vault::new(deployment, setup.credentials.clone(), setup.keyring.clone(), Timestamp::now);
+    let other = Unguarded(Vault::new(deployment, setup.credentials.clone(), setup.keyring.clone(), Timestamp::now));
     assert_eq!(other.decrypt(&id, View::Full, None).await.err(), Some(VaultError::NotAuthentic));
 }

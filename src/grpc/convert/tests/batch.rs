@@ -13,7 +13,9 @@ fn asked(customer: &str, view: i32) -> v1::DecryptCredentialRequest {
     v1::DecryptCredentialRequest { customer_id, credential_id, view, if_revision: None }
 }
 
-fn batch(requests: Vec<v1::DecryptCredentialRequest>) -> Result<Vec<Result<Reading, Status>>, Status> {
+fn batch(
+    requests: Vec<v1::DecryptCredentialRequest>,
+) -> Result<Vec<Result<(DecryptCredential, Option<Revision>), Status>>, Status> {
     batch_request(&v1::BatchDecryptCredentialsRequest { requests })
 }
 
@@ -49,10 +51,10 @@ fn a_batch_has_1_to_100_requests_and_each_is_right_or_wrong_by_itself() {
     assert_eq!(batch(vec![asked("acme", 0); 100]).unwrap().len(), 100);
 
     let mut requests = batch(vec![asked("acme", 2), asked("planted/", 7), asked("other", 0)]).unwrap();
-    let last = requests.pop().unwrap().unwrap();
+    let (last, _) = requests.pop().unwrap().unwrap();
     assert_eq!((last.id.customer.as_str(), last.view), ("other", View::Access));
     assert_eq!(wrong(requests.pop().unwrap()), ["customer_id", "view"]);
-    assert_eq!(requests.pop().unwrap().unwrap().view, View::Full);
+    assert_eq!(requests.pop().unwrap().unwrap().0.view, View::Full);
 }
 
 #[test]
