@@ -50,6 +50,12 @@ pub struct Permit<A> {
 }
 
 impl<A> Permit<A> {
+    /// For tests of what is done with a permit. Nothing was asked.
+    #[cfg(test)]
+    pub(crate) fn unasked(caller: Caller, asked: A) -> Self {
+        Self { caller, asked }
+    }
+
     /// Who may.
     pub fn caller(&self) -> &Caller {
         &self.caller
@@ -58,12 +64,6 @@ impl<A> Permit<A> {
     /// Do what, and on what.
     pub fn asked(&self) -> &A {
         &self.asked
-    }
-
-    /// A permit that nobody was asked for.
-    #[cfg(test)]
-    pub(crate) fn for_test(caller: &Caller, asked: A) -> Self {
-        Self { caller: caller.clone(), asked }
     }
 }
 
@@ -105,6 +105,11 @@ impl Access {
     /// # Errors
     /// [`PolicyError`], if what is compiled in is no policy: a bug.
     pub fn development() -> Result<Arc<Self>, PolicyError> {
+        Self::without_tls(include_str!("development.cedar"))
+    }
+
+    /// Policies that know the one caller that there is without TLS.
+    pub(crate) fn without_tls(policies: &str) -> Result<Arc<Self>, PolicyError> {
         let text = |name: &str, content: &str| Text { name: name.to_owned(), content: content.to_owned() };
         let caller = Caller::insecure_plaintext();
         let entities =
@@ -112,7 +117,7 @@ impl Access {
         let texts = Texts {
             schema: text(SCHEMA, include_str!("../../deploy/policy/triseal.cedarschema")),
             entities: text(ENTITIES, &entities.to_string()),
-            policies: vec![text("development.cedar", include_str!("development.cedar"))],
+            policies: vec![text("development.cedar", policies)],
         };
         Ok(Self::of(Policies::parse(&texts)?))
     }
@@ -150,7 +155,7 @@ impl Access {
             return permitted;
         }
         let permitted = set.policies.decide(caller, question).unwrap_or_else(|fault| {
-            metrics::policy_failed();
+            metrics::policy_failure();
             error!(fault, generation = set.generation, "policy failed while it was evaluated: refused");
             false
         });
@@ -167,7 +172,7 @@ impl Access {
     fn announce(&self) {
         let set = self.in_force();
         let (policies, callers) = set.policies.counts();
-        metrics::policy_in_force(set.generation);
+        metrics::policy_generation(set.generation);
         info!(generation = set.generation, policies, callers, "policy in force");
         for note in set.policies.contents().notes {
             warn!(%note, "policy is good, and has something odd");
@@ -216,11 +221,11 @@ async fn adopt(access: &Access, found: Result<Texts, PolicyError>) {
     match parsed {
         Ok(policies) => {
             access.replace(policies);
-            metrics::policy_reloaded(true);
+            metrics::policy_reload(true);
             access.announce();
         }
         Err(error) => {
-            metrics::policy_reloaded(false);
+            metrics::policy_reload(false);
             error!(%error, "policy refused; the last good set stays in force");
         }
     }

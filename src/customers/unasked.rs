@@ -4,7 +4,7 @@ use super::*;
 use crate::access::AllCustomers;
 
 fn permit<A>(asked: A) -> Permit<A> {
-    Permit::for_test(&Caller::new("test"), asked)
+    Permit::unasked(Caller::new("test"), asked)
 }
 
 impl CustomerDirectory {

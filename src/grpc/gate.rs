@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic::{Request, Status};
 
 use super::identity;
-use super::status::{audit_unavailable, not_permitted};
+use super::status::audit_unavailable;
 use crate::access::{Access, Ask, Permit, Question};
 use crate::audit::entry::Subject;
 use crate::audit::{AuditLog, Event, Origin, Reason};
@@ -47,7 +47,7 @@ impl Gate {
                     .refusal(&origin, event, subject, Reason::NotPermitted)
                     .await
                     .map_err(audit_unavailable)?;
-                Err(not_permitted())
+                Err(denied.into())
             }
         }
     }

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use tracing::{error, warn};
 
+use crate::access::Denied;
 use crate::audit::AuditError;
 use crate::customers::CustomerError;
 use crate::factors::FactorError;
@@ -159,11 +160,6 @@ pub(super) fn no_client_certificate() -> Status {
     Told::new(Code::Unauthenticated, "NO_CLIENT_CERTIFICATE", message).into_status()
 }
 
-/// Policy does not permit it. The same whether or not the thing exists.
-pub(super) fn not_permitted() -> Status {
-    Told::new(Code::PermissionDenied, "NOT_PERMITTED", "policy does not permit this").into_status()
-}
-
 /// There is no entry, so there is no answer. After a change it may have happened.
 pub(super) fn audit_unavailable(error: AuditError) -> Status {
     warn!(%error, "audit entry not written");
@@ -231,6 +227,13 @@ pub(super) fn deadline_exceeded() -> Status {
     Status::deadline_exceeded(
         "the call's deadline passed; a change may have happened, so retry it with the same idempotency key",
     )
+}
+
+impl From<Denied> for Status {
+    /// The same for every refusal: whether the thing exists was not looked at, and is not told.
+    fn from(denied: Denied) -> Self {
+        Told::new(Code::PermissionDenied, "NOT_PERMITTED", denied.to_string()).into_status()
+    }
 }
 
 impl From<VaultError> for Status {

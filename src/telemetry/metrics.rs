@@ -64,12 +64,13 @@ metrics! {
     ROOT_EVICTIONS = Counter "triseal_root_cache_evictions_total" [] "roots dropped because the cache was full";
     ENVIRONMENT_READS = Counter "triseal_environment_key_reads_total" ["outcome"]
         "readings of the environment keys: accepted; unavailable: the last good ones stay; refused: they took something back";
+    POLICY_RELOADS = Counter "triseal_policy_reloads_total" ["outcome"]
+        "changes of the policy directory: taken; refused: the last good set stays";
+    POLICY_GENERATION = Gauge "triseal_policy_generation" [] "sets of policies taken since the start, the first one included";
+    POLICY_FAILURES = Counter "triseal_policy_failures_total" [] "decisions that a failing policy made refusals";
     DEPENDENCY_UP = Gauge "triseal_dependency_up" ["dependency"] "1 if it answered when it was last asked, else 0";
     DEPENDENCY_SECONDS = Histogram "triseal_dependency_seconds" ["dependency", "operation", "outcome"]
         "time until a dependency answered, by operation and outcome; customer_keys unwrap counts the unwraps";
-    POLICY_GENERATION = Gauge "triseal_policy_generation" [] "1 at the start, and one more with each change of policy that was taken";
-    POLICY_RELOADS = Counter "triseal_policy_reloads_total" ["outcome"] "changes of policy: taken; refused: the last good set stays";
-    POLICY_FAILURES = Counter "triseal_policy_failures_total" [] "decisions that a failing policy made a refusal";
     GROUP_SIZE = Histogram "triseal_store_group_size" [] "writes that shared one durable commit of the embedded store";
 }
 
@@ -221,21 +222,6 @@ pub fn tls_expiry(what: &'static str, second: i64) {
     gauge!(TLS_EXPIRY.name, "what" => what).set(second as f64);
 }
 
-/// Shows which set of policies is in force.
-pub fn policy_in_force(generation: u64) {
-    gauge!(POLICY_GENERATION.name).set(generation as f64);
-}
-
-/// Counts a change of policy.
-pub fn policy_reloaded(taken: bool) {
-    counter!(POLICY_RELOADS.name, "outcome" => if taken { "taken" } else { "refused" }).increment(1);
-}
-
-/// Counts a decision that failed.
-pub fn policy_failed() {
-    counter!(POLICY_FAILURES.name).increment(1);
-}
-
 /// The cache of roots.
 pub struct RootCache {
     /// A root was there.
@@ -282,6 +268,21 @@ pub fn environment_read(outcome: EnvironmentRead) {
         EnvironmentRead::Refused => "refused",
     };
     counter!(ENVIRONMENT_READS.name, "outcome" => outcome).increment(1);
+}
+
+/// Counts a change of the policy directory: taken, or refused.
+pub fn policy_reload(taken: bool) {
+    counter!(POLICY_RELOADS.name, "outcome" => if taken { "taken" } else { "refused" }).increment(1);
+}
+
+/// Tells how many sets of policies were taken.
+pub fn policy_generation(number: u64) {
+    gauge!(POLICY_GENERATION.name).set(number as f64);
+}
+
+/// Counts a decision that a failing policy made a refusal.
+pub fn policy_failure() {
+    counter!(POLICY_FAILURES.name).increment(1);
 }
 
 /// Whether a dependency answers.
@@ -346,11 +347,11 @@ mod tests {
             handshake_refused("expired");
             tls_read("clients", true);
             tls_expiry("certificate", 1_800_000_000);
-            policy_in_force(2);
-            policy_reloaded(false);
-            policy_failed();
             drop(RootCache::new());
             environment_read(EnvironmentRead::Refused);
+            policy_reload(true);
+            policy_generation(2);
+            policy_failure();
             dependency_up("store").set(1.0);
             dependency_seconds("store", "credentials_get", "ok").record(0.2);
             group_size().record(3.0);

@@ -18,6 +18,17 @@ fn revision(number: u64) -> Revision {
 }
 
 #[tokio::test]
+async fn a_permit_for_one_kind_is_none_for_another() {
+    let setup = Setup::new().await;
+    let id = credential_ref("acme", "crm");
+    let permit = Permit::unasked(caller("realtask"), EncryptCredential { id: id.clone(), kind: Kind::Password });
+    let sealed = setup.vault.encrypt(&permit, salesforce("token"), Condition::None, None).await;
+    assert!(matches!(sealed, Err(VaultError::Internal(_))));
+    assert_eq!(setup.vault.get_unasked(&id).await, Err(VaultError::CredentialNotFound));
+    assert!(setup.vault.encrypt(&permit, password("secret"), Condition::None, None).await.is_ok());
+}
+
+#[tokio::test]
 async fn what_was_stored_is_opened_as_it_was() {
     let setup = Setup::new().await;
     let id = credential_ref("acme", "crm");

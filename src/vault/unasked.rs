@@ -11,7 +11,7 @@ impl Vault {
         condition: Condition,
         key: Option<IdempotencyKey>,
     ) -> Result<Credential, VaultError> {
-        let permit = Permit::for_test(caller, EncryptCredential { id: id.clone(), kind: secret.kind() });
+        let permit = Permit::unasked(caller.clone(), EncryptCredential { id: id.clone(), kind: secret.kind() });
         self.encrypt(&permit, secret, condition, key).await
     }
 
@@ -21,12 +21,12 @@ impl Vault {
         view: View,
         revision: Option<Revision>,
     ) -> Result<(Secret, Credential), VaultError> {
-        let permit = Permit::for_test(&Caller::new("test"), DecryptCredential { id: id.clone(), view });
+        let permit = Permit::unasked(Caller::new("test"), DecryptCredential { id: id.clone(), view });
         self.decrypt(&permit, revision).await
     }
 
     pub(crate) async fn get_unasked(&self, id: &CredentialRef) -> Result<Credential, VaultError> {
-        self.get(&Permit::for_test(&Caller::new("test"), GetCredential(id.clone()))).await
+        self.get(&Permit::unasked(Caller::new("test"), GetCredential(id.clone()))).await
     }
 
     pub(crate) async fn list_unasked(
@@ -36,7 +36,7 @@ impl Vault {
         after: Option<CredentialRef>,
         limit: usize,
     ) -> Result<Page<Credential, CredentialRef>, VaultError> {
-        let permit = Permit::for_test(&Caller::new("test"), ListCredentials(customer.cloned()));
+        let permit = Permit::unasked(Caller::new("test"), ListCredentials(customer.cloned()));
         self.list(&permit, filter, after, limit, |_| true).await
     }
 
@@ -46,6 +46,6 @@ impl Vault {
         id: &CredentialRef,
         revision: Option<Revision>,
     ) -> Result<(), VaultError> {
-        self.delete(&Permit::for_test(caller, DeleteCredential(id.clone())), revision).await
+        self.delete(&Permit::unasked(caller.clone(), DeleteCredential(id.clone())), revision).await
     }
 }

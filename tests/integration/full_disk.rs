@@ -31,7 +31,7 @@ async fn a_full_disk_loses_nothing_that_was_acknowledged() {
         refused.push(own_refused);
     }
     assert!(stored.len() > WRITERS, "{} secrets were stored", stored.len());
-    let (ended, said) = service.ended().await;
+    let (ended, said) = service.ended_saying().await;
     assert!(!ended.success());
     assert!(said.contains("disk space") && said.contains("nothing that was acknowledged is lost"), "{said}");
 

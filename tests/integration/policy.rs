@@ -1,6 +1,8 @@
 //! The policy that is delivered, `deploy/policy`: who may do what by it, and the commands that tell. The matrix in `docs/` is made
 //! here; what must hold whatever it says stands here, too.
 
+mod in_force;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -154,7 +154,7 @@ impl Service {
     }
 
     /// Waits until it ends by itself: how, and what it said on standard error.
-    pub(crate) async fn ended(mut self) -> (ExitStatus, String) {
+    pub(crate) async fn ended_saying(mut self) -> (ExitStatus, String) {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         let ended = ended.unwrap_or_else(|_| panic!("it goes on:\n{}", self.stderr())).expect("it can be waited for");
         // What it said last is read when the pipe is closed.

@@ -15,7 +15,7 @@ const EVERYTHING: usize = usize::MAX;
 
 fn reading(customer: &str, credential: &str, view: View) -> Reading {
     let asked = DecryptCredential { id: credential_ref(customer, credential), view };
-    Reading { permit: Permit::for_test(&caller("realtask"), asked), revision: None }
+    Reading { permit: Permit::unasked(caller("realtask"), asked), revision: None }
 }
 
 async fn open_many(vault: &Vault, readings: &[Reading], room: usize) -> Vec<Opened> {
@@ -240,7 +240,7 @@ async fn cold_customers_are_unwrapped_at_the_same_time_within_bounds() {
             .await
             .unwrap();
         let asked = DecryptCredential { id, view: View::Full };
-        readings.push(Reading { permit: Permit::for_test(&caller("realtask"), asked), revision: None });
+        readings.push(Reading { permit: Permit::unasked(caller("realtask"), asked), revision: None });
     }
     let wrapper = Slow::new(&setup);
     let vault = setup.cold(wrapper.clone()).await;

@@ -16,7 +16,7 @@ fn asked(customer: &str, view: i32) -> v1::DecryptCredentialRequest {
 }
 
 fn batch(requests: Vec<v1::DecryptCredentialRequest>) -> Result<Vec<Result<Reading, Status>>, Status> {
-    let permitted = |(asked, revision)| Reading { permit: Permit::for_test(&Caller::new("test"), asked), revision };
+    let permitted = |(asked, revision)| Reading { permit: Permit::unasked(Caller::new("test"), asked), revision };
     let items = batch_request(&v1::BatchDecryptCredentialsRequest { requests })?;
     Ok(items.into_iter().map(|item| item.map(permitted)).collect())
 }
