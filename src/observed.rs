@@ -71,6 +71,10 @@ where
 
 #[async_trait]
 impl<T: Credentials> Credentials for Observed<T> {
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
+        self.dependency.watch_many(Operation::CredentialsGetMany, ids.len(), self.inner.get_many(ids)).await
+    }
+
     async fn query(
         &self,
         customer: Option<&CustomerId>,

@@ -14,5 +14,6 @@ mod status;
 pub mod tls;
 mod wire;
 
+pub use convert::check_encrypt_request;
 pub use status::{DOMAIN, REASON_TRAILER};
 pub use wire::v1;

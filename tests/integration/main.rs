@@ -5,11 +5,13 @@
 
 mod architecture;
 mod bad_input;
+mod batch;
 mod certificates;
 mod codebase_keys;
 mod command_line;
 mod crash;
 mod encodings;
+mod import;
 mod limits;
 mod logs;
 mod memory;
