@@ -4,17 +4,19 @@
 //! early data: a resumed session would skip the certificate, and with it a revocation. Connections live for minutes, so a full
 //! handshake for each is cheap.
 
-pub mod material;
+mod material;
 pub mod pem;
+mod refusal;
 mod reload;
 mod source;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustls::CertificateError;
+use rustls::ServerConnection;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,9 +28,9 @@ use tracing::{debug, error, info};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+pub use self::material::TlsError;
+use self::refusal::Refusal;
 pub use self::source::Files;
-
-use self::material::TlsError;
 use self::source::{Source, Terms};
 use super::connection::{Handshake, Peer};
 use super::identity::Naming;
@@ -64,38 +66,42 @@ impl Tls {
         Ok(tls)
     }
 
-    async fn accept(&self, socket: TcpStream) -> Result<(TlsStream<TcpStream>, Peer), Refused> {
+    async fn accept(&self, socket: TcpStream, from: SocketAddr) -> Result<(TlsStream<TcpStream>, Peer), Refusal> {
         let mut terms = self.terms.subscribe();
         let config = Arc::clone(&terms.borrow_and_update().config);
         match TlsAcceptor::from(config).accept(socket).into_fallible().await {
             Ok(stream) => {
-                let peer = self.identify(&stream, terms)?;
+                let peer = self.identify(stream.get_ref().1, terms, from)?;
                 Ok((stream, peer))
             }
             Err((error, socket)) => {
                 linger(socket).await;
-                Err(Refused::of(&error))
+                Err(Refusal::of_handshake(&error))
             }
         }
     }
 
-    fn identify(&self, stream: &TlsStream<TcpStream>, terms: watch::Receiver<Arc<Terms>>) -> Result<Peer, Refused> {
-        let (_, session) = stream.get_ref();
+    fn identify(
+        &self,
+        session: &ServerConnection,
+        terms: watch::Receiver<Arc<Terms>>,
+        from: SocketAddr,
+    ) -> Result<Peer, Refusal> {
         // A client that offers other protocols was refused already; one that offers none speaks perhaps HTTP/1.1.
         if session.alpn_protocol() != Some(b"h2") {
-            return Err(Refused::NO_H2);
+            return Err(Refusal::NoH2);
         }
         let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
-        let leaf = chain.first().ok_or(Refused::NO_CERTIFICATE)?;
-        let expires = expiry(leaf).ok_or(Refused::BAD_CERTIFICATE)?;
+        let leaf = chain.first().ok_or(Refusal::NoCertificate)?;
+        let expires = expiry(leaf).ok_or(Refusal::BadCertificate)?;
         let named = self.naming.caller(leaf);
         if let Err(nobody) = &named {
-            info!(%nobody, "a client certificate names no caller");
+            info!(%from, %nobody, "a client certificate names no caller");
         }
         let validity = Validity { terms, chain, expires };
         let until = async move {
-            let Refused(reason) = validity.ended().await;
-            info!(reason, "the certificate of a connection is no longer good");
+            let reason = validity.ended().await.as_str();
+            info!(%from, reason, "the certificate of a connection is no longer good");
         };
         Ok(Peer { caller: named.ok(), until: Box::pin(until) })
     }
@@ -105,58 +111,17 @@ impl Handshake for Arc<Tls> {
     type Io = TlsStream<TcpStream>;
 
     async fn shake(&self, socket: TcpStream) -> io::Result<(Self::Io, Peer)> {
-        self.accept(socket).await.map_err(|Refused(reason)| {
+        let from = socket.peer_addr()?;
+        self.accept(socket, from).await.map_err(|refusal| {
+            let reason = refusal.as_str();
             metrics::handshake_refused(reason);
-            debug!(reason, "TLS handshake refused");
+            if refusal.is_of_a_certificate() {
+                info!(%from, reason, "a client certificate is refused");
+            } else {
+                debug!(%from, reason, "a TLS handshake failed");
+            }
             io::Error::from(io::ErrorKind::PermissionDenied)
         })
-    }
-}
-
-/// Why there is no connection, as metrics and logs name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Refused(&'static str);
-
-impl Refused {
-    const NO_H2: Self = Self("no_h2");
-    const NO_CERTIFICATE: Self = Self("no_certificate");
-    const BAD_CERTIFICATE: Self = Self("bad_certificate");
-
-    /// Of a handshake: what is not TLS's own error is the network's.
-    fn of(error: &io::Error) -> Self {
-        let error = error.get_ref().and_then(|error| error.downcast_ref());
-        error.map_or(Self("gone"), Self::of_tls)
-    }
-
-    fn of_tls(error: &rustls::Error) -> Self {
-        use rustls::Error as E;
-        match error {
-            E::InvalidMessage(_) | E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => {
-                Self("no_tls")
-            }
-            E::PeerIncompatible(_) => Self("incompatible"),
-            E::NoCertificatesPresented => Self::NO_CERTIFICATE,
-            E::NoApplicationProtocol => Self::NO_H2,
-            E::InvalidCertificate(error) => Self::of_certificate(error),
-            E::InvalidCertRevocationList(_) => Self("revocation_unknown"),
-            E::AlertReceived(_) => Self("refused_by_client"),
-            _ => Self("other"),
-        }
-    }
-
-    fn of_certificate(error: &CertificateError) -> Self {
-        use CertificateError as E;
-        match error {
-            E::Expired | E::ExpiredContext { .. } => Self("expired"),
-            E::NotValidYet | E::NotValidYetContext { .. } => Self("not_valid_yet"),
-            E::Revoked => Self("revoked"),
-            E::UnknownIssuer | E::BadSignature => Self("unknown_ca"),
-            E::UnknownRevocationStatus | E::ExpiredRevocationList | E::ExpiredRevocationListContext { .. } => {
-                Self("revocation_unknown")
-            }
-            E::InvalidPurpose | E::InvalidPurposeContext { .. } => Self("not_for_clients"),
-            _ => Self::BAD_CERTIFICATE,
-        }
     }
 }
 
@@ -170,7 +135,7 @@ struct Validity {
 
 impl Validity {
     /// Waits until it is not any more: expired, revoked, or its CA is gone. Tells which.
-    async fn ended(mut self) -> Refused {
+    async fn ended(mut self) -> Refusal {
         loop {
             let left = Duration::from_secs(self.seconds_left().saturating_add(1));
             if let Ok(Err(_)) = timeout(left.min(VERIFY_AGAIN), self.terms.changed()).await {
@@ -178,9 +143,9 @@ impl Validity {
                 sleep(left.min(VERIFY_AGAIN)).await;
             }
             let terms = Arc::clone(&self.terms.borrow_and_update());
-            let Some((leaf, intermediates)) = self.chain.split_first() else { return Refused::NO_CERTIFICATE };
+            let Some((leaf, intermediates)) = self.chain.split_first() else { return Refusal::NoCertificate };
             if let Err(error) = terms.clients.verify_client_cert(leaf, intermediates, UnixTime::now()) {
-                return Refused::of_tls(&error);
+                return Refusal::of(&error);
             }
         }
     }

@@ -88,8 +88,8 @@ fn before_any_answer(status: &Status) -> Option<Failure> {
 /// Whether the same call may be answered otherwise when it is made again, and after how long at the least. Where the service names a
 /// reason and no time, someone has to act first.
 pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
-    if is_unreached(status) {
-        return Some(Duration::ZERO);
+    if let Some(failure) = before_any_answer(status) {
+        return (failure.exit == Exit::Failed).then_some(Duration::ZERO);
     }
     let details = status.get_error_details();
     let named = details.retry_info().and_then(|info| info.retry_delay);
@@ -294,6 +294,21 @@ mod tests {
         details.set_error_info("KMS_THROTTLED", DOMAIN, HashMap::new());
         let status = Status::with_error_details(Code::ResourceExhausted, "too much", details);
         assert_eq!(Failure::from_status(&status, SUBJECT).hint.as_deref(), Some("try again in 2 s"));
+    }
+
+    #[test]
+    fn a_certificate_that_the_service_refuses_is_not_tried_again() {
+        use rustls::{AlertDescription, Error};
+        let broken = |error: Error| Status::from_error(Box::new(io::Error::other(error)));
+        let revoked = broken(Error::AlertReceived(AlertDescription::CertificateRevoked));
+        let failure = Failure::from_status(&revoked, SUBJECT);
+        assert_eq!((failure.code, failure.exit), ("UNAUTHENTICATED", Exit::Refused));
+        assert!(failure.message.contains("revoked"));
+        assert_eq!(retry_after(&revoked), None);
+        // Of another service's answer nobody knows.
+        let unknown = broken(Error::DecryptError);
+        assert_eq!(Failure::from_status(&unknown, SUBJECT).exit, Exit::Failed);
+        assert_eq!(retry_after(&unknown), Some(Duration::ZERO));
     }
 
     #[test]

@@ -76,12 +76,12 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 /// What the source's terms say of a client, as at a handshake.
-fn judged(source: &Source, client: &Pair) -> Result<(), Refused> {
+fn judged(source: &Source, client: &Pair) -> Result<(), Refusal> {
     let terms = source.terms().unwrap();
     let chain = pem::parse_certificates(Path::new("client"), client.certificate.as_bytes()).unwrap();
     let (leaf, rest) = chain.split_first().unwrap();
     let verified = terms.clients.verify_client_cert(leaf, rest, UnixTime::now());
-    verified.map(drop).map_err(|error| Refused::of_tls(&error))
+    verified.map(drop).map_err(|error| Refusal::of(&error))
 }
 
 #[test]
@@ -89,11 +89,11 @@ fn good_files_are_taken_and_say_who_may_connect() {
     let disk = Disk::new();
     let source = disk.source().unwrap();
     assert_eq!(judged(&source, &disk.authority.client(CALLER)), Ok(()));
-    assert_eq!(judged(&source, &Authority::new("clients").client(CALLER)), Err(Refused("unknown_ca")));
+    assert_eq!(judged(&source, &Authority::new("clients").client(CALLER)), Err(Refusal::UnknownCa));
     let dated = |from, until| disk.authority.client_with(vec![], |params| good_between(params, from, until));
-    assert_eq!(judged(&source, &dated(-2 * HOUR, -10)), Err(Refused("expired")));
-    assert_eq!(judged(&source, &dated(HOUR, 2 * HOUR)), Err(Refused("not_valid_yet")));
-    assert_eq!(judged(&source, &disk.authority.server()), Err(Refused("not_for_clients")));
+    assert_eq!(judged(&source, &dated(-2 * HOUR, -10)), Err(Refusal::Expired));
+    assert_eq!(judged(&source, &dated(HOUR, 2 * HOUR)), Err(Refusal::NotValidYet));
+    assert_eq!(judged(&source, &disk.authority.server()), Err(Refusal::NotForClients));
 }
 
 #[test]
@@ -117,11 +117,11 @@ fn with_revocation_lists_a_certificate_has_to_be_known_to_be_good() {
     let list = disk.files.client_crl.as_ref().unwrap();
     write(list, &disk.authority.revocation_list(&[&stolen], HOUR));
     assert!(!source.follow(disk.files.read(), Timestamp::now()) && source.follow(disk.files.read(), Timestamp::now()));
-    assert_eq!(judged(&source, &stolen), Err(Refused("revoked")));
+    assert_eq!(judged(&source, &stolen), Err(Refusal::Revoked));
     assert_eq!(judged(&source, &good), Ok(()));
     // An expired list tells nothing about anybody.
     write(list, &disk.authority.revocation_list(&[&stolen], -10));
-    assert_eq!(judged(&disk.source().unwrap(), &good), Err(Refused("revocation_unknown")));
+    assert_eq!(judged(&disk.source().unwrap(), &good), Err(Refusal::RevocationUnknown));
 }
 
 #[test]
@@ -131,12 +131,12 @@ fn the_lists_reach_through_a_chain() {
     let mut client = middle.client(CALLER);
     client.certificate += &middle.pem();
     // Nobody knows what the intermediate CA has revoked.
-    assert_eq!(judged(&disk.source().unwrap(), &client), Err(Refused("revocation_unknown")));
+    assert_eq!(judged(&disk.source().unwrap(), &client), Err(Refusal::RevocationUnknown));
     let list = disk.files.client_crl.as_ref().unwrap();
     write(list, &(disk.authority.revocation_list(&[], HOUR) + &middle.revocation_list(&[], HOUR)));
     assert_eq!(judged(&disk.source().unwrap(), &client), Ok(()));
     write(list, &(disk.authority.revocation_list(&[], HOUR) + &middle.revocation_list(&[&client], HOUR)));
-    assert_eq!(judged(&disk.source().unwrap(), &client), Err(Refused("revoked")));
+    assert_eq!(judged(&disk.source().unwrap(), &client), Err(Refusal::Revoked));
     // Where there are no lists at all, none is asked for.
     let mut without = Disk::new();
     write(&without.files.client_ca, &disk.authority.pem());
@@ -296,7 +296,7 @@ fn a_bad_pair_does_not_hold_up_a_revocation() {
     write(&disk.files.private_key, "");
     write(disk.files.client_crl.as_ref().unwrap(), &disk.authority.revocation_list(&[&stolen], HOUR));
     assert!(!follow(&mut source, &disk) && follow(&mut source, &disk));
-    assert_eq!(judged(&source, &stolen), Err(Refused("revoked")));
+    assert_eq!(judged(&source, &stolen), Err(Refusal::Revoked));
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_swapped_symbolic_link_is_a_change() {
     symlink(&versions[1], &swapped).unwrap();
     fs::rename(&swapped, &link).unwrap();
     assert!(!follow(&mut source, &disk) && follow(&mut source, &disk));
-    assert_eq!(judged(&source, &disk.authority.client(CALLER)), Err(Refused("unknown_ca")));
+    assert_eq!(judged(&source, &disk.authority.client(CALLER)), Err(Refusal::UnknownCa));
     assert_eq!(judged(&source, &second.client(CALLER)), Ok(()));
 }
 
