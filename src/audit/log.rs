@@ -9,7 +9,8 @@ use tokio::time::timeout;
 use tracing::{error, info};
 
 use super::entry::{Chain, Entry, Outcome, StreamId, Subject, TraceId};
-use super::heads::{CheckpointMac, Heads, Keeper};
+use super::heads::CheckpointMac;
+use super::keeper::{EVERY_ENTRIES, Heads, Keeper};
 use super::sink::Sink;
 use super::words::{Event, Reason};
 use super::writer::{Queue, Writer};
@@ -17,9 +18,6 @@ use crate::crypto::Lineage;
 use crate::ids::{Caller, CredentialRef, RequestId};
 use crate::secret::View;
 use crate::store::{Operations, Revision};
-
-/// The keeper writes the stream's head after so many entries.
-pub(super) const HEAD_EVERY_ENTRIES: u64 = 1_000;
 
 /// Why an entry was not written, or not in time. Nothing may be shown or changed then; what the log says in the end, if it
 /// says more, errs on the side of having been done.
@@ -143,7 +141,7 @@ impl AuditLog {
         // Before the first entry, so that no stream is there that the store does not know.
         let heads = Heads { stream, operations, mac, clock };
         let keeper = Keeper::start(heads, Arc::clone(&queue), timing.fsync_interval).await;
-        let writer = Writer { queue: Arc::clone(&queue), chain, sink, tell_every: HEAD_EVERY_ENTRIES };
+        let writer = Writer { queue: Arc::clone(&queue), chain, sink, tell_every: EVERY_ENTRIES };
         writer.spawn().map_err(StartError::NoThread)?;
         let target = Target::Written { queue, keeper, timeout: timing.timeout };
         let log = Self(Arc::new(Inner { target, clock }));

@@ -11,7 +11,7 @@ use crate::output::{Format, printable};
 /// What goes to standard error, and the exit code.
 #[derive(Debug, Serialize)]
 pub(crate) struct Failure {
-    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `FINDINGS`, `REFUSED` for what the command line itself finds.
+    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `INCOMPLETE`, `FINDINGS`, `REFUSED` for what the command line itself finds.
     pub(crate) code: &'static str,
     /// The service's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,6 +53,10 @@ impl Failure {
 
     pub(crate) fn failed(message: String) -> Self {
         Self::local("FAILED", Exit::Failed, message)
+    }
+
+    pub(crate) fn incomplete(message: String) -> Self {
+        Self::local("INCOMPLETE", Exit::DoneInPart, message)
     }
 
     /// It was looked for, and found.
