@@ -68,7 +68,7 @@ pub struct Timing {
 /// Who asks, and under which names: the same in every entry of one request.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// `None`: the service itself.
+    /// `None`: the service itself, or for [`Reason::NoClientCertificate`] somebody who is not known.
     pub caller: Option<Caller>,
     /// The request, or a job.
     pub request: Option<RequestId>,
