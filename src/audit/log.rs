@@ -9,7 +9,8 @@ use tokio::time::timeout;
 use tracing::{error, info};
 
 use super::entry::{Chain, Entry, Outcome, StreamId, Subject};
-use super::heads::{CheckpointMac, Heads, Keeper};
+use super::heads::CheckpointMac;
+use super::keeper::{EVERY_ENTRIES, Heads, Keeper};
 use super::sink::Sink;
 use super::words::{Event, Reason};
 use super::writer::{Queue, Writer};
@@ -18,9 +19,6 @@ use crate::ids::{Caller, CredentialRef, RequestId, TraceId};
 use crate::secret::View;
 use crate::store::{Operations, Revision};
 use crate::telemetry;
-
-/// The keeper writes the stream's head after so many entries.
-pub(super) const HEAD_EVERY_ENTRIES: u64 = 1_000;
 
 /// Why an entry was not written, or not in time. Nothing may be shown or changed then; what the log says in the end, if it
 /// says more, errs on the side of having been done.
@@ -71,7 +69,7 @@ pub struct Timing {
 /// Who asks, and under which names: the same in every entry of one request.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// `None`: the service itself.
+    /// `None`: the service itself, or for [`Reason::NoClientCertificate`] somebody who is not known.
     pub caller: Option<Caller>,
     /// The request, or a job.
     pub request: Option<RequestId>,
@@ -156,7 +154,7 @@ impl AuditLog {
         // Before the first entry, so that no stream is there that the store does not know.
         let heads = Heads { stream, operations, mac, clock };
         let keeper = Keeper::start(heads, Arc::clone(&queue), timing.fsync_interval).await;
-        let writer = Writer { queue: Arc::clone(&queue), chain, sink, tell_every: HEAD_EVERY_ENTRIES };
+        let writer = Writer { queue: Arc::clone(&queue), chain, sink, tell_every: EVERY_ENTRIES };
         writer.spawn().map_err(StartError::NoThread)?;
         let target = Target::Written { queue, keeper, timeout: timing.timeout };
         let log = Self(Arc::new(Inner { target, clock }));

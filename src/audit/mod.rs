@@ -2,7 +2,7 @@
 //!
 //! [`AuditLog`] is what the service writes with. It fails closed: each of its calls returns when the entry is written, or an
 //! error after which nothing may be shown or changed. `entry` makes the octets, `writer` chains and writes them in a
-//! thread of its own, `sink` is where they go, `heads` keeps the end of each stream in the store.
+//! thread of its own, `sink` is where they go, `keeper` syncs them and keeps the head of the stream in the store (`heads`).
 //!
 //! [`verify`] and [`report`] read logs. They know nothing of the service.
 //!
@@ -14,6 +14,7 @@ pub mod entry;
 mod fakes;
 pub mod finding;
 pub mod heads;
+mod keeper;
 mod line;
 mod log;
 mod reader;

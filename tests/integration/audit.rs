@@ -230,6 +230,12 @@ async fn a_report_tells_what_was_seen_and_whether_it_is_still_stored() {
     let (_, out, _) = text(&run(triseal(&[&report[..], &["--until", "2000-01-01T00:00:00Z", log]].concat())).await);
     assert_eq!(out.lines().count(), 1, "the heading alone: {out}");
 
+    // A service that does not answer leaves it open, and that is no success.
+    let nowhere = [&report[..], &["--living", "--endpoint", "http://127.0.0.1:1", log]].concat();
+    let (code, out, error) = text(&run(triseal(&nowhere)).await);
+    assert_eq!((code, out.matches("unknown").count()), (Some(3), 4), "{out}");
+    assert!(error.contains("2 credentials could not be asked for: nothing listens at the endpoint"), "{error}");
+
     // A report from a log that was tampered with says so.
     let forged = std::fs::read_to_string(log).unwrap().replacen("\"main\"", "\"other\"", 1);
     std::fs::write(folder.path().join("forged.jsonl"), forged).unwrap();
@@ -246,7 +252,7 @@ async fn processes_that_are_killed_leave_every_entry_that_was_acknowledged_and_a
     if let Some(directory) = std::env::args().find_map(|argument| argument.strip_prefix(CHILD).map(PathBuf::from)) {
         return write_until_killed(&directory).await;
     }
-    const KILLS: usize = 15;
+    const KILLS: usize = 10;
     let mut random = Random::printed();
     let folder = tempfile::tempdir().unwrap();
     let mut acknowledged = Vec::new();

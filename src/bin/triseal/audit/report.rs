@@ -14,13 +14,15 @@ use super::{Logs, verify};
 use crate::client::{Connect, Service};
 use crate::failure::Failure;
 use crate::output::{Format, Output, Table};
+use crate::status::Subject;
 
 pub(super) const HELP: &str = "\
 One row for all entries that differ in nothing but time and request. SEEN says whether the caller has that revision's
 secret from it: yes, perhaps (the entry of a change has no outcome, or one that leaves it open), no. With --living the
 service is asked whether that revision is still the stored one: living, replaced, gone, or unknown.
 
-The log is verified on the way. Exit codes: 0 done, 1 failed, 3 done, but the log is not what the service wrote.
+The log is verified on the way. Exit codes: 0 done, 1 failed, 3 done, but the log is not what the service wrote, or the
+service did not tell of every credential.
 
 Examples:
   triseal audit report --caller spiffe://example.com/realtask --since 2026-11-24T00:00:00Z audit.jsonl*
@@ -78,8 +80,8 @@ pub(super) async fn run(arguments: &Arguments, connect: &Connect, output: &mut O
         .logs
         .each(|name, log| report.read(name, log).map_err(|error| Failure::failed(format!("{name}: {error}"))))?;
     let answer = report.finish();
-    let present = if arguments.living { ask(&answer.rows, connect).await? } else { HashMap::new() };
-    let lines: Vec<_> = answer.rows.iter().map(|(row, times)| Line::new(row, times, &present)).collect();
+    let known = if arguments.living { ask(&answer.rows, connect).await? } else { Known::default() };
+    let lines: Vec<_> = answer.rows.iter().map(|(row, times)| Line::new(row, times, &known.revisions)).collect();
     if arguments.csv {
         output.octets(csv(&lines).as_bytes())?;
     } else if output.format() == Format::Json {
@@ -88,11 +90,29 @@ pub(super) async fn run(arguments: &Arguments, connect: &Connect, output: &mut O
         let rows: Vec<_> = lines.iter().map(Line::cells).collect();
         output.octets(Table::new(Line::HEADING).page(&rows).as_bytes())?;
     }
-    verify::judged(&answer.verdict)
+    verify::judged(&answer.verdict)?;
+    known.judged()
 }
 
-/// What the service knows of the credentials that were seen. `None`: there is no living one. What it does not tell is absent.
-async fn ask(rows: &[(Row, Times)], connect: &Connect) -> Result<HashMap<Name, Option<u64>>, Failure> {
+/// What the service tells of the credentials that were seen.
+#[derive(Default)]
+struct Known {
+    /// `None`: there is no living one.
+    revisions: HashMap<Name, Option<u64>>,
+    /// How often it did not tell, and why at first.
+    untold: Option<(u64, Failure)>,
+}
+
+impl Known {
+    fn judged(self) -> Result<(), Failure> {
+        let Some((count, Failure { message, hint, .. })) = self.untold else { return Ok(()) };
+        let credentials = verify::counted(count, "credential");
+        let failure = Failure::incomplete(format!("{credentials} could not be asked for: {message}"));
+        Err(Failure { hint, ..failure })
+    }
+}
+
+async fn ask(rows: &[(Row, Times)], connect: &Connect) -> Result<Known, Failure> {
     let service = Service::new(connect)?;
     let mut names: Vec<Name> = rows
         .iter()
@@ -106,15 +126,30 @@ async fn ask(rows: &[(Row, Times)], connect: &Connect) -> Result<HashMap<Name, O
         let request = service
             .request(v1::GetCredentialRequest { customer_id: customer.clone(), credential_id: credential.clone() });
         async move {
-            let revision = match client.get_credential(request).await {
-                Ok(answer) => Some(answer.into_inner().credential?.revision),
-                Err(status) if status.code() == Code::NotFound => None,
-                Err(_) => return None,
+            let told = match client.get_credential(request).await {
+                Ok(answer) => match answer.into_inner().credential {
+                    Some(credential) => Ok(Some(credential.revision)),
+                    None => Err(Failure::unknown_answer()),
+                },
+                Err(status) if status.code() == Code::NotFound => Ok(None),
+                Err(status) => {
+                    let subject = Subject { customer: &customer, credential: &credential };
+                    Err(Failure::from_status(&status, subject))
+                }
             };
-            Some(((customer, credential), revision))
+            ((customer, credential), told)
         }
     };
-    Ok(stream::iter(names).map(ask).buffer_unordered(ASK_AT_ONCE).filter_map(std::future::ready).collect().await)
+    let mut answers = stream::iter(names).map(ask).buffer_unordered(ASK_AT_ONCE);
+    let mut known = Known::default();
+    while let Some((name, told)) = answers.next().await {
+        match (told, &mut known.untold) {
+            (Ok(revision), _) => drop(known.revisions.insert(name, revision)),
+            (Err(_), Some((count, _))) => *count += 1,
+            (Err(failure), untold) => *untold = Some((1, failure)),
+        }
+    }
+    Ok(known)
 }
 
 /// A row as it is shown.
@@ -277,10 +312,11 @@ mod tests {
         let text = csv(&lines);
         let json = serde_json::to_value(&lines[0]).unwrap();
         let (heading, rest) = text.split_once("\r\n").unwrap();
-        let names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
         let mut heading: Vec<_> = heading.split(',').collect();
         heading.sort_unstable();
-        assert_eq!(heading, names, "serde_json sorts them");
+        assert_eq!(heading, names);
         assert_eq!(rest, "\"'=cmd\",acme,crm,encrypt_credential,,3,ok,yes,unknown,2,2026-11-24T09:00:00.000000Z,x\r\n");
     }
 }

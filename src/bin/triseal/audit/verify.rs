@@ -71,7 +71,8 @@ fn word(end: End) -> &'static str {
     }
 }
 
-fn counted(count: u64, what: &str) -> String {
+/// The number with its noun.
+pub(super) fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
