@@ -151,7 +151,7 @@ fn new_file() -> Vec<u8> {
 fn open_disk(disk: Disk) -> Arc<EmbeddedStore> {
     let db = builder().create_with_backend(disk).unwrap();
     marks(&db).unwrap();
-    Arc::new(EmbeddedStore::over(db).unwrap())
+    Arc::new(EmbeddedStore::over(Path::new("disk"), db).unwrap())
 }
 
 fn name(row: usize) -> String {
@@ -225,8 +225,8 @@ async fn a_disk_that_does_not_sync_loses_what_was_acknowledged() {
 fn group() -> Vec<Replacement> {
     let replacement = |number| {
         let row = living("acme", &name(number));
-        let row = (credential_key(&row.id), encoding::encode_credential(&row));
-        Replacement { table: CREDENTIALS, row, expected: None, beside: None }
+        let row = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
+        Replacement { table: Table::Credentials, row, expected: None, beside: vec![] }
     };
     (0..ROWS).map(replacement).collect()
 }
