@@ -58,8 +58,10 @@ const CUSTOMER: &str = "customer";
 const MAX_GROUP: usize = 256;
 /// Writes that wait, at most. Above it the store throttles.
 const MAX_WAITING: usize = 4_096;
-/// redb's page cache, in octets. Its default of 1 GiB is too much for a development service.
-const CACHE_OCTETS: usize = 32 << 20;
+/// redb's page cache, in octets. What is not in it is in the system's, at the price of a call.
+const CACHE_OCTETS: usize = 8 << 20;
+/// The same while a file is checked, which reads every page once.
+const CHECK_CACHE_OCTETS: usize = 1 << 20;
 
 /// Why a store file was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -92,8 +94,6 @@ const fn definition(table: Table) -> Definition {
 /// A store in one file.
 pub struct EmbeddedStore {
     view: Arc<View>,
-    /// Open for as long as anybody reads, whatever becomes of the writer.
-    db: Arc<Database>,
     /// `None` only while it is dropped.
     writes: Option<mpsc::SyncSender<Write>>,
     writer: Option<thread::JoinHandle<()>>,
@@ -145,10 +145,9 @@ impl EmbeddedStore {
 
     /// A store over a database of ours.
     fn over(path: &Path, db: Database) -> Result<Self, OpenError> {
-        let view = Arc::new(View::new(&db).map_err(|error| damaged(path, &error))?);
-        let db = Arc::new(db);
+        let view = Arc::new(View::new(db).map_err(|error| damaged(path, &error))?);
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
-        let (written, shown) = (Arc::clone(&db), Arc::clone(&view));
+        let written = Arc::clone(&view);
         let (ended, writing) = watch::channel(());
         let sizes = group_size();
         let writer = thread::Builder::new()
@@ -156,13 +155,13 @@ impl EmbeddedStore {
             .spawn(move || {
                 let _ended = ended;
                 write_groups(&waiting, &sizes, |group| {
-                    let refusals = commit(&written, group)?;
-                    shown.renew(&written).map_err(away)?;
+                    let refusals = commit(&written.db, group)?;
+                    written.renew().map_err(away)?;
                     Ok(refusals)
                 });
             })
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { view, db, writes: Some(writes), writer: Some(writer), writing })
+        Ok(Self { view, writes: Some(writes), writer: Some(writer), writing })
     }
 
     /// Waits until nothing can be written any more: a commit failed, and the file has to be opened anew by another process.
@@ -382,6 +381,10 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
         return Err(damaged(path, &"it is empty"));
     }
     guard(path, || {
+        // With a cache of its own: what a check has read is not what will be asked for, and its memory is not given back.
+        let mut check = builder();
+        check.set_cache_size(CHECK_CACHE_OCTETS).set_check_integrity_on_open(true);
+        drop(check.open(path).map_err(|error| open_error(path, error))?);
         let db = builder().open(path).map_err(|error| open_error(path, error))?;
         let (format, owner) = marks(&db).map_err(|error| damaged(path, &error))?;
         if format.as_slice() != FILE_FORMAT {
@@ -396,7 +399,7 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
 
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_OCTETS).set_check_integrity_on_open(true);
+    builder.set_cache_size(CACHE_OCTETS);
     builder
 }
 

@@ -189,13 +189,8 @@ async fn a_writer_that_dies_is_away() {
         let _ended = ended;
         write_groups(&waiting, &Histogram::noop(), |_| panic!("planted"));
     });
-    let store = Arc::new(EmbeddedStore {
-        db: Arc::clone(&store.db),
-        view: Arc::clone(&store.view),
-        writes: Some(writes),
-        writer: Some(dies),
-        writing,
-    });
+    let store =
+        Arc::new(EmbeddedStore { view: Arc::clone(&store.view), writes: Some(writes), writer: Some(dies), writing });
     let credentials = EmbeddedCredentials(Arc::clone(&store));
     assert!(!store.has_failed());
     let writes = (0..5).map(|_| credentials.replace(None, living("acme", "crm")));
@@ -220,13 +215,13 @@ async fn a_corrupt_row_is_an_error_and_stays() {
     let beside = living("acme", "later");
     credentials.replace(None, beside.clone()).await.unwrap();
     for bad in [&b""[..], &[1], newer, &good[..17], &good[..good.len() - 1], &[good.as_slice(), &[0]].concat()] {
-        let txn = store.db.begin_write().unwrap();
+        let txn = store.view.db.begin_write().unwrap();
         txn.open_table(definition(Table::Credentials))
             .unwrap()
             .insert(credential_key(&row.id).as_slice(), bad)
             .unwrap();
         txn.commit().unwrap();
-        store.view.renew(&store.db).unwrap();
+        store.view.renew().unwrap();
         let told = |error: &StoreError| match error {
             StoreError::Newer => bad == newer,
             StoreError::Corrupt(_) => bad != newer,

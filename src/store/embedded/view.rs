@@ -28,21 +28,25 @@ impl Tables {
 }
 
 /// The tables at the last commit.
-pub(super) struct View(RwLock<Arc<Tables>>);
+pub(super) struct View {
+    tables: RwLock<Arc<Tables>>,
+    /// Open for as long as anybody reads, whatever becomes of the writer.
+    pub(super) db: Database,
+}
 
 impl View {
-    pub(super) fn new(db: &Database) -> Result<Self, redb::Error> {
-        Ok(Self(RwLock::new(Arc::new(Tables::read(db)?))))
+    pub(super) fn new(db: Database) -> Result<Self, redb::Error> {
+        Ok(Self { tables: RwLock::new(Arc::new(Tables::read(&db)?)), db })
     }
 
     /// Shows what was committed since. Nobody is answered that a write is done before this.
-    pub(super) fn renew(&self, db: &Database) -> Result<(), redb::Error> {
-        let tables = Arc::new(Tables::read(db)?);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = tables;
+    pub(super) fn renew(&self) -> Result<(), redb::Error> {
+        let tables = Arc::new(Tables::read(&self.db)?);
+        *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
         Ok(())
     }
 
     pub(super) fn tables(&self) -> Arc<Tables> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

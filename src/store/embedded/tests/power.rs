@@ -149,7 +149,7 @@ fn new_file() -> Vec<u8> {
 }
 
 fn open_disk(disk: Disk) -> Arc<EmbeddedStore> {
-    let db = builder().create_with_backend(disk).unwrap();
+    let db = builder().set_check_integrity_on_open(true).create_with_backend(disk).unwrap();
     marks(&db).unwrap();
     Arc::new(EmbeddedStore::over(Path::new("disk"), db).unwrap())
 }
