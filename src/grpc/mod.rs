@@ -13,5 +13,6 @@ pub mod server;
 mod status;
 mod wire;
 
+pub use convert::check_encrypt_request;
 pub use status::{DOMAIN, REASON_TRAILER};
 pub use wire::v1;

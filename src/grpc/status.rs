@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use http::HeaderMap;
+use prost::Message;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
@@ -71,6 +72,9 @@ const REASONS: &[&str] = &[
     "AUDIT_UNAVAILABLE",
     "INTERNAL",
 ];
+
+/// When to ask for what a full reply left out.
+const RETRY_LEFT_OUT: Duration = Duration::ZERO;
 
 /// What a client is told.
 struct Told {
@@ -197,6 +201,16 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
+/// The error of one item of a batch: what the status says as the answer of a call, as a message within one. The reason stands in
+/// the details alone, since an item has no trailer.
+pub(super) fn item_error(status: &Status) -> tonic_types::Status {
+    // Without details, or with some that are no message, the code and the text are what is left.
+    let mut error = tonic_types::Status::decode(status.details()).unwrap_or_default();
+    error.code = status.code().into();
+    status.message().clone_into(&mut error.message);
+    error
+}
+
 /// The call took longer than its deadline.
 pub(super) fn deadline_exceeded() -> Status {
     Status::deadline_exceeded(
@@ -219,6 +233,13 @@ impl From<VaultError> for Status {
             E::Malformed => corrupt("MALFORMED", text),
             E::NotAuthentic => corrupt("NOT_AUTHENTIC", text),
             E::EncodingUnknown => Told::new(Code::Unavailable, "ENCODING_UNKNOWN", text).retry_after(RETRY_ENCODING),
+            E::NoRoom => Told::new(
+                Code::ResourceExhausted,
+                "REPLY_FULL",
+                "the reply has no room for this credential: ask for those that it left out again, by themselves",
+            )
+            .retry_after(RETRY_LEFT_OUT),
+            E::TooSlow => return Status::deadline_exceeded(format!("{text}; they are still looked up, so ask again")),
             E::SecretTooLong => return bad_fields(vec![FieldViolation::new("secret", text)]),
             E::Keyring(error) => from_keyring(error),
             E::Store(error) => from_store(error),

@@ -5,11 +5,13 @@
 
 mod architecture;
 mod bad_input;
+mod batch;
 mod codebase_keys;
 mod command_line;
 mod crash;
 mod encodings;
 mod full_disk;
+mod import;
 mod limits;
 mod linearizability;
 mod logs;

@@ -66,6 +66,7 @@ fn every_error_of_the_vault_has_its_code_and_reason() {
         (E::NotAuthentic, Code::DataLoss, "NOT_AUTHENTIC", None),
         (E::EncodingUnknown, Code::Unavailable, "ENCODING_UNKNOWN", Some(30)),
         (E::SecretTooLong, Code::InvalidArgument, "BAD_FIELD", None),
+        (E::NoRoom, Code::ResourceExhausted, "REPLY_FULL", Some(0)),
         (E::Internal("planted"), Code::Internal, "INTERNAL", None),
     ] {
         assert_eq!(told(error.into()), (code, reason.to_owned(), retry, None));
@@ -168,5 +169,23 @@ fn every_violation_is_told() {
     assert_eq!(pairs, [("a", "must be b"), ("c", "must be d")]);
     assert_eq!(told(status).1, "BAD_FIELD");
     assert_eq!(bad_fields(violations()[..1].to_vec()).message(), "a: must be b");
-    assert_eq!(deadline_exceeded().code(), Code::DeadlineExceeded);
+    for status in [deadline_exceeded(), VaultError::TooSlow.into()] {
+        assert_eq!((status.code(), status.metadata().len()), (Code::DeadlineExceeded, 0));
+    }
+}
+
+#[test]
+fn an_item_of_a_batch_has_the_error_of_the_call_alone() {
+    use tonic_types::RpcStatusExt;
+    let away = || VaultError::Store(StoreError::Away(planted()));
+    let mismatch = || VaultError::RevisionMismatch { current: revision(7) };
+    for status in [away().into(), mismatch().into(), bad_fields(vec![FieldViolation::new("view", "must be b")])] {
+        let (item, details) = (item_error(&status), details(&status));
+        assert_eq!((item.code, item.message.as_str()), (status.code() as i32, status.message()));
+        assert!(!item.details.is_empty());
+        assert_eq!(format!("{:?}", item.get_error_details()), format!("{details:?}"));
+    }
+    let bare = item_error(&deadline_exceeded());
+    assert_eq!((bare.code, bare.details.len()), (Code::DeadlineExceeded as i32, 0));
+    assert_eq!(bare.message, deadline_exceeded().message());
 }
