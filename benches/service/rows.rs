@@ -128,7 +128,7 @@ impl Bare {
         }
         let value = vec![7; octets / keys.len()];
         let folder = crate::service::folder();
-        let db = Database::builder().set_cache_size(32 << 20).create(folder.path().join("bare.redb")).expect("a file");
+        let db = Database::builder().set_cache_size(8 << 20).create(folder.path().join("bare.redb")).expect("a file");
         let mut bare = Self { db, keys, value, next: 0, _folder: folder };
         for _ in 0..bare.keys.len().div_ceil(IN_FLIGHT) {
             bare.commit();

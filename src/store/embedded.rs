@@ -4,6 +4,8 @@
 //! wait into one durable commit, so that concurrent writers share one `fsync`. Nothing is answered before it is on disk, and
 //! a commit that fails fails every write in it.
 
+mod view;
+
 use std::fs::Permissions;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +19,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use tokio::sync::{oneshot, watch};
 use tracing::error;
 
+use self::view::View;
 use super::encoding::{self, BadRow};
 use super::{
     CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, KeyRow, OperationId, OperationRow, Operations,
@@ -29,13 +32,18 @@ use crate::telemetry::metrics::{Histogram, group_size};
 /// Rows as they stand in the file: keys and octets.
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
-type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-const CREDENTIALS: Table = Table::new("credentials");
-const CUSTOMERS: Table = Table::new("customers");
-const OPERATIONS: Table = Table::new("operations");
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Table {
+    Credentials,
+    Customers,
+    Operations,
+}
+
+const ALL_TABLES: [Table; 3] = [Table::Credentials, Table::Customers, Table::Operations];
 /// What the file is: its format, and the deployment whose records it holds.
-const ABOUT: Table = Table::new("about");
+const ABOUT: Definition = Definition::new("about");
 
 /// Names of the marks in [`ABOUT`].
 const FORMAT: &[u8] = b"format";
@@ -50,8 +58,10 @@ const CUSTOMER: &str = "customer";
 const MAX_GROUP: usize = 256;
 /// Writes that wait, at most. Above it the store throttles.
 const MAX_WAITING: usize = 4_096;
-/// redb's page cache, in octets. Its default of 1 GiB is too much for a development service.
-const CACHE_OCTETS: usize = 32 << 20;
+/// redb's page cache, in octets. What is not in it is in the system's, at the price of a call.
+const CACHE_OCTETS: usize = 8 << 20;
+/// The same while a file is checked, which reads every page once.
+const CHECK_CACHE_OCTETS: usize = 1 << 20;
 
 /// Why a store file was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +88,17 @@ pub enum OpenError {
     UnknownFormat(PathBuf),
 }
 
+const fn definition(table: Table) -> Definition {
+    Definition::new(match table {
+        Table::Credentials => "credentials",
+        Table::Customers => "customers",
+        Table::Operations => "operations",
+    })
+}
+
 /// A store in one file.
 pub struct EmbeddedStore {
-    db: Arc<Database>,
+    view: Arc<View>,
     /// `None` only while it is dropped.
     writes: Option<mpsc::SyncSender<Write>>,
     writer: Option<thread::JoinHandle<()>>,
@@ -127,21 +145,28 @@ impl EmbeddedStore {
         let exists = path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))?;
         let made = if exists { None } else { make_file(path, deployment)? };
         let db = made.map_or_else(|| open_file(path, deployment), Ok)?;
-        Self::over(db).map_err(|error| OpenError::Io(path.to_owned(), error))
+        Self::over(path, db)
     }
 
     /// A store over a database of ours.
-    fn over(db: Database) -> std::io::Result<Self> {
-        let db = Arc::new(db);
+    fn over(path: &Path, db: Database) -> Result<Self, OpenError> {
+        let view = Arc::new(View::new(db).map_err(|error| damaged(path, &error))?);
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
-        let written = Arc::clone(&db);
+        let written = Arc::clone(&view);
         let (ended, writing) = watch::channel(());
         let sizes = group_size();
-        let writer = thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            let _ended = ended;
-            write_groups(&waiting, &sizes, |group| commit(&written, group));
-        })?;
-        Ok(Self { db, writes: Some(writes), writer: Some(writer), writing })
+        let writer = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                let _ended = ended;
+                write_groups(&waiting, &sizes, |group| {
+                    let refusals = commit(&written.db, group)?;
+                    written.renew().map_err(away)?;
+                    Ok(refusals)
+                });
+            })
+            .map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        Ok(Self { view, writes: Some(writes), writer: Some(writer), writing })
     }
 
     /// Waits until nothing can be written any more: a commit failed, and the file has to be opened anew by another process.
@@ -155,9 +180,14 @@ impl EmbeddedStore {
         self.writing.has_changed().is_err()
     }
 
-    fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let table = self.db.begin_read().map_err(away)?.open_table(table).map_err(away)?;
-        Ok(table.get(key).map_err(away)?.map(|value| value.value().to_vec()))
+    fn read<R>(
+        &self,
+        table: Table,
+        key: &[u8],
+        decode: impl FnOnce(&[u8]) -> Result<R, BadRow>,
+    ) -> Result<Option<R>, StoreError> {
+        let found = self.view.tables().table(table).get(key).map_err(away)?;
+        found.map(|octets| decode(octets.value())).transpose().map_err(bad_row)
     }
 
     async fn write(&self, replacement: Replacement) -> Result<Refusal, StoreError> {
@@ -181,10 +211,10 @@ impl EmbeddedStore {
         wanted: impl Fn(&[u8]) -> bool,
     ) -> Result<Entries, StoreError> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
-        let table = self.db.begin_read().map_err(away)?.open_table(table).map_err(away)?;
+        let tables = self.view.tables();
         let from = after.map_or(Included(prefix), Excluded);
         let mut found = Vec::new();
-        for entry in table.range::<&[u8]>((from, Unbounded)).map_err(away)? {
+        for entry in tables.table(table).range::<&[u8]>((from, Unbounded)).map_err(away)? {
             let (key, value) = entry.map_err(away)?;
             if found.len() == limit || !key.value().starts_with(prefix) {
                 break;
@@ -204,8 +234,8 @@ impl Rows for EmbeddedCredentials {
     type Write = CredentialRow;
 
     async fn get(&self, id: &CredentialRef) -> Result<Option<CredentialRow>, StoreError> {
-        let octets = self.0.read(CREDENTIALS, &credential_key(id))?;
-        octets.map(|octets| encoding::decode_credential(id.clone(), &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_credential(id.clone(), octets);
+        self.0.read(Table::Credentials, &credential_key(id), decode)
     }
 
     async fn replace(
@@ -214,7 +244,8 @@ impl Rows for EmbeddedCredentials {
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
         let encoded = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        let refusal = self.0.write(Replacement { table: CREDENTIALS, row: encoded, expected, beside: vec![] }).await?;
+        let refusal =
+            self.0.write(Replacement { table: Table::Credentials, row: encoded, expected, beside: vec![] }).await?;
         replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
     }
 }
@@ -245,14 +276,14 @@ impl Credentials for EmbeddedCredentials {
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError> {
         let prefix = customer.map_or_else(Vec::new, |customer| key(customer.as_str(), ""));
         let after = after.map(credential_key);
-        let found = self.0.range(CREDENTIALS, &prefix, after.as_deref(), limit, |_| true)?;
+        let found = self.0.range(Table::Credentials, &prefix, after.as_deref(), limit, |_| true)?;
         Ok(page(&found, limit, credential_ref, encoding::decode_credential))
     }
 
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         let row = (credential_key(id), None);
         let expected = Some(expected);
-        let refusal = self.0.write(Replacement { table: CREDENTIALS, row, expected, beside: vec![] }).await?;
+        let refusal = self.0.write(Replacement { table: Table::Credentials, row, expected, beside: vec![] }).await?;
         match refusal {
             // It was gone before.
             Some(None) => Ok(Replaced::Done),
@@ -268,8 +299,8 @@ impl Rows for EmbeddedCustomers {
     type Write = CustomerWrite;
 
     async fn get(&self, id: &CustomerId) -> Result<Option<CustomerRow>, StoreError> {
-        let octets = self.0.read(CUSTOMERS, &key(id.as_str(), CUSTOMER))?;
-        octets.map(|octets| encoding::decode_customer(id.clone(), &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_customer(id.clone(), octets);
+        self.0.read(Table::Customers, &key(id.as_str(), CUSTOMER), decode)
     }
 
     async fn replace(
@@ -284,7 +315,7 @@ impl Rows for EmbeddedCustomers {
         let erased = erased.into_iter().map(|version| (wrapped_key_key(&customer.id, version), None));
         let beside = wrapped.into_iter().chain(erased).collect();
         let row = (key(customer.id.as_str(), CUSTOMER), Some(encoding::encode_customer(&customer)));
-        let refusal = self.0.write(Replacement { table: CUSTOMERS, row, expected, beside }).await?;
+        let refusal = self.0.write(Replacement { table: Table::Customers, row, expected, beside }).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
     }
 }
@@ -292,8 +323,8 @@ impl Rows for EmbeddedCustomers {
 #[async_trait]
 impl Customers for EmbeddedCustomers {
     async fn key(&self, customer: &CustomerId, version: Version) -> Result<Option<KeyRow>, StoreError> {
-        let octets = self.0.read(CUSTOMERS, &wrapped_key_key(customer, version))?;
-        octets.map(|octets| encoding::decode_key(version, &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_key(version, octets);
+        self.0.read(Table::Customers, &wrapped_key_key(customer, version), decode)
     }
 
     async fn query(
@@ -303,7 +334,7 @@ impl Customers for EmbeddedCustomers {
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         let after = after.map(|customer| key(customer.as_str(), CUSTOMER));
         let own_row = [&[SEPARATOR], CUSTOMER.as_bytes()].concat();
-        let found = self.0.range(CUSTOMERS, b"", after.as_deref(), limit, |key| key.ends_with(&own_row))?;
+        let found = self.0.range(Table::Customers, b"", after.as_deref(), limit, |key| key.ends_with(&own_row))?;
         Ok(page(&found, limit, customer_id, encoding::decode_customer))
     }
 }
@@ -315,8 +346,8 @@ impl Rows for EmbeddedOperations {
     type Write = OperationRow;
 
     async fn get(&self, id: &OperationId) -> Result<Option<OperationRow>, StoreError> {
-        let octets = self.0.read(OPERATIONS, &key(id.kind, &id.id))?;
-        octets.map(|octets| encoding::decode_operation(id.clone(), &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_operation(id.clone(), octets);
+        self.0.read(Table::Operations, &key(id.kind, &id.id), decode)
     }
 
     async fn replace(
@@ -325,7 +356,8 @@ impl Rows for EmbeddedOperations {
         row: OperationRow,
     ) -> Result<Replaced<OperationRow>, StoreError> {
         let encoded = (key(row.id.kind, &row.id.id), Some(encoding::encode_operation(&row)));
-        let refusal = self.0.write(Replacement { table: OPERATIONS, row: encoded, expected, beside: vec![] }).await?;
+        let refusal =
+            self.0.write(Replacement { table: Table::Operations, row: encoded, expected, beside: vec![] }).await?;
         replaced(refusal, |octets| encoding::decode_operation(row.id, octets))
     }
 }
@@ -417,6 +449,10 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
         return Err(damaged(path, &"it is empty"));
     }
     guard(path, || {
+        // With a cache of its own: what a check has read is not what will be asked for, and its memory is not given back.
+        let mut check = builder();
+        check.set_cache_size(CHECK_CACHE_OCTETS).set_check_integrity_on_open(true);
+        drop(check.open(path).map_err(|error| open_error(path, error))?);
         let db = builder().open(path).map_err(|error| open_error(path, error))?;
         let (format, owner) = marks(&db).map_err(|error| damaged(path, &error))?;
         if format.as_slice() != FILE_FORMAT {
@@ -431,7 +467,7 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
 
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_OCTETS).set_check_integrity_on_open(true);
+    builder.set_cache_size(CACHE_OCTETS);
     builder
 }
 
@@ -466,8 +502,8 @@ fn mark(db: &Database, deployment: &Deployment) -> Result<(), redb::Error> {
         about.insert(FORMAT, FILE_FORMAT)?;
         about.insert(DEPLOYMENT, deployment.as_str().as_bytes())?;
     }
-    for table in [CREDENTIALS, CUSTOMERS, OPERATIONS] {
-        txn.open_table(table)?;
+    for table in ALL_TABLES {
+        txn.open_table(definition(table))?;
     }
     Ok(txn.commit()?)
 }
@@ -480,8 +516,8 @@ fn marks(db: &Database) -> Result<(Vec<u8>, Vec<u8>), redb::Error> {
         Some(value) => Ok(value.value().to_vec()),
         None => Err(redb::Error::Corrupted("it has no mark of ours".to_owned())),
     };
-    for table in [CREDENTIALS, CUSTOMERS, OPERATIONS] {
-        txn.open_table(table)?;
+    for table in ALL_TABLES {
+        txn.open_table(definition(table))?;
     }
     Ok((mark(FORMAT)?, mark(DEPLOYMENT)?))
 }
@@ -525,7 +561,14 @@ fn write_groups(
 /// row that it shows may be part of it.
 fn commit(db: &Database, replacements: &[Replacement]) -> Result<Vec<Refusal>, StoreError> {
     let txn = begin_write(db).map_err(away)?;
-    let refusals = replacements.iter().map(|replacement| apply(&txn, replacement)).collect::<Result<_, _>>()?;
+    let mut refusals = Vec::with_capacity(replacements.len());
+    for replacements in replacements.chunk_by(|one, next| one.table == next.table) {
+        let Some(first) = replacements.first() else { continue };
+        let mut table = txn.open_table(definition(first.table)).map_err(away)?;
+        for replacement in replacements {
+            refusals.push(apply(&mut table, replacement)?);
+        }
+    }
     txn.commit().map_err(away)?;
     Ok(refusals)
 }
@@ -538,13 +581,17 @@ fn begin_write(db: &Database) -> Result<WriteTransaction, redb::TransactionError
     Ok(txn)
 }
 
-fn apply(txn: &WriteTransaction, replacement: &Replacement) -> Result<Refusal, StoreError> {
-    let mut table = txn.open_table(replacement.table).map_err(away)?;
-    let present = table.get(replacement.row.0.as_slice()).map_err(away)?.map(|value| value.value().to_vec());
-    // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
-    let write_id = present.as_deref().map(encoding::write_id).transpose().ok();
-    if write_id != Some(replacement.expected) {
-        return Ok(Some(present));
+fn apply(
+    table: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    replacement: &Replacement,
+) -> Result<Refusal, StoreError> {
+    {
+        let present = table.get(replacement.row.0.as_slice()).map_err(away)?;
+        // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
+        let write_id = present.as_ref().map(|present| encoding::write_id(present.value())).transpose().ok();
+        if write_id != Some(replacement.expected) {
+            return Ok(Some(present.map(|present| present.value().to_vec())));
+        }
     }
     for (key, octets) in std::iter::once(&replacement.row).chain(&replacement.beside) {
         match octets {

@@ -149,9 +149,9 @@ fn new_file() -> Vec<u8> {
 }
 
 fn open_disk(disk: Disk) -> Arc<EmbeddedStore> {
-    let db = builder().create_with_backend(disk).unwrap();
+    let db = builder().set_check_integrity_on_open(true).create_with_backend(disk).unwrap();
     marks(&db).unwrap();
-    Arc::new(EmbeddedStore::over(db).unwrap())
+    Arc::new(EmbeddedStore::over(Path::new("disk"), db).unwrap())
 }
 
 fn name(row: usize) -> String {
@@ -226,7 +226,7 @@ fn group() -> Vec<Replacement> {
     let replacement = |number| {
         let row = living("acme", &name(number));
         let row = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        Replacement { table: CREDENTIALS, row, expected: None, beside: vec![] }
+        Replacement { table: Table::Credentials, row, expected: None, beside: vec![] }
     };
     (0..ROWS).map(replacement).collect()
 }
