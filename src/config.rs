@@ -1,16 +1,21 @@
 //! The settings: one TOML file, each key overridable by `TRISEAL__SECTION__KEY` in the environment. An unknown key is an error. The
 //! only place that reads the environment.
 
+mod reading;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, File, FileFormat};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::ids::{Deployment, TrustDomain};
+use reading::Overrides;
 
 /// All settings, with their defaults. docs/SETTINGS.md describes them.
 #[derive(Debug, Deserialize)]
@@ -379,9 +384,13 @@ impl Settings {
     /// # Errors
     /// A [`SettingsError`].
     pub fn from_file(path: &Path) -> Result<Self, SettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| SettingsError::Unreadable(format!("{}: {error}", path.display())))?;
-        Self::from_toml(&text, environment()).map_err(|error| match error {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            SettingsError::Unreadable(format!(
+                "{} can't be read: {error}: name by --config a TOML file that the service's user may read",
+                path.display()
+            ))
+        })?;
+        Self::from_toml(&text, &environment()?).map_err(|error| match error {
             SettingsError::Unreadable(problem) => SettingsError::Unreadable(format!("{}: {problem}", path.display())),
             wrong @ SettingsError::Wrong { .. } => wrong,
         })
@@ -413,18 +422,17 @@ impl Settings {
             below("insecure-local-kms.key")?,
             below("store.redb")?,
         );
-        Self::from_toml(&text, environment())
+        Self::from_toml(&text, &environment()?)
     }
 
-    fn from_toml(text: &str, environment: Environment) -> Result<Self, SettingsError> {
+    fn from_toml(text: &str, environment: &Overrides) -> Result<Self, SettingsError> {
         check_toml(text)?;
-        let unreadable = |error: config::ConfigError| SettingsError::Unreadable(error.to_string());
         Config::builder()
             .add_source(File::from_str(text, FileFormat::Toml))
-            .add_source(environment)
+            .add_source(environment.source())
             .build()
             .and_then(Config::try_deserialize)
-            .map_err(unreadable)
+            .map_err(|error| environment.told(error))
     }
 
     /// Where policy stands. `None` without TLS, unless a directory is named: nobody can tell then who calls, and policy is the
@@ -443,6 +451,21 @@ impl Settings {
     /// The first [`SettingsError::Wrong`].
     pub fn check(&self) -> Result<(), SettingsError> {
         let wrong = |key, problem: &str| Err(SettingsError::Wrong { key, problem: problem.to_owned() });
+        for (key, path) in [
+            ("factors.file.path", &self.factors.file.path),
+            ("factors.local.master_key", &self.factors.local.master_key),
+            ("store.embedded.path", &self.store.embedded.path),
+        ] {
+            if looks_like_a_key(path) {
+                return wrong(key, "must be a file's path, and looks like a key: put the key into a file of mode 0600");
+            }
+        }
+        if !is_log_filter(&self.telemetry.log) {
+            return wrong(
+                "telemetry.log",
+                "must be one of error, warn, info, debug, trace, off, or name targets with one: triseal=debug,warn",
+            );
+        }
         match (&self.tls, self.insecure.plaintext) {
             (Some(_), false) => {}
             (Some(_), true) => {
@@ -495,8 +518,9 @@ const TLS_MISSING: &str = "is required, with certificate, private_key, client_ca
                            or insecure.plaintext = true, for development on loopback";
 
 /// `TRISEAL__SECTION__KEY`. Values are texts until their setting's type is known: a deployment `007` is no number.
-fn environment() -> Environment {
-    Environment::with_prefix("TRISEAL").prefix_separator("__").separator("__")
+#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+fn environment() -> Result<Overrides, SettingsError> {
+    Overrides::of(std::env::vars_os())
 }
 
 /// Tells where a text stops being TOML, and not what stands there: a key file given by mistake is none.
@@ -504,7 +528,26 @@ fn check_toml(text: &str) -> Result<(), SettingsError> {
     let Err(error) = text.parse::<toml::Table>() else { return Ok(()) };
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
-    Err(SettingsError::Unreadable(format!("it is no TOML from line {line} on")))
+    Err(SettingsError::Unreadable(format!("it is no TOML from line {line} on: docs/SETTINGS.md shows the form")))
+}
+
+/// Whether a path is rather a key, or a document of keys, that was given in its place: then it is not repeated in an error.
+fn looks_like_a_key(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let text = text.trim();
+    let is_hex = text.len() == 64 && text.bytes().all(|octet| octet.is_ascii_hexdigit());
+    // Of 32 octets, in either alphabet. Without its padding it may be a path, which begins otherwise.
+    let is_padded = text.len() == 44 && text.ends_with('=');
+    let is_unpadded = text.len() == 43 && !text.starts_with(['/', '.']);
+    let is_base64 = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'-' | b'_' | b'=');
+    is_hex || text.starts_with('{') || ((is_padded || is_unpadded) && text.bytes().all(is_base64))
+}
+
+/// Whether each part of a filter ends in a level. tracing would take a misspelt level for a target, and then log nothing else.
+fn is_log_filter(filter: &str) -> bool {
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    let ends_in_level = |part: &str| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level));
+    filter.split(',').all(ends_in_level) && EnvFilter::builder().parse(filter).is_ok()
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

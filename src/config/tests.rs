@@ -1,12 +1,11 @@
-use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 
 /// The settings of a file, with these variables in the environment.
 fn read_with(text: &str, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-    let variables: HashMap<_, _> =
-        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Settings::from_toml(text, environment().source(Some(variables.into_iter().collect())))
+    Settings::from_toml(text, &Overrides::of(variables.iter().map(|(name, value)| (name.into(), value.into())))?)
 }
 
 fn read(text: &str) -> Result<Settings, SettingsError> {
@@ -174,6 +173,130 @@ fn tls_takes_the_place_of_loopback() {
     both.insecure.plaintext = true;
     let told = both.check().unwrap_err().to_string();
     assert!(told.contains("insecure.plaintext"), "{told}");
+}
+
+/// Each typed setting and each table, in the file and by its variable: what is told has the name and not the value.
+#[test]
+fn a_value_that_is_refused_is_not_repeated() {
+    for key in [
+        "deployment",
+        "server.listen",
+        "server.ops_listen",
+        "server.max_concurrent_requests",
+        "server.max_connection_age",
+        "server.drain",
+        "factors.codebase_primary",
+        "factors.environment",
+        "factors.customer",
+        "factors.file.poll",
+        "factors.file.max_age",
+        "cache.roots",
+        "cache.refresh_after",
+        "cache.max_age",
+        "cache.customer_staleness",
+        "store.backend",
+        "store.backup_retention",
+        "telemetry.log",
+        "insecure.plaintext",
+        "insecure.development_codebase_key",
+        "insecure.local_kms",
+        "server",
+        "factors",
+        "factors.file",
+        "factors.local",
+        "cache",
+        "store",
+        "store.embedded",
+        "telemetry",
+        "insecure",
+    ] {
+        let refused = |read: Result<Settings, SettingsError>| {
+            let error = read.and_then(|settings| settings.check()).expect_err(key);
+            let told = error.to_string();
+            assert!(told.starts_with(&format!("settings: {key}")) && told.contains("must "), "{told}");
+            assert!(!told.to_lowercase().contains("marked"), "{told}");
+            told
+        };
+        for value in ["MARKED, expected MARKED", "'MARKED`, expected"] {
+            let quoted = serde_json::to_string(value).unwrap();
+            refused(read(&format!("{key} = {quoted}")));
+            refused(read(&format!("{key} = [[{quoted}]]")));
+            let variable = format!("TRISEAL__{}", key.to_uppercase().replace('.', "__"));
+            let told = refused(read_with(GOOD, &[(&variable, value)]));
+            assert!(key == "telemetry.log" || told.contains(&variable), "{told}");
+        }
+    }
+    for name in ["MARKED0123456789MARKED0123456789MARKED01234567", "'MARKED`, expected'", "\"MARKED\\n\""] {
+        let told = read(&format!("server.{name} = 1")).unwrap_err().to_string();
+        assert!(told.starts_with("settings: server.a name: is no setting: must be one of `listen`,"), "{told}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_named() {
+    for (name, parts) in [
+        ("TRISEAL_SERVER__LISTEN", &["TRISEAL_SERVER__LISTEN", "write TRISEAL__SERVER__LISTEN,"][..]),
+        ("triseal_store__backend", &["triseal_store__backend", "TRISEAL__STORE__BACKEND"]),
+        ("TRISEAL__SERVER__LISTN", &["TRISEAL__SERVER__LISTN", "server.listn", "`listen`"]),
+        ("TRISEAL__SERVER__LIST[0", &["TRISEAL__SERVER__LIST[0", "docs/SETTINGS.md"]),
+        ("TRISEAL__SERVER.LISTEN", &["TRISEAL__SERVER.LISTEN", "docs/SETTINGS.md"]),
+        ("TRISEAL__", &["TRISEAL__", "docs/SETTINGS.md"]),
+    ] {
+        let told = read_with(GOOD, &[(name, "MARKED")]).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| told.contains(part)) && !told.contains("MARKED"), "{told}");
+    }
+    let octets = |octets| OsStr::from_bytes(octets).to_owned();
+    let variable = |name: OsString, value: OsString| Overrides::of(std::iter::once((name, value)));
+    let told = variable("TRISEAL__DEPLOYMENT".into(), octets(b"MARK\xff")).err().unwrap().to_string();
+    assert!(told.contains("TRISEAL__DEPLOYMENT: must be UTF-8") && !told.contains("MARK"), "{told}");
+    assert!(variable("SOMEBODY_ELSES".into(), octets(b"\xff")).is_ok());
+    assert!(variable(octets(b"TRISEAL__\xff"), "x".into()).is_ok(), "nobody can have meant it");
+}
+
+#[test]
+fn a_key_in_the_place_of_its_path_is_refused() {
+    let hex = "00ff".repeat(16);
+    for key in ["factors.file.path", "factors.local.master_key", "store.embedded.path"] {
+        let variable = format!("TRISEAL__{}", key.to_uppercase().replace('.', "__"));
+        let check = |value| read_with(GOOD, &[(&variable, value)]).unwrap().check();
+        for value in [
+            "bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM=",
+            "/WFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM=",
+            "bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM",
+            "_WFya2VkIG1hcmtlZCBtYXJrZ-QgbWFya2VkIDAxMjM",
+            " bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM=\n",
+            &hex,
+            r#"{"format": "triseal-environment-keys/v1"}"#,
+        ] {
+            let told = check(value).expect_err(value).to_string();
+            assert!(told.contains(key) && told.contains("mode 0600") && !told.contains(&value[1..20]), "{told}");
+        }
+        for path in [
+            "/etc/triseal/keys",
+            "/etc/triseal/keys/production/environmentkey",
+            "./keys/of/production/number1/environmentkey",
+            "environment.json",
+            "bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMj.key",
+        ] {
+            check(path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_logged_is_told_by_levels() {
+    let with = |filter: &str| {
+        let mut settings = read(GOOD).unwrap();
+        settings.telemetry.log = filter.to_owned();
+        settings.check()
+    };
+    for good in ["info", "WARN", "off", "triseal=debug,warn", "info,h2=off", "triseal::vault=trace", "[call]=debug"] {
+        assert!(with(good).is_ok(), "{good}");
+    }
+    for bad in ["", "inof", "info,", "triseal=dbug", "triseal=", "triseal", "info;debug", "triseal=debug,wran"] {
+        let told = with(bad).expect_err(bad).to_string();
+        assert!(told.starts_with("settings: telemetry.log: must be one of error, warn, info"), "{told}");
+    }
 }
 
 #[test]

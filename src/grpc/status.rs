@@ -64,6 +64,7 @@ const REASONS: &[&str] = &[
     "MALFORMED",
     "OVERLOADED",
     "RATE_LIMITED",
+    "REPLY_FULL",
     "KMS_THROTTLED",
     "REPLY_FULL",
     "KMS_UNAVAILABLE",

@@ -3,12 +3,13 @@
 //! Those that hold a secret are wiped when dropped (build.rs) and print as their type's name. prost derives Clone and
 //! PartialEq for them, which nothing here uses; the application never sees them.
 
-use std::fmt;
 use std::marker::PhantomData;
 
 use prost::Message;
 use tonic::codec::{self, BufferSettings};
 use tonic_prost::ProstCodec;
+
+use crate::secret::prints_as_its_name;
 
 /// Package `triseal.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
@@ -51,16 +52,6 @@ where
     fn decoder(&mut self) -> Self::Decoder {
         ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_OCTETS, YIELD_OCTETS))
     }
-}
-
-macro_rules! prints_as_its_name {
-    ($($message:path),*) => {$(
-        impl fmt::Debug for $message {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(stringify!($message))
-            }
-        }
-    )*};
 }
 
 prints_as_its_name!(v1::SalesforceOAuth, v1::Password, v1::Opaque);

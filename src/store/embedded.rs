@@ -67,10 +67,10 @@ const CHECK_CACHE_OCTETS: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{0} is in use by another process: stop that one, or name another --data directory")]
+    #[error("{0} is in use by another process: stop that one, or name another by --data or store.embedded.path")]
     Locked(PathBuf),
     /// It is damaged, or something else than a store.
-    #[error("{0} is damaged or no store file ({1}): restore it from a backup")]
+    #[error("{0} is damaged or no store file ({1}): restore it from a backup, or name another by store.embedded.path")]
     Damaged(PathBuf, String),
     /// Its last process was killed, so that it can't be read without being mended.
     #[error(
@@ -78,7 +78,10 @@ pub enum OpenError {
     )]
     NotClosed(PathBuf),
     /// It can't be read or written.
-    #[error("{0} can't be opened: {1}")]
+    #[error(
+        "{0} can't be opened: {1}: it must be a file that the service's user owns and may write, in a folder that is there and \
+         that it may write to; or name another by store.embedded.path"
+    )]
     Io(PathBuf, std::io::Error),
     /// Its records are bound to another deployment and would not open here.
     #[error("{0} belongs to the deployment {1:?}: set `deployment` to it, or name another file")]
@@ -102,8 +105,8 @@ pub struct EmbeddedStore {
     /// `None` only while it is dropped.
     writes: Option<mpsc::SyncSender<Write>>,
     writer: Option<thread::JoinHandle<()>>,
-    /// Closed when the writer has ended.
-    writing: watch::Receiver<()>,
+    /// Closed when the writer has ended. Why, if a commit failed.
+    writing: watch::Receiver<Option<StoreError>>,
 }
 
 /// Waits for the writer, so that what it holds is on disk, and the file closed and free, when the store is gone.
@@ -153,16 +156,18 @@ impl EmbeddedStore {
         let view = Arc::new(View::new(db).map_err(|error| damaged(path, &error))?);
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
         let written = Arc::clone(&view);
-        let (ended, writing) = watch::channel(());
+        let (ended, writing) = watch::channel(None);
         let sizes = group_size();
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                let _ended = ended;
                 write_groups(&waiting, &sizes, |group| {
-                    let refusals = commit(&written.db, group)?;
-                    written.renew().map_err(away)?;
-                    Ok(refusals)
+                    let committed = commit(&written.db, group);
+                    let seen = committed.and_then(|refusals| written.renew().map_err(away).map(|()| refusals));
+                    seen.inspect_err(|error| {
+                        error!(%error, "a commit failed: nothing is written any more");
+                        ended.send_replace(Some(error.clone()));
+                    })
                 });
             })
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
@@ -173,6 +178,11 @@ impl EmbeddedStore {
     pub async fn failed(&self) {
         let mut writing = self.writing.clone();
         while writing.changed().await.is_ok() {}
+    }
+
+    /// Why not, if a commit failed and the writer did not end otherwise.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.writing.borrow().clone()
     }
 
     /// Whether nothing can be written any more.
@@ -252,18 +262,13 @@ impl Rows for EmbeddedCredentials {
 
 #[async_trait]
 impl Credentials for EmbeddedCredentials {
-    /// In one transaction, which costs more than the reading itself.
+    /// From one view of the file.
     async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
-        let opened = self.0.db.begin_read().map_err(away).and_then(|txn| txn.open_table(CREDENTIALS).map_err(away));
-        let table = match opened {
-            Ok(table) => table,
-            Err(error) => return vec![Err(error); ids.len()],
-        };
-        let row = |id: &&CredentialRef| match table.get(credential_key(id).as_slice()).map_err(away)? {
-            Some(octets) => {
-                encoding::decode_credential(CredentialRef::clone(id), octets.value()).map(Some).map_err(bad_row)
-            }
-            None => Ok(None),
+        let tables = self.0.view.tables();
+        let row = |id: &&CredentialRef| {
+            let found = tables.table(Table::Credentials).get(credential_key(id).as_slice()).map_err(away)?;
+            let decode = |octets: &[u8]| encoding::decode_credential(CredentialRef::clone(id), octets);
+            found.map(|octets| decode(octets.value())).transpose().map_err(bad_row)
         };
         ids.iter().map(row).collect()
     }
@@ -276,7 +281,8 @@ impl Credentials for EmbeddedCredentials {
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError> {
         let prefix = customer.map_or_else(Vec::new, |customer| key(customer.as_str(), ""));
         let after = after.map(credential_key);
-        let found = self.0.range(Table::Credentials, &prefix, after.as_deref(), limit, |_| true)?;
+        let wanted = |key: &[u8]| is_ours(key, credential_ref);
+        let found = self.0.range(Table::Credentials, &prefix, after.as_deref(), limit, wanted)?;
         Ok(page(&found, limit, credential_ref, encoding::decode_credential))
     }
 
@@ -334,7 +340,8 @@ impl Customers for EmbeddedCustomers {
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         let after = after.map(|customer| key(customer.as_str(), CUSTOMER));
         let own_row = [&[SEPARATOR], CUSTOMER.as_bytes()].concat();
-        let found = self.0.range(Table::Customers, b"", after.as_deref(), limit, |key| key.ends_with(&own_row))?;
+        let wanted = |key: &[u8]| key.ends_with(&own_row) && is_ours(key, customer_id);
+        let found = self.0.range(Table::Customers, b"", after.as_deref(), limit, wanted)?;
         Ok(page(&found, limit, customer_id, encoding::decode_customer))
     }
 }
@@ -371,7 +378,7 @@ impl Operations for EmbeddedOperations {
         limit: usize,
     ) -> Result<Page<OperationRow, String>, StoreError> {
         let after = after.map(|after| key(kind, after));
-        let found = self.0.range(OPERATIONS, &key(kind, ""), after.as_deref(), limit, |_| true)?;
+        let found = self.0.range(Table::Operations, &key(kind, ""), after.as_deref(), limit, |_| true)?;
         Ok(page(&found, limit, operation_id, |id, octets| encoding::decode_operation(OperationId { kind, id }, octets)))
     }
 }
@@ -390,7 +397,7 @@ pub fn operations_in_file(path: &Path, kind: &'static str) -> Result<Vec<Operati
             let txn = db.begin_read()?;
             let format = txn.open_table(ABOUT)?.get(FORMAT)?.map(|mark| mark.value().to_vec());
             let (prefix, mut rows) = (key(kind, ""), Vec::new());
-            for entry in txn.open_table(OPERATIONS)?.range::<&[u8]>(prefix.as_slice()..)? {
+            for entry in txn.open_table(definition(Table::Operations))?.range::<&[u8]>(prefix.as_slice()..)? {
                 let (key, value) = entry?;
                 if !key.value().starts_with(&prefix) {
                     break;
@@ -610,6 +617,11 @@ fn replaced<R>(refusal: Refusal, decode: impl FnOnce(&[u8]) -> Result<R, BadRow>
     }
 }
 
+/// Whether a row's key names anything. One that does not is passed over and logged: no page can end at it, and a list goes on.
+fn is_ours<I>(key: &[u8], id: impl Fn(&[u8]) -> Result<I, BadRow>) -> bool {
+    id(key).map_err(|bad| error!(error = %bad_row(bad), key = %key.escape_ascii(), "row left out of a list")).is_ok()
+}
+
 /// A row that can't be read is left out and logged, so that it hides no other; whoever asks for it by name learns what is wrong.
 fn page<R, I: Clone>(
     found: &[(Vec<u8>, Vec<u8>)],
@@ -682,7 +694,12 @@ fn writer_gone() -> StoreError {
 fn away(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Corrupted(what) => StoreError::Corrupt(what),
-        redb::Error::Io(error) => StoreError::Away(format!("the file system answered {:?}", error.kind())),
+        redb::Error::Io(error) => {
+            // The system's own word for it, such as that there is no space left, and nothing of redb's.
+            let system = error.raw_os_error().map(std::io::Error::from_raw_os_error);
+            let answer = system.map_or_else(|| error.kind().to_string(), |error| error.to_string());
+            StoreError::Away(format!("the file system answered: {answer}"))
+        }
         error => StoreError::Away(error.to_string()),
     }
 }

@@ -175,6 +175,24 @@ fn every_module_has_a_layer() {
     }
 }
 
+/// `autotests = false` in Cargo.toml: what is not listed there is never compiled, and never run.
+#[test]
+fn every_test_is_listed() {
+    let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest: toml::Table = std::fs::read_to_string(package.join("Cargo.toml")).unwrap().parse().unwrap();
+    let tests = manifest["test"].as_array().unwrap();
+    let listed: BTreeSet<_> = tests.iter().map(|test| test["path"].as_str().unwrap().to_owned()).collect();
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(package.join("tests")).unwrap().map(|entry| entry.unwrap().path()) {
+        let main = if entry.is_dir() { entry.join("main.rs") } else { entry };
+        if main.is_file() && main.extension().is_some_and(|extension| extension == "rs") {
+            found.insert(main.strip_prefix(package).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(found, listed);
+    assert!(!manifest["package"]["autotests"].as_bool().unwrap());
+}
+
 // --- the checks ------------------------------------------------------------
 
 #[derive(PartialEq)]

@@ -143,7 +143,9 @@ impl Service {
     /// SIGTERM.
     pub(crate) async fn signal(&self) {
         let process = self.process().to_string();
-        let sent = Command::new("kill").args(["-TERM", &process]).status().await.expect("kill runs");
+        // The shell's own: a program of that name need not be there.
+        let kill = ["-c", "kill -TERM \"$0\"", &process];
+        let sent = Command::new("sh").args(kill).status().await.expect("sh runs");
         assert!(sent.success(), "SIGTERM was not sent");
     }
 
@@ -186,9 +188,14 @@ pub(crate) fn triseal(arguments: &[&str]) -> Command {
     program(env!("CARGO_BIN_EXE_triseal"), arguments)
 }
 
-/// Any program.
+/// Any program, without what is set for a service of whoever runs the tests.
 pub(crate) fn program(path: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(path);
+    #[expect(clippy::disallowed_methods, reason = "to take away from it, not to read a setting")]
+    let variables = std::env::vars_os().map(|(name, _)| name);
+    for ours in variables.filter(|name| name.to_string_lossy().starts_with("TRISEAL_")) {
+        command.env_remove(ours);
+    }
     command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     // A port that nobody has: many services run at once.
     command.env("TRISEAL__SERVER__OPS_LISTEN", "127.0.0.1:0");

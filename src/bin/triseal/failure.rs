@@ -111,7 +111,8 @@ impl Failure {
 
     fn text(&self) -> String {
         let mut text = format!("error: {}\n", printable(&self.message));
-        for detail in &self.details {
+        // A single violation is the message itself.
+        for detail in self.details.iter().filter(|detail| **detail != self.message) {
             text.push_str(&format!("  {}\n", printable(detail)));
         }
         if let Some(hint) = &self.hint {
@@ -140,6 +141,16 @@ mod tests {
     fn text_names_what_to_do_next_and_escapes_control_characters() {
         let failure = Failure::refused("no\u{1b}[2Jway".to_owned()).with_hint("try another way");
         assert_eq!(failure.text(), "error: no\\u{1b}[2Jway\nhint: try another way\n");
+    }
+
+    #[test]
+    fn what_the_message_says_is_not_said_again() {
+        let mut failure = Failure::input("name: is too long".to_owned());
+        failure.details = vec!["name: is too long".to_owned()];
+        assert_eq!(failure.text(), "error: name: is too long\n");
+        failure.details.push("kind: is unknown".to_owned());
+        failure.message = "2 fields are wrong".to_owned();
+        assert_eq!(failure.text(), "error: 2 fields are wrong\n  name: is too long\n  kind: is unknown\n");
     }
 
     #[test]

@@ -6,14 +6,10 @@ use std::time::Duration;
 
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt};
+use triseal::grpc::{DOMAIN, REASON_TRAILER};
 
 use crate::failure::{Exit, Failure};
 use crate::tls;
-
-/// The trailer that repeats the reason, for when the details cannot be read.
-const REASON_TRAILER: &str = "triseal-reason";
-/// The domain of the service's own reasons.
-const DOMAIN: &str = "triseal";
 
 /// What a command was about, to be named in hints. Empty where it was about none in particular.
 #[derive(Clone, Copy, Default)]
@@ -176,6 +172,18 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
         "NOT_AUTHENTIC" | "MALFORMED" => {
             "the stored record was damaged, moved, or sealed by another deployment; nothing was opened; tell the operators"
         }
+        "ENCODING_UNKNOWN" => "a newer release of the service wrote it; it opens once every replica is upgraded",
+        "KMS_REFUSED" => {
+            "the service may not use the key that this customer's key is wrapped under; tell its operators, whose log has more"
+        }
+        "KMS_UNAVAILABLE" => "the service can't reach what unwraps customer keys; if it lasts, tell its operators",
+        "SECRETS_UNAVAILABLE" => "the service can't read its environment keys; if it lasts, tell its operators",
+        "KEYS_STALE" => {
+            "the service has not read its keys for too long, or another replica has newer ones; if it lasts, tell its operators"
+        }
+        "STORE_UNAVAILABLE" => {
+            "a change may have happened; repeat it with the same --idempotency-key, and if it lasts, tell the service's operators"
+        }
         "AUDIT_UNAVAILABLE" => "the change may have happened; repeat it with the same --idempotency-key",
         "INTERNAL" => "this is a bug; the service's log has more under the reference above",
         _ => return None,
@@ -264,6 +272,39 @@ mod tests {
         assert!(mismatch.hint.is_some_and(|hint| hint.starts_with("it is at revision 7;")));
         let view = failure(Code::FailedPrecondition, "NO_ACCESS_VIEW", &[]);
         assert!(view.hint.is_some_and(|hint| hint.contains("--view full")));
+    }
+
+    /// Every reason that the service has so far. (BAD_FIELD tells each violation, and what comes with a delay that.)
+    #[test]
+    fn every_reason_has_a_hint() {
+        for (code, reason) in [
+            (Code::InvalidArgument, "IDEMPOTENCY_KEY_REUSED"),
+            (Code::NotFound, "CREDENTIAL_NOT_FOUND"),
+            (Code::NotFound, "CUSTOMER_NOT_FOUND"),
+            (Code::AlreadyExists, "CREDENTIAL_EXISTS"),
+            (Code::Aborted, "REVISION_MISMATCH"),
+            (Code::Aborted, "CHANGED_CONCURRENTLY"),
+            (Code::FailedPrecondition, "CUSTOMER_DISABLED"),
+            (Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION"),
+            (Code::FailedPrecondition, "CUSTOMER_DESTROYED"),
+            (Code::FailedPrecondition, "NEEDS_REAUTH"),
+            (Code::FailedPrecondition, "NO_ACCESS_VIEW"),
+            (Code::FailedPrecondition, "KEY_VERSION_RETIRED"),
+            (Code::FailedPrecondition, "KEY_VERSION_UNKNOWN"),
+            (Code::DataLoss, "NOT_AUTHENTIC"),
+            (Code::DataLoss, "MALFORMED"),
+            (Code::Unavailable, "KMS_UNAVAILABLE"),
+            (Code::Unavailable, "SECRETS_UNAVAILABLE"),
+            (Code::Unavailable, "STORE_UNAVAILABLE"),
+            (Code::Unavailable, "KEYS_STALE"),
+            (Code::Unavailable, "ENCODING_UNKNOWN"),
+            (Code::Unavailable, "KMS_REFUSED"),
+            (Code::Internal, "INTERNAL"),
+        ] {
+            let hint = failure(code, reason, &[]).hint;
+            assert!(hint.is_some_and(|hint| hint.len() > 20), "{reason}");
+        }
+        assert_eq!(failure(Code::Unavailable, "UNHEARD_OF", &[]).hint, None);
     }
 
     #[test]

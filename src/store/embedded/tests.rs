@@ -184,7 +184,7 @@ async fn a_writer_that_dies_is_away() {
     EmbeddedCredentials(Arc::clone(&store)).replace(None, row.clone()).await.unwrap();
 
     let (writes, waiting) = mpsc::sync_channel(10);
-    let (ended, writing) = watch::channel(());
+    let (ended, writing) = watch::channel(None);
     let dies = thread::spawn(move || {
         let _ended = ended;
         write_groups(&waiting, &Histogram::noop(), |_| panic!("planted"));
@@ -279,4 +279,48 @@ async fn records_of_a_kind_are_read_from_a_closed_file_and_nothing_is_changed() 
     let absent = operations_in_file(&directory.path().join("absent.redb"), "heads").unwrap_err();
     assert!(matches!(absent, OpenError::Io(..)), "{absent}");
     assert!(!directory.path().join("absent.redb").exists());
+}
+
+/// Rows whose keys are none of ours, also more of them than a page has rows, end no list.
+#[tokio::test]
+async fn a_key_that_is_none_of_ours_ends_no_list() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("store.redb")).unwrap();
+    let (credentials, customers) = (EmbeddedCredentials(Arc::clone(&store)), EmbeddedCustomers(Arc::clone(&store)));
+    let names = ["acme", "bravo"];
+    for name in names {
+        credentials.replace(None, living(name, "crm")).await.unwrap();
+        customers.replace(None, CustomerWrite::of(customer(name))).await.unwrap();
+    }
+    let txn = store.view.db.begin_write().unwrap();
+    for table in [Table::Credentials, Table::Customers] {
+        let mut table = txn.open_table(definition(table)).unwrap();
+        for bad in [b"".as_slice(), b"\0customer", b"a b\0customer", b"b", b"b/\0customer", b"\xff\0customer", b"z"] {
+            table.insert(bad, b"octets".as_slice()).unwrap();
+        }
+    }
+    txn.commit().unwrap();
+
+    for limit in 1..4 {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = credentials.query(None, after.as_ref(), limit).await.unwrap();
+            listed.extend(page.rows.into_iter().map(|row| row.id.customer.to_string()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, names, "credentials, {limit} at a time");
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = customers.query(after.as_ref(), limit).await.unwrap();
+            listed.extend(page.rows.into_iter().map(|row| row.id.to_string()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, names, "customers, {limit} at a time");
+    }
 }
