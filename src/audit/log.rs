@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::timeout;
-use tracing::{error, info};
+use tracing::{debug, error};
 
 use super::entry::{Chain, Entry, Outcome, StreamId, Subject};
 use super::heads::CheckpointMac;
@@ -159,7 +159,7 @@ impl AuditLog {
         let target = Target::Written { queue, keeper, timeout: timing.timeout };
         let log = Self(Arc::new(Inner { target, clock }));
         let Audited(()) = log.write(stream_entry(Event::StreamOpened), false).await?;
-        info!(%stream, "audit log started");
+        debug!(%stream, "audit log started");
         Ok(log)
     }
 

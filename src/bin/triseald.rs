@@ -116,7 +116,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         server::bind(settings.server.ops_listen).await.map_err(named_by("--ops-listen or server.ops_listen"))?;
     let (listen, ops_listen) = (listener.local_addr()?, ops_listener.local_addr()?);
     let access = match settings.policy_directory() {
-        Some(directory) => Access::start(directory).await?,
+        Some(directory) => Access::start(directory).await.map_err(|error| format!("policy: {error}"))?,
         None => Access::development()?,
     };
     let [store_state, environment_state, wrapper_state] =

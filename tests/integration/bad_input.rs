@@ -280,7 +280,7 @@ async fn a_first_start_that_was_refused_can_be_repeated() {
 async fn each_protection_is_lifted_by_its_own_setting() {
     let (_folder, data) = data();
     for (variable, value, wrong, advice) in [
-        ("TRISEAL__INSECURE__PLAINTEXT", "false", "insecure.plaintext", "set it to true"),
+        ("TRISEAL__INSECURE__PLAINTEXT", "false", "tls", "insecure.plaintext = true"),
         ("TRISEAL__INSECURE__DEVELOPMENT_CODEBASE_KEY", "false", "well-known", "build one with TRISEAL_CODEBASE_KEYS"),
         ("TRISEAL__INSECURE__LOCAL_KMS", "false", "factors.customer", "needs insecure.local_kms"),
         ("TRISEAL__STORE__BACKEND", "dynamodb", "store.backend", "set it to"),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::support::tls::everything_permitted;
 use crate::support::tls::until;
 use crate::support::{Service, dev, run, triseal};
 
@@ -32,6 +33,7 @@ impl Tried {
             command.env(setting, certificates.join(file));
         }
         command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
+        command.env("TRISEAL__POLICY__DIRECTORY", everything_permitted(folder.path()));
         Self { service: Service::start(command).await, folder }
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -33,6 +33,23 @@ use super::{PATIENCE, Service, dev};
 pub(crate) const CALLER: &str = "spiffe://datasert.com/realtask";
 pub(crate) const HOUR: i64 = 3600;
 
+/// A policy that permits the callers of these tests everything: they are about who is a caller at all.
+pub(crate) fn everything_permitted(folder: &Path) -> PathBuf {
+    let directory = folder.join("policy");
+    fs::create_dir(&directory).unwrap();
+    let callers = [CALLER, "spiffe://datasert.com/security", "dns:realtask.internal"];
+    let entities =
+        callers.map(|id| serde_json::json!({ "uid": { "type": "Caller", "id": id }, "attrs": {}, "parents": [] }));
+    for (name, content) in [
+        ("triseal.cedarschema", include_str!("../../../deploy/policy/triseal.cedarschema").to_owned()),
+        ("entities.json", serde_json::json!(entities).to_string()),
+        ("all.cedar", "@id(\"all\")\npermit (principal, action, resource);".to_owned()),
+    ] {
+        fs::write(directory.join(name), content).unwrap();
+    }
+    directory
+}
+
 /// `triseald --dev` with TLS.
 pub(crate) struct Secured {
     pub(crate) service: Service,
@@ -58,6 +75,7 @@ impl Secured {
         let mut command = dev(&folder.path().join("data"));
         command.envs(files.map(|(setting, file)| (setting, folder.path().join(file))));
         command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
+        command.env("TRISEAL__POLICY__DIRECTORY", everything_permitted(folder.path()));
         command.envs(settings.iter().copied());
         let pair = authority.server();
         for (name, content) in [
