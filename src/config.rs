@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, de};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::ids::Deployment;
+use crate::ids::{Deployment, TrustDomain};
 use reading::Overrides;
 
 /// All settings, with their defaults. docs/SETTINGS.md describes them.
@@ -27,6 +27,14 @@ pub struct Settings {
     /// The two listeners.
     #[serde(default)]
     pub server: Server,
+    /// Certificates: required, or else [`Insecure::plaintext`].
+    pub tls: Option<Tls>,
+    /// Who may do what.
+    #[serde(default)]
+    pub policy: Policy,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: Audit,
     /// Where the three factors come from.
     #[serde(default)]
     pub factors: Factors,
@@ -72,6 +80,74 @@ impl Default for Server {
             drain: Duration::from_secs(20),
         }
     }
+}
+
+/// `[tls]`: the files are in PEM, and read again when they change.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The server's chain, its own certificate first.
+    pub certificate: PathBuf,
+    /// Closed to others.
+    pub private_key: PathBuf,
+    /// The CAs of client certificates.
+    pub client_ca: PathBuf,
+    /// Their revocation lists.
+    pub client_crl: Option<PathBuf>,
+    /// Of the callers' SPIFFE ids.
+    #[serde(deserialize_with = "trust_domain")]
+    pub trust_domain: TrustDomain,
+    /// A certificate without URI may name its caller by its one DNS name.
+    #[serde(default)]
+    pub allow_dns_names: bool,
+}
+
+/// `[policy]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// With `*.cedar`, `triseal.cedarschema` and `entities.json`. [`Settings::policy_directory`] knows the default.
+    pub directory: Option<PathBuf>,
+}
+
+/// `[audit]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Where the entries go.
+    pub sink: AuditSink,
+    /// For `sink = "file"`: made if it is not there, of mode 0600.
+    pub file: PathBuf,
+    /// The file is synced so often.
+    #[serde(deserialize_with = "duration")]
+    pub fsync_interval: Duration,
+    /// A call waits for its entry no longer.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// The KMS key whose MACs the heads of streams carry. Not built yet.
+    pub kms_mac_key: Option<String>,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            sink: AuditSink::Stdout,
+            file: PathBuf::from("/var/log/triseal/audit.jsonl"),
+            fsync_interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            kms_mac_key: None,
+        }
+    }
+}
+
+/// `audit.sink`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum AuditSink {
+    /// Standard output, on which nothing else is written.
+    Stdout,
+    /// A file, rotated by size.
+    File,
 }
 
 /// `[factors]`
@@ -269,6 +345,7 @@ macro_rules! one_of {
     };
 }
 
+one_of!(AuditSink: "stdout" => Stdout, "file" => File);
 one_of!(EnvironmentFrom: "secrets-manager" => SecretsManager, "file" => File);
 one_of!(CustomerFrom: "kms" => Kms, "local" => Local);
 one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
@@ -277,6 +354,13 @@ one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
 pub const PORT: u16 = 7443;
 /// The port of the ops listener.
 pub const OPS_PORT: u16 = 7480;
+/// Where policy stands, unless the settings say otherwise.
+const POLICY_DIRECTORY: &str = "/etc/triseal/policy";
+
+/// What a call waits for its audit entry, at most.
+const LONGEST_AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may be lost with the machine's power, at most.
+const LONGEST_FSYNC_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Why there are no settings to run with. The text names the key and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -329,9 +413,11 @@ impl Settings {
              server.listen = '127.0.0.1:{PORT}'\n\
              server.ops_listen = '127.0.0.1:{OPS_PORT}'\n\
              server.drain = '2s'\n\
+             audit = {{ sink = 'file', file = {} }}\n\
              factors = {{ environment = 'file', customer = 'local', file.path = {}, local.master_key = {} }}\n\
              store = {{ backend = 'embedded', embedded.path = {} }}\n\
              insecure = {{ plaintext = true, development_codebase_key = true, local_kms = true }}\n",
+            below("audit.jsonl")?,
             below("environment.json")?,
             below("insecure-local-kms.key")?,
             below("store.redb")?,
@@ -347,6 +433,16 @@ impl Settings {
             .build()
             .and_then(Config::try_deserialize)
             .map_err(|error| environment.told(error))
+    }
+
+    /// Where policy stands. `None` without TLS, unless a directory is named: nobody can tell then who calls, and policy is the
+    /// built-in one for development.
+    pub fn policy_directory(&self) -> Option<&Path> {
+        match &self.policy.directory {
+            Some(directory) => Some(directory),
+            None if self.insecure.plaintext => None,
+            None => Some(Path::new(POLICY_DIRECTORY)),
+        }
     }
 
     /// Whether the values go together, and with what this release can do.
@@ -370,14 +466,28 @@ impl Settings {
                 "must be one of error, warn, info, debug, trace, off, or name targets with one: triseal=debug,warn",
             );
         }
-        if !self.insecure.plaintext {
-            return wrong("insecure.plaintext", "this release has no TLS yet: set it to true, for loopback only");
-        }
-        if !is_loopback(self.server.listen.ip()) {
-            return wrong("server.listen", "must be a loopback address, such as 127.0.0.1:7443, without TLS");
+        match (&self.tls, self.insecure.plaintext) {
+            (Some(_), false) => {}
+            (Some(_), true) => {
+                return wrong("insecure.plaintext", "must be false, or [tls] not there: it is one or the other");
+            }
+            (None, false) => return wrong("tls", TLS_MISSING),
+            (None, true) if is_loopback(self.server.listen.ip()) => {}
+            (None, true) => {
+                return wrong("server.listen", "must be a loopback address, such as 127.0.0.1:7443, without TLS");
+            }
         }
         if !(1..=100_000).contains(&self.server.max_concurrent_requests) {
             return wrong("server.max_concurrent_requests", "must be 1 to 100,000");
+        }
+        if self.audit.timeout > LONGEST_AUDIT_TIMEOUT {
+            return wrong("audit.timeout", "must be at most 5s: a call has no more time without a deadline of its own");
+        }
+        if self.audit.fsync_interval > LONGEST_FSYNC_INTERVAL {
+            return wrong("audit.fsync_interval", "must be at most 1m");
+        }
+        if self.audit.kms_mac_key.is_some() {
+            return wrong("audit.kms_mac_key", "this release knows no AWS yet: leave it out");
         }
         if self.factors.environment == EnvironmentFrom::SecretsManager {
             return wrong("factors.environment", "this release knows no AWS yet: set it to \"file\"");
@@ -404,6 +514,10 @@ impl Settings {
     }
 }
 
+const TLS_MISSING: &str = "is required, with certificate, private_key, client_ca and trust_domain (docs/TLS.md); \
+                           or insecure.plaintext = true, for development on loopback";
+
+/// `TRISEAL__SECTION__KEY`. Values are texts until their setting's type is known: a deployment `007` is no number.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
 fn environment() -> Result<Overrides, SettingsError> {
     Overrides::of(std::env::vars_os())
@@ -451,6 +565,11 @@ fn default_deployment() -> Deployment {
 fn deployment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Deployment, D::Error> {
     let text = String::deserialize(deserializer)?;
     Deployment::parse(&text).map_err(de::Error::custom)
+}
+
+fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    TrustDomain::parse(&text).map_err(de::Error::custom)
 }
 
 /// Such as `500ms`, `20s` or `15m`; from 1 ms to 30 days.

@@ -71,6 +71,10 @@ where
 
 #[async_trait]
 impl<T: Credentials> Credentials for Observed<T> {
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
+        self.dependency.watch_many(Operation::CredentialsGetMany, ids.len(), self.inner.get_many(ids)).await
+    }
+
     async fn query(
         &self,
         customer: Option<&CustomerId>,
@@ -100,7 +104,17 @@ impl<T: Customers> Customers for Observed<T> {
     }
 }
 
-impl<T: Operations> Operations for Observed<T> {}
+#[async_trait]
+impl<T: Operations> Operations for Observed<T> {
+    async fn query(
+        &self,
+        kind: &'static str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError> {
+        self.dependency.watch(Operation::OperationsQuery, self.inner.query(kind, after, limit)).await
+    }
+}
 
 #[async_trait]
 impl<T: EnvironmentSource> EnvironmentSource for Observed<T> {

@@ -14,17 +14,23 @@ use clap::{ArgGroup, Parser};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
-use triseal::config::Settings;
+use triseal::access::{Access, CreateCustomer};
+use triseal::audit::{self, AuditLog, Timing};
+use triseal::config::{self, Settings};
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
 use triseal::customers::{CustomerDirectory, CustomerError, destruction};
 use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{self, EnvironmentFile, KeyFileError, LocalWrapper};
 use triseal::factors::{EnvironmentSource, FactorError, KeySet};
+use triseal::grpc::gate::Gate;
+use triseal::grpc::identity::Naming;
 use triseal::grpc::server;
-use triseal::ids::CustomerId;
+use triseal::grpc::tls::{Files, Tls};
+use triseal::ids::{Caller, CustomerId};
 use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use triseal::observed::Observed;
 use triseal::ops::{self, Phase, Readiness};
+use triseal::store::Operations;
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use triseal::telemetry::dependency::{Dependency, Name};
 use triseal::telemetry::{self, metrics};
@@ -100,7 +106,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     // Before all that counts.
     let numbers = metrics::start()?;
 
-    // Before anything is made: a port in use changes nothing.
+    // Before anything is made: wrong certificates and a port in use change nothing.
+    let tls = settings.tls.as_ref().map(start_tls).transpose()?;
     let named_by = |names: &'static str| {
         move |error| format!("{error}: stop what listens there, or name another address by {names}")
     };
@@ -108,6 +115,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let ops_listener =
         server::bind(settings.server.ops_listen).await.map_err(named_by("--ops-listen or server.ops_listen"))?;
     let (listen, ops_listen) = (listener.local_addr()?, ops_listener.local_addr()?);
+    let access = match settings.policy_directory() {
+        Some(directory) => Access::start(directory).await.map_err(|error| format!("policy: {error}"))?,
+        None => Access::development()?,
+    };
     let [store_state, environment_state, wrapper_state] =
         [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
     let dependencies = [&store_state, &environment_state, &wrapper_state].map(Arc::clone);
@@ -137,7 +148,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         environment,
         wrapper: wrapper.clone(),
         customers: customers.clone(),
-        operations,
+        operations: operations.clone(),
     };
     let timing = EnvironmentTiming { poll: settings.factors.file.poll, max_age: settings.factors.file.max_age };
     let limits = CacheLimits {
@@ -149,16 +160,20 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
-    let vault = Arc::new(Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), Timestamp::now));
-    let directory =
-        Arc::new(CustomerDirectory::new(deployment, customers, credentials, wrapper, keyring, Timestamp::now));
+    let audit = start_audit(&settings.audit, operations).await?;
+    let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), Timestamp::now);
+    let directory = Arc::new(CustomerDirectory::new(
+        deployment,
+        customers,
+        credentials,
+        wrapper,
+        keyring,
+        audit.clone(),
+        Timestamp::now,
+    ));
     tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
     if arguments.dev {
-        // Idempotent: a first start may have been killed before it came so far.
-        match directory.create(&CustomerId::parse("demo")?).await {
-            Ok(_) | Err(CustomerError::Destroyed) => {}
-            Err(error) => return Err(error.into()),
-        }
+        provision_demo(&directory).await?;
     }
 
     let signalled = signalled()?;
@@ -176,7 +191,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     readiness.enter(Phase::Serving);
     info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    server::serve(listener, server::Plaintext, vault, directory, limits, stop).await?;
+    let services = server::Services { gate: Gate::new(access, audit.clone()), vault: Arc::new(vault), directory };
+    match tls {
+        Some(tls) => server::serve(listener, tls, services, limits, stop).await?,
+        None => server::serve(listener, server::Plaintext, services, limits, stop).await?,
+    }
+    audit.close().await;
     if store.has_failed() {
         let cause = store.failure().map_or_else(|| "its writer has stopped".to_owned(), |error| error.to_string());
         return Err(format!(
@@ -187,6 +207,34 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     info!("stopped");
     Ok(())
+}
+
+async fn start_audit(settings: &config::Audit, heads: Arc<dyn Operations>) -> Result<AuditLog, Failure> {
+    let sink = audit::sink::open(settings)?;
+    let timing = Timing { fsync_interval: settings.fsync_interval, timeout: settings.timeout };
+    Ok(AuditLog::start(sink, timing, heads, None, Timestamp::now).await?)
+}
+
+/// The customer of the README's first lines, made by whoever runs `--dev`, whatever policy is in force. Idempotent: a first start may
+/// have been killed before it came so far.
+async fn provision_demo(directory: &CustomerDirectory) -> Result<(), Failure> {
+    let demo = CreateCustomer(CustomerId::parse("demo")?);
+    let permit = Access::development()?.permit(&Caller::insecure_plaintext(), demo)?;
+    match directory.create(&permit).await {
+        Ok(_) | Err(CustomerError::Destroyed) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn start_tls(settings: &config::Tls) -> Result<Arc<Tls>, Failure> {
+    let files = Files {
+        certificate: settings.certificate.clone(),
+        private_key: settings.private_key.clone(),
+        client_ca: settings.client_ca.clone(),
+        client_crl: settings.client_crl.clone(),
+    };
+    let naming = Naming { trust_domain: settings.trust_domain.clone(), allow_dns_names: settings.allow_dns_names };
+    Ok(Tls::start(files, naming)?)
 }
 
 /// The settings, with what the arguments name instead.

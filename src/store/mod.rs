@@ -115,8 +115,17 @@ pub trait Customers: Rows<Id = CustomerId, Row = CustomerRow, Write = CustomerWr
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError>;
 }
 
-/// The service's own records: fingerprints of factor versions.
-pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = OperationRow> {}
+/// The service's own records: fingerprints of factor versions, heads of audit streams.
+#[async_trait]
+pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = OperationRow> {
+    /// At most `limit` records of a kind that come after the id `after`, as [`Credentials::query`].
+    async fn query(
+        &self,
+        kind: &'static str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError>;
+}
 
 /// Rows that one list call reads, at most, before it answers with a page that is not full.
 const MAX_LIST_READ: usize = 1_000;

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Credential, Vault, VaultError, readable};
-use crate::ids::CredentialRef;
-use crate::secret::{Secret, View};
+use crate::access::{DecryptCredential, Permit};
+use crate::audit::Event;
+use crate::ids::CustomerId;
+use crate::secret::Secret;
 use crate::store::{CredentialRow, Living, Revision, State, StoreError};
 
 /// Customers whose keys one batch waits for at the same time: enough where keys are unwrapped far away, few enough to leave others
@@ -19,12 +21,10 @@ pub(super) const CUSTOMERS_AT_ONCE: usize = 16;
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What of a credential to open.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Reading {
-    /// Which one.
-    pub id: CredentialRef,
-    /// How much of it.
-    pub view: View,
+    /// Which one, and how much of it: permitted.
+    pub permit: Permit<DecryptCredential>,
     /// Only this revision.
     pub revision: Option<Revision>,
 }
@@ -42,24 +42,33 @@ struct Item<'a> {
     found: Found<'a>,
 }
 
+impl Item<'_> {
+    fn customer(&self) -> &CustomerId {
+        &self.reading.permit.asked().id.customer
+    }
+}
+
 impl Vault {
     /// Opens many secrets, each as [`Vault::decrypt`] does, and answers in their order. One that can't be opened fails by itself
     /// alone. `room` is how many octets of envelopes, and of texts beside them, are opened in all: in their order, as many as fit.
     pub async fn decrypt_many(&self, readings: &[&Reading], mut room: usize) -> Vec<Opened> {
-        let ids: Vec<_> = readings.iter().map(|reading| &reading.id).collect();
+        let ids: Vec<_> = readings.iter().map(|reading| &reading.permit.asked().id).collect();
         let rows = self.credentials.get_many(&ids).await;
         let items = readings.iter().zip(&rows).enumerate();
         let mut items: Vec<_> = items
             .map(|(place, (reading, row))| Item { place, reading, found: readable_within(&mut room, row, reading) })
             .collect();
         // Those of one customer one after another: the first waits for its keys, and the others have them at hand.
-        items.sort_by(|a, b| a.reading.id.customer.cmp(&b.reading.id.customer));
-        let customers = items.chunk_by(|a, b| a.reading.id.customer == b.reading.id.customer);
+        items.sort_by(|a, b| a.customer().cmp(b.customer()));
+        let customers = items.chunk_by(|a, b| a.customer() == b.customer());
         let opening: Vec<_> = customers.map(|items| self.open_all(items)).collect();
         let opened: Vec<_> = stream::iter(opening).buffer_unordered(CUSTOMERS_AT_ONCE).collect().await;
         let mut opened: Vec<_> = opened.into_iter().flatten().collect();
         opened.sort_unstable_by_key(|(place, _)| *place);
-        opened.into_iter().map(|(_, opened)| opened).collect()
+        // At once, so that the audit log writes the entries in one go.
+        let event = Event::BatchDecryptCredentials;
+        let opened = opened.into_iter().zip(readings);
+        join_all(opened.map(|((_, opened), reading)| self.disclosed(event, &reading.permit, opened))).await
     }
 
     /// Opens the items of one customer.
@@ -69,8 +78,8 @@ impl Vault {
         for Item { place, reading, found } in items {
             let opened = async {
                 match found.clone()? {
-                    Some((row, living)) => self.opened(row, living, reading.view).await,
-                    None => Err(self.missing(&reading.id.customer).await),
+                    Some((row, living)) => self.opened(row, living, reading.permit.asked().view).await,
+                    None => Err(self.missing(&reading.permit.asked().id.customer).await),
                 }
             };
             let opened = timeout_at(until, opened).await;
@@ -88,7 +97,7 @@ fn readable_within<'a>(
     reading: &Reading,
 ) -> Found<'a> {
     let row = row.as_ref().map_err(StoreError::clone)?;
-    let found = readable(row.as_ref(), reading.view, reading.revision)?;
+    let found = readable(row.as_ref(), reading.permit.asked().view, reading.revision)?;
     if let Some((_, living)) = found {
         let beside = match &living.state {
             State::Active => 0,

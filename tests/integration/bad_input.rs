@@ -7,6 +7,8 @@ use std::path::Path;
 
 use triseal::grpc::v1;
 
+use crate::support;
+use crate::support::certificates::Authority;
 use crate::support::{Service, data, decrypt, encrypt, opaque, run, triseald};
 
 const ENVIRONMENT: &str = "{\"format\": \"triseal-environment-keys/v1\", \"primary\": 1, \
@@ -278,7 +280,7 @@ async fn a_first_start_that_was_refused_can_be_repeated() {
 async fn each_protection_is_lifted_by_its_own_setting() {
     let (_folder, data) = data();
     for (variable, value, wrong, advice) in [
-        ("TRISEAL__INSECURE__PLAINTEXT", "false", "insecure.plaintext", "set it to true"),
+        ("TRISEAL__INSECURE__PLAINTEXT", "false", "tls", "insecure.plaintext = true"),
         ("TRISEAL__INSECURE__DEVELOPMENT_CODEBASE_KEY", "false", "well-known", "build one with TRISEAL_CODEBASE_KEYS"),
         ("TRISEAL__INSECURE__LOCAL_KMS", "false", "factors.customer", "needs insecure.local_kms"),
         ("TRISEAL__STORE__BACKEND", "dynamodb", "store.backend", "set it to"),
@@ -302,6 +304,54 @@ async fn another_deployment_does_not_open_the_store() {
     let other = [("TRISEAL__DEPLOYMENT", "production")];
     refused_dev(&data, &other, &["store.redb", "deployment \"dev\""], "set `deployment` to it").await;
     assert_kept(&data).await;
+}
+
+#[tokio::test]
+async fn wrong_certificates_are_named_and_nothing_is_made() {
+    let (folder, data) = data();
+    let authority = Authority::new("a CA");
+    let pair = authority.server();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let client = authority.client("spiffe://datasert.com/realtask");
+    for (name, content) in [
+        ("server.pem", pair.certificate.clone()),
+        ("server.key", pair.key.clone()),
+        ("open.key", pair.key),
+        ("client.pem", client.certificate.clone()),
+        ("client.key", client.key),
+        ("ca.pem", authority.pem()),
+        ("ca.crl", Authority::new("another CA").revocation_list(&[], 60)),
+    ] {
+        support::tls::write(path(name).into(), &content);
+    }
+    fs::set_permissions(path("open.key"), fs::Permissions::from_mode(0o604)).unwrap();
+    let (server, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
+    let good = [
+        ("TRISEAL__INSECURE__PLAINTEXT", "false"),
+        ("TRISEAL__TLS__CERTIFICATE", server.as_str()),
+        ("TRISEAL__TLS__PRIVATE_KEY", key.as_str()),
+        ("TRISEAL__TLS__CLIENT_CA", ca.as_str()),
+        ("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com"),
+    ];
+    for (setting, value, parts) in [
+        ("TRISEAL__TLS__CERTIFICATE", path("nothing.pem"), &["nothing.pem is not there"][..]),
+        ("TRISEAL__TLS__CERTIFICATE", path("ca.crl"), &["ca.crl", "something else than certificates"]),
+        ("TRISEAL__TLS__CERTIFICATE", path("client.pem"), &["client.pem", "not for servers"]),
+        ("TRISEAL__TLS__PRIVATE_KEY", path("client.key"), &["client.key is not the key of", "server.pem"]),
+        ("TRISEAL__TLS__PRIVATE_KEY", path("open.key"), &["open.key is open to others (mode 0604)", "chmod 600"]),
+        ("TRISEAL__TLS__PRIVATE_KEY", path("."), &["no regular file"]),
+        ("TRISEAL__TLS__CLIENT_CA", path("client.pem"), &["client.pem", "certificate 1 is no CA's"]),
+        ("TRISEAL__TLS__CLIENT_CRL", path("ca.crl"), &["ca.crl has no revocation list signed by", "ca.pem"]),
+        ("TRISEAL__TLS__TRUST_DOMAIN", "spiffe://datasert.com".to_owned(), &["tls.trust_domain", "without spiffe://"]),
+        ("TRISEAL__INSECURE__PLAINTEXT", "true".to_owned(), &["insecure.plaintext", "[tls]"]),
+    ] {
+        let settings: Vec<_> = good.into_iter().chain([(setting, value.as_str())]).collect();
+        let (advice, wrong) = parts.split_last().unwrap();
+        refused_dev(&data, &settings, wrong, advice).await;
+    }
+    refused_dev(&data, &good[..1], &["settings: tls:"], "docs/TLS.md").await;
+    refused_dev(&data, &good[..4], &["settings: tls"], "trust_domain").await;
+    assert!(!data.exists());
 }
 
 #[tokio::test]

@@ -1,59 +1,94 @@
-//! A store that can't be written any more: the service says why, ends with a failure, and loses nothing that it acknowledged.
-//!
-//! The disk is full for this one process: the system lets its files grow no further (`ulimit -f`).
+//! A service whose store can't grow: a write that does not fit is not acknowledged, none that was is lost, and the service ends and
+//! says why. The limit on the size of a file is the system's, so the writes fail as on a full disk.
 
+use std::path::Path;
+
+use tokio::process::Command;
+use tonic::transport::Channel;
 use triseal::grpc::v1;
+use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 
-use crate::support::{Service, data, decrypt, dev, encrypt, opaque, opaque_data, program};
+use crate::support::{self, Service, dev, encrypt, is_ambiguous, opaque, opaque_data, reason};
 
-/// How far the store's file may grow, in octets: a few dozen of the writes below.
-const ROOM: u64 = 1 << 20;
-/// More writes than there is room for.
-const WRITES: usize = 1_000;
+const CUSTOMER: &str = "demo";
+const WRITERS: usize = 8;
+/// The store has so much to grow, in octets.
+const ROOM: u64 = 2 << 20;
+/// More than fits.
+const SECRETS_EACH: usize = 200;
 
-#[tokio::test]
-async fn a_full_disk_is_told_and_what_was_acknowledged_stays() {
-    let (_folder, data) = data();
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_loses_nothing_that_was_acknowledged() {
+    let (_folder, data) = support::data();
     assert!(Service::dev(&data).await.terminate().await.success());
     let size = data.join("store.redb").metadata().unwrap().len();
+    let service = Service::start(limited(&data, size + ROOM)).await;
+    let writing: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(writer, service.credentials()))).collect();
+    let (mut stored, mut refused) = (Vec::new(), Vec::new());
+    for writing in writing {
+        let (own_stored, own_refused) = writing.await.expect("a writer was answered something else");
+        stored.extend(own_stored);
+        refused.push(own_refused);
+    }
+    assert!(stored.len() > WRITERS, "{} secrets were stored", stored.len());
+    let (ended, said) = service.ended_saying().await;
+    assert!(!ended.success());
+    for part in ["store.redb", "can't be written", "nothing that was acknowledged is lost", "a commit failed"] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
 
-    // 512 octets each. Without the signal, writing fails with an error, as on a disk that is full.
-    let blocks = ((size + ROOM) / 512).to_string();
-    let inner = dev(&data);
-    let inner = inner.as_std();
-    let limit = "trap '' XFSZ; ulimit -f \"$0\" && exec \"$@\"";
-    let mut limited = program("sh", &["-c", limit, &blocks]);
-    limited.arg(inner.get_program()).args(inner.get_args());
-    let mut service = Service::start(limited).await;
-    let mut credentials = service.credentials();
-    let mut acknowledged = Vec::new();
-    let secret = |number: usize| vec![number as u8; 32_000];
-    for number in 0..WRITES {
-        let request = encrypt("demo", &format!("number-{number}"), opaque(secret(number)));
-        match credentials.encrypt_credential(request).await {
-            Ok(_) => acknowledged.push(number),
-            Err(_) => break,
+    // With room again.
+    let service = Service::dev(&data).await;
+    let mut client = service.credentials();
+    for id in &stored {
+        assert_eq!(read(&mut client, id).await, Some(secret(id)), "{id} was acknowledged");
+    }
+    for id in &refused {
+        let found = read(&mut client, id).await;
+        assert!(found.is_none() || found == Some(secret(id)), "{id} is half there");
+    }
+    client.encrypt_credential(encrypt(CUSTOMER, "after", opaque("fits"))).await.unwrap();
+    assert!(service.terminate().await.success());
+}
+
+/// `triseald --dev` that can make no file larger than this. A write beyond fails, as on a full disk; without the trap, it would kill.
+fn limited(data: &Path, octets: u64) -> Command {
+    let service = dev(data);
+    let mut command = support::program("sh", &["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\""]);
+    // In units of 512 octets.
+    command.arg((octets / 512).to_string()).arg(service.as_std().get_program()).args(service.as_std().get_args());
+    command
+}
+
+/// Stores secrets until one is refused: those that were stored, and that one.
+async fn write(writer: usize, mut client: CredentialServiceClient<Channel>) -> (Vec<String>, String) {
+    let mut stored = Vec::new();
+    for number in 0..SECRETS_EACH {
+        let id = format!("{writer}.{number}");
+        match client.encrypt_credential(encrypt(CUSTOMER, &id, opaque(secret(&id)))).await {
+            Ok(_) => stored.push(id),
+            Err(status) => {
+                // Or its connection broke, because the service had ended.
+                let told = ["STORE_UNAVAILABLE", ""].contains(&reason(&status));
+                assert!(is_ambiguous(&status) && told, "{status:?}");
+                return (stored, id);
+            }
         }
     }
-    assert!(!acknowledged.is_empty() && acknowledged.len() < WRITES, "{}", acknowledged.len());
+    panic!("everything fitted");
+}
 
-    let ended = service.ended().await;
-    let said = service.last_words().await;
-    assert_eq!(ended.code(), Some(1), "{said}");
-    let last = said.lines().last().unwrap_or_default();
-    for part in
-        ["triseald: ", "store.redb", "can't be written", "File too large", "nothing that was acknowledged is lost"]
-    {
-        assert!(last.contains(part), "{part:?} is not in {said}");
-    }
-    assert!(said.contains("a commit failed"), "{said}");
+/// Fills some pages.
+fn secret(id: &str) -> Vec<u8> {
+    format!("{id};").bytes().cycle().take(20_000).collect()
+}
 
-    let service = Service::dev(&data).await;
-    let mut credentials = service.credentials();
-    for number in acknowledged {
-        let request = decrypt("demo", &format!("number-{number}"), v1::View::Full);
-        let opened = credentials.decrypt_credential(request).await.unwrap().into_inner();
-        assert!(opaque_data(opened.secret) == secret(number), "{number}");
+async fn read(client: &mut CredentialServiceClient<Channel>, id: &str) -> Option<Vec<u8>> {
+    match client.decrypt_credential(support::decrypt(CUSTOMER, id, v1::View::Full)).await {
+        Ok(answer) => Some(opaque_data(answer.into_inner().secret)),
+        Err(status) => {
+            assert_eq!(reason(&status), "CREDENTIAL_NOT_FOUND", "{id}: {status}");
+            None
+        }
     }
-    credentials.encrypt_credential(encrypt("demo", "afterwards", opaque(b"x"))).await.unwrap();
 }

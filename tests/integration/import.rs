@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use triseal::grpc::v1;
 
 use crate::support::{
-    Service, data, decrypt, encrypt, fresh, oauth, opaque, password, run, run_with_input, triseal, triseald,
+    Random, Service, data, decrypt, encrypt, fresh, oauth, opaque, password, run, run_with_input, triseal, triseald,
 };
 
 /// Lines of a large import here; 100,000 were imported by hand (docs/IMPORT.md).
@@ -354,22 +354,36 @@ async fn an_import_that_is_killed_goes_on_when_it_is_repeated() {
     assert_all_there(&service).await;
 }
 
-fn dev_at(data: &Path, endpoint: &str) -> tokio::process::Command {
-    let listen = endpoint.strip_prefix("http://").unwrap();
-    triseald(&["--dev", "--listen", listen, "--data", data.to_str().unwrap()])
+/// `triseald --dev` on an address that it has again after each start: below the ports that connections are given.
+struct Address(String);
+
+impl Address {
+    fn free() -> Self {
+        let mut random = Random::printed();
+        loop {
+            let address = format!("127.0.0.1:{}", 10_000 + random.below(20_000));
+            if std::net::TcpListener::bind(&address).is_ok() {
+                return Self(address);
+            }
+        }
+    }
+
+    async fn serve(&self, data: &Path) -> Service {
+        Service::start(triseald(&["--dev", "--listen", &self.0, "--data", data.to_str().unwrap()])).await
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_is_killed_and_comes_back_costs_no_line() {
     let (_folder, data): (TempDir, _) = data();
-    let mut service = Service::dev(&data).await;
-    let endpoint = service.endpoint();
-    let mut piped = Piped::start(&service, &["--create-customers"], many());
+    let address = Address::free();
+    let mut service = address.serve(&data).await;
+    let mut piped = Piped::start(&service, &["--create-customers", "--retry-for", "300"], many());
     for round in 1..=3 {
         piped.feed(MANY / 4).await;
         reached(&service, (round * MANY / 4) as u64 - 200).await;
         service.kill9().await;
-        service = Service::start(dev_at(&data, &endpoint)).await;
+        service = address.serve(&data).await;
     }
     let (code, report, said) = piped.finish().await;
     assert_eq!((code, counts(&report)), (Some(0), [MANY as u64, 0, 0, 0]), "{report} {said}");
@@ -379,8 +393,8 @@ async fn a_service_that_is_killed_and_comes_back_costs_no_line() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_stays_away_ends_the_import_and_a_repeat_finishes_it() {
     let (_folder, data) = data();
-    let service = Service::dev(&data).await;
-    let endpoint = service.endpoint();
+    let address = Address::free();
+    let service = address.serve(&data).await;
     let mut piped = Piped::start(&service, &["--create-customers", "--retry-for", "1"], many());
     piped.feed(MANY / 2).await;
     reached(&service, MANY as u64 / 4).await;
@@ -401,7 +415,7 @@ async fn a_service_that_stays_away_ends_the_import_and_a_repeat_finishes_it() {
     let [done, _, differing, failed] = counts(&report);
     assert!(done > 0 && differing == 0 && (1..200).contains(&failed), "few are given up: {report}");
 
-    let service = Service::start(dev_at(&data, &endpoint)).await;
+    let service = address.serve(&data).await;
     let (code, report, said) = Piped::start(&service, &["--create-customers"], many()).finish().await;
     assert_eq!(code, Some(0), "{said}");
     let [again, already_there, ..] = counts(&report);

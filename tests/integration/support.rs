@@ -1,5 +1,8 @@
 //! What the tests share: the real programs, each with files of its own, clients, and seeded random numbers. It knows no test.
 
+pub(crate) mod certificates;
+pub(crate) mod tls;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -20,7 +23,7 @@ use triseal::grpc::v1::{self, secret};
 use triseal::grpc::{DOMAIN, REASON_TRAILER};
 
 /// A service that does not say within this time that it serves, or goes on for so long after SIGTERM, hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `triseald`, which is killed when this is dropped.
 pub(crate) struct Service {
@@ -152,11 +155,14 @@ impl Service {
         ended.unwrap_or_else(|_| panic!("it did not stop:\n{}", self.stderr())).expect("it can be waited for")
     }
 
-    /// All that it said, once it has ended.
-    pub(crate) async fn last_words(mut self) -> String {
-        // Closed when standard error was read to its end.
-        while self.listen.changed().await.is_ok() {}
-        self.stderr()
+    /// Waits until it ends by itself: how, and what it said on standard error.
+    pub(crate) async fn ended_saying(mut self) -> (ExitStatus, String) {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("it goes on:\n{}", self.stderr())).expect("it can be waited for");
+        // What it said last is read when the pipe is closed.
+        let closed = tokio::time::timeout(PATIENCE, async { while self.listen.changed().await.is_ok() {} }).await;
+        assert!(closed.is_ok(), "its standard error stays open");
+        (ended, self.stderr())
     }
 
     /// `triseal` against this service, with `input` on its standard input.

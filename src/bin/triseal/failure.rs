@@ -11,7 +11,7 @@ use crate::output::{Format, printable};
 /// What goes to standard error, and the exit code.
 #[derive(Debug, Serialize)]
 pub(crate) struct Failure {
-    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `INCOMPLETE`, `REFUSED` for what the command line itself finds.
+    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `INCOMPLETE`, `FINDINGS`, `REFUSED` for what the command line itself finds.
     pub(crate) code: &'static str,
     /// The service's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,14 +59,24 @@ impl Failure {
         Self::local("INCOMPLETE", Exit::DoneInPart, message)
     }
 
+    /// It was looked for, and found.
+    pub(crate) fn findings(message: String) -> Self {
+        Self::local("FINDINGS", Exit::DoneInPart, message)
+    }
+
     pub(crate) fn refused(message: String) -> Self {
         Self::local("REFUSED", Exit::Refused, message)
+    }
+
+    /// The answer, which is written, says already why it is none.
+    pub(crate) fn told(exit: Exit) -> Self {
+        Self::local("FAILED", exit, String::new())
     }
 
     /// The output could not be written.
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::local("FAILED", Exit::ReaderGone, String::new()),
+            io::ErrorKind::BrokenPipe => Self::told(Exit::ReaderGone),
             _ => Self::failed(format!("cannot write the answer: {error}")),
         }
     }
@@ -88,7 +98,7 @@ impl Failure {
 
     /// Writes it to standard error.
     pub(crate) fn report(&self, format: Format) -> ExitCode {
-        if self.exit != Exit::ReaderGone {
+        if !self.message.is_empty() {
             let text = match format {
                 Format::Text => self.text(),
                 Format::Json => self.json(),

@@ -1,5 +1,5 @@
-//! `triseal keygen`: makes the first version of the codebase's or the environment's key. It needs no service. The key goes
-//! to a new file that only its owner can read, and nowhere else.
+//! `triseal keygen`: makes the first version of the codebase's or the environment's key, or `certificates`. It needs no service. A
+//! key goes to a new file that only its owner can read, and nowhere else.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local;
 use zeroize::Zeroizing;
 
+use crate::certificates;
 use crate::failure::Failure;
 use crate::output::{Format, Output, printable};
 
@@ -32,6 +33,12 @@ pub(crate) enum Command {
         after_help = "Example:\n  triseal keygen environment environment-keys.json"
     )]
     Environment(Destination),
+    /// Make certificates to try TLS with: a CA, the service's and callers'
+    #[command(
+        after_help = "Example:\n  triseal keygen certificates certificates --caller realtask --caller security\n  \
+                            triseal keygen certificates certificates --revoke realtask"
+    )]
+    Certificates(certificates::Arguments),
 }
 
 #[derive(Args)]
@@ -53,6 +60,7 @@ pub(crate) fn run(command: &Command, output: &mut Output) -> Result<(), Failure>
     let (form, path) = match command {
         Command::Codebase(destination) => (Form::Codebase, &destination.file),
         Command::Environment(destination) => (Form::Environment, &destination.file),
+        Command::Certificates(arguments) => return certificates::run(arguments, output),
     };
     if path == Path::new("-") {
         return Err(Failure::usage("a key is never printed".to_owned()).with_hint("name a file that is not there yet"));

@@ -108,19 +108,19 @@ pub(crate) trait Row<const N: usize>: Serialize {
 }
 
 /// A list whose rows come in pages: columns are aligned within a page, and never become narrower.
-struct Table<const N: usize> {
+pub(crate) struct Table<const N: usize> {
     widths: [usize; N],
     /// Written before the first row.
     heading: Option<[&'static str; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    fn new(heading: [&'static str; N]) -> Self {
+    pub(crate) fn new(heading: [&'static str; N]) -> Self {
         Self { widths: [0; N], heading: Some(heading) }
     }
 
     /// The lines of one page, and before those of the first the heading.
-    fn page(&mut self, rows: &[[String; N]]) -> String {
+    pub(crate) fn page(&mut self, rows: &[[String; N]]) -> String {
         let heading = self.heading.take().map(|heading| heading.map(str::to_owned));
         let rows: Vec<_> = heading.iter().chain(rows).map(|row| row.each_ref().map(|cell| printable(cell))).collect();
         for row in &rows {

@@ -9,6 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use triseal::grpc::{DOMAIN, REASON_TRAILER};
 
 use crate::failure::{Exit, Failure};
+use crate::tls;
 
 /// What a command was about, to be named in hints. Empty where it was about none in particular.
 #[derive(Clone, Copy, Default)]
@@ -59,6 +60,9 @@ pub(crate) fn reason_of(status: &Status) -> Option<String> {
 fn before_any_answer(status: &Status) -> Option<Failure> {
     let mut source = status.source();
     while let Some(error) = source {
+        if let Some(refused) = tls::refusal(error) {
+            return Some(refused);
+        }
         if error.is::<TimeoutExpired>() {
             let hint = "give it longer with --timeout; a change may have happened all the same";
             return Some(unreachable("DEADLINE_EXCEEDED", "the service did not answer in time", hint));
@@ -80,8 +84,8 @@ fn before_any_answer(status: &Status) -> Option<Failure> {
 /// Whether the same call may be answered otherwise when it is made again, and after how long at the least. Where the service names a
 /// reason and no time, someone has to act first.
 pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
-    if is_unreached(status) {
-        return Some(Duration::ZERO);
+    if let Some(failure) = before_any_answer(status) {
+        return (failure.exit == Exit::Failed).then_some(Duration::ZERO);
     }
     let details = status.get_error_details();
     let named = details.retry_info().and_then(|info| info.retry_delay);
@@ -150,6 +154,9 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
         "NEEDS_REAUTH" => "have the customer consent again and encrypt the new tokens; --view full opens the old ones",
         "IDEMPOTENCY_KEY_REUSED" => "the key named another change before; use a new key for each change",
         "CHANGED_CONCURRENTLY" => "somebody else changed it at the same time; look at it, and try again",
+        "NO_CLIENT_CERTIFICATE" => {
+            "the certificate in --cert needs exactly one SPIFFE id of the service's trust domain, and to be for clients"
+        }
         "NOT_PERMITTED" => "ask whoever keeps the service's policy",
         "CUSTOMER_DISABLED" => return Some(format!("open it again: triseal customer enable {customer}")),
         "CUSTOMER_PENDING_DESTRUCTION" => {
@@ -198,9 +205,9 @@ fn hint_without_reason(code: Code) -> Option<&'static str> {
         Code::DeadlineExceeded => Some("give it longer with --timeout; a change may have happened all the same"),
         Code::Unimplemented => Some("is there a triseal service of this version at --endpoint?"),
         Code::Unavailable => Some("is the service running, and at --endpoint? a change may have happened all the same"),
+        Code::Unknown | Code::Internal => Some("is there a triseal service at --endpoint? one with TLS is https://"),
         Code::Ok
         | Code::Cancelled
-        | Code::Unknown
         | Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
@@ -209,7 +216,6 @@ fn hint_without_reason(code: Code) -> Option<&'static str> {
         | Code::FailedPrecondition
         | Code::Aborted
         | Code::OutOfRange
-        | Code::Internal
         | Code::DataLoss
         | Code::Unauthenticated => None,
     }
@@ -329,6 +335,21 @@ mod tests {
         details.set_error_info("KMS_THROTTLED", DOMAIN, HashMap::new());
         let status = Status::with_error_details(Code::ResourceExhausted, "too much", details);
         assert_eq!(Failure::from_status(&status, SUBJECT).hint.as_deref(), Some("try again in 2 s"));
+    }
+
+    #[test]
+    fn a_certificate_that_the_service_refuses_is_not_tried_again() {
+        use rustls::{AlertDescription, Error};
+        let broken = |error: Error| Status::from_error(Box::new(io::Error::other(error)));
+        let revoked = broken(Error::AlertReceived(AlertDescription::CertificateRevoked));
+        let failure = Failure::from_status(&revoked, SUBJECT);
+        assert_eq!((failure.code, failure.exit), ("UNAUTHENTICATED", Exit::Refused));
+        assert!(failure.message.contains("revoked"));
+        assert_eq!(retry_after(&revoked), None);
+        // Of another service's answer nobody knows.
+        let unknown = broken(Error::DecryptError);
+        assert_eq!(Failure::from_status(&unknown, SUBJECT).exit, Exit::Failed);
+        assert_eq!(retry_after(&unknown), Some(Duration::ZERO));
     }
 
     #[test]

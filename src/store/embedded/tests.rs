@@ -1,4 +1,5 @@
 mod damage;
+mod power;
 
 use futures_util::future::join_all;
 
@@ -110,7 +111,7 @@ fn another_programs_file_is_not_adopted() {
     let path = directory.path().join("other.redb");
     let other = Database::create(&path).unwrap();
     let txn = other.begin_write().unwrap();
-    txn.open_table(CREDENTIALS).unwrap().insert(b"key".as_slice(), b"value".as_slice()).unwrap();
+    txn.open_table(definition(Table::Credentials)).unwrap().insert(b"key".as_slice(), b"value".as_slice()).unwrap();
     txn.commit().unwrap();
     drop(other);
     assert!(matches!(refused(&path), OpenError::Damaged(..)));
@@ -139,7 +140,7 @@ fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
     let answers = (0..writes).map(|_| {
         let row = living("acme", "crm");
         let put = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        let replacement = Replacement { table: CREDENTIALS, row: put, expected: None, beside: vec![] };
+        let replacement = Replacement { table: Table::Credentials, row: put, expected: None, beside: vec![] };
         let (answer, answered) = oneshot::channel();
         sender.send(Write { replacement, answer }).unwrap();
         answered
@@ -189,7 +190,7 @@ async fn a_writer_that_dies_is_away() {
         write_groups(&waiting, &Histogram::noop(), |_| panic!("planted"));
     });
     let store =
-        Arc::new(EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: Some(dies), writing });
+        Arc::new(EmbeddedStore { view: Arc::clone(&store.view), writes: Some(writes), writer: Some(dies), writing });
     let credentials = EmbeddedCredentials(Arc::clone(&store));
     assert!(!store.has_failed());
     let writes = (0..5).map(|_| credentials.replace(None, living("acme", "crm")));
@@ -230,9 +231,13 @@ async fn a_corrupt_row_is_an_error_and_stays() {
     let beside = living("acme", "later");
     credentials.replace(None, beside.clone()).await.unwrap();
     for bad in [&b""[..], &[1], newer, &good[..17], &good[..good.len() - 1], &[good.as_slice(), &[0]].concat()] {
-        let txn = store.db.begin_write().unwrap();
-        txn.open_table(CREDENTIALS).unwrap().insert(credential_key(&row.id).as_slice(), bad).unwrap();
+        let txn = store.view.db.begin_write().unwrap();
+        txn.open_table(definition(Table::Credentials))
+            .unwrap()
+            .insert(credential_key(&row.id).as_slice(), bad)
+            .unwrap();
         txn.commit().unwrap();
+        store.view.renew().unwrap();
         let told = |error: &StoreError| match error {
             StoreError::Newer => bad == newer,
             StoreError::Corrupt(_) => bad != newer,
@@ -251,10 +256,45 @@ async fn a_corrupt_row_is_an_error_and_stays() {
             let outcome = credentials.replace(expected, living("acme", "crm")).await;
             assert!(outcome.as_ref().is_err_and(told), "{outcome:?}");
         }
-        assert_eq!(store.read(CREDENTIALS, &credential_key(&row.id)).unwrap().unwrap(), bad);
+        let stored = store.read(Table::Credentials, &credential_key(&row.id), |octets| Ok(octets.to_vec())).unwrap();
+        assert_eq!(stored.unwrap(), bad);
     }
     assert_eq!(credentials.get(&credential_ref("acme", "other")).await.unwrap(), None);
     assert_eq!(EmbeddedCustomers(store).get(&customer_id("acme")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn records_of_a_kind_are_read_from_a_closed_file_and_nothing_is_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let of_kind = |kind, id: &str| OperationRow { id: OperationId { kind, id: id.to_owned() }, ..operation(id) };
+    let rows = [of_kind("heads", "a"), of_kind("heads", "b"), of_kind("heads-", "c"), of_kind("head", "d")];
+    let read = || operations_in_file(&path, "heads");
+    {
+        let store = open(&path).unwrap();
+        let operations = EmbeddedOperations(Arc::clone(&store));
+        for row in &rows {
+            operations.replace(None, row.clone()).await.unwrap();
+        }
+        assert!(matches!(read(), Err(OpenError::Locked(_))));
+        // As a process leaves it that is killed.
+        std::fs::copy(&path, directory.path().join("killed.redb")).unwrap();
+    }
+    let before = std::fs::read(&path).unwrap();
+    assert_eq!(read().unwrap(), rows[..2]);
+    assert!(std::fs::read(&path).unwrap() == before);
+    // Its deployment does not matter, and neither does who else reads it.
+    let other = operations_in_file(&path, "nothing");
+    assert_eq!(other.unwrap(), []);
+
+    let killed = operations_in_file(&directory.path().join("killed.redb"), "heads").unwrap_err();
+    assert!(matches!(killed, OpenError::NotClosed(_)) && killed.to_string().contains("killed.redb"), "{killed}");
+    std::fs::write(directory.path().join("no.redb"), "no store").unwrap();
+    let damaged = operations_in_file(&directory.path().join("no.redb"), "heads").unwrap_err();
+    assert!(matches!(damaged, OpenError::Damaged(..)), "{damaged}");
+    let absent = operations_in_file(&directory.path().join("absent.redb"), "heads").unwrap_err();
+    assert!(matches!(absent, OpenError::Io(..)), "{absent}");
+    assert!(!directory.path().join("absent.redb").exists());
 }
 
 /// Rows whose keys are none of ours, also more of them than a page has rows, end no list.
@@ -268,9 +308,9 @@ async fn a_key_that_is_none_of_ours_ends_no_list() {
         credentials.replace(None, living(name, "crm")).await.unwrap();
         customers.replace(None, CustomerWrite::of(customer(name))).await.unwrap();
     }
-    let txn = store.db.begin_write().unwrap();
-    for table in [CREDENTIALS, CUSTOMERS] {
-        let mut table = txn.open_table(table).unwrap();
+    let txn = store.view.db.begin_write().unwrap();
+    for table in [Table::Credentials, Table::Customers] {
+        let mut table = txn.open_table(definition(table)).unwrap();
         for bad in [b"".as_slice(), b"\0customer", b"a b\0customer", b"b", b"b/\0customer", b"\xff\0customer", b"z"] {
             table.insert(bad, b"octets".as_slice()).unwrap();
         }

@@ -263,7 +263,7 @@ impl Setup {
         let inner = EmbeddedCustomers(Arc::clone(&store));
         let customers = Arc::new(FaultyCustomers { inner, away: Mutex::new(false) });
         let keyring = keyring(&files, &store, customers.clone(), wrapper.clone()).await;
-        let vault = Vault::new(deployment(), credentials.clone(), keyring.clone(), clock);
+        let vault = Vault::new(deployment(), credentials.clone(), keyring.clone(), AuditLog::insecure_none(), clock);
         let setup = Self { vault, keyring, credentials, customers, store, files };
         setup.create(["acme", "other"].map(customer_id)).await;
         setup
@@ -277,17 +277,24 @@ impl Setup {
     /// Another vault over the same store, which has unwrapped nothing yet.
     pub(super) async fn cold(&self, wrapper: Arc<dyn KeyWrapper>) -> Vault {
         let keyring = keyring(&self.files, &self.store, self.customers.clone(), wrapper).await;
-        Vault::new(deployment(), self.credentials.clone(), keyring, clock)
+        Vault::new(deployment(), self.credentials.clone(), keyring, AuditLog::insecure_none(), clock)
     }
 
     /// Creates further customers.
     pub(super) async fn create(&self, ids: impl IntoIterator<Item = CustomerId>) {
         let wrapper = Arc::new(LocalWrapper::open(&self.wrapping_key()).unwrap());
         let (customers, credentials) = (self.customers.clone(), self.credentials.clone());
-        let directory =
-            CustomerDirectory::new(deployment(), customers, credentials, wrapper, self.keyring.clone(), clock);
+        let directory = CustomerDirectory::new(
+            deployment(),
+            customers,
+            credentials,
+            wrapper,
+            self.keyring.clone(),
+            AuditLog::insecure_none(),
+            clock,
+        );
         for id in ids {
-            directory.create(&id).await.unwrap();
+            directory.create_unasked(&id).await.unwrap();
         }
     }
 
@@ -298,13 +305,13 @@ impl Setup {
         secret: Secret,
         condition: Condition,
     ) -> Result<Credential, VaultError> {
-        self.vault.encrypt(&caller("realtask"), &credential_ref("acme", name), secret, condition, None).await
+        self.vault.encrypt_unasked(&caller("realtask"), &credential_ref("acme", name), secret, condition, None).await
     }
 
     /// Stores acme's `crm` with an idempotency key.
     pub(super) async fn encrypt_as(&self, who: &str, key: &str, secret: Secret) -> Result<Credential, VaultError> {
         let key = Some(IdempotencyKey::given(key));
-        self.vault.encrypt(&caller(who), &credential_ref("acme", "crm"), secret, Condition::None, key).await
+        self.vault.encrypt_unasked(&caller(who), &credential_ref("acme", "crm"), secret, Condition::None, key).await
     }
 
     /// Changes a living row of acme's behind the service's back.
