@@ -451,11 +451,13 @@ impl Settings {
     /// The first [`SettingsError::Wrong`].
     pub fn check(&self) -> Result<(), SettingsError> {
         let wrong = |key, problem: &str| Err(SettingsError::Wrong { key, problem: problem.to_owned() });
-        for (key, path) in [
+        let paths = [
             ("factors.file.path", &self.factors.file.path),
             ("factors.local.master_key", &self.factors.local.master_key),
             ("store.embedded.path", &self.store.embedded.path),
-        ] {
+        ];
+        let of_tls = self.tls.iter().map(|tls| ("tls.private_key", &tls.private_key));
+        for (key, path) in paths.into_iter().chain(of_tls) {
             if looks_like_a_key(path) {
                 return wrong(key, "must be a file's path, and looks like a key: put the key into a file of mode 0600");
             }
@@ -540,7 +542,8 @@ fn looks_like_a_key(path: &Path) -> bool {
     let is_padded = text.len() == 44 && text.ends_with('=');
     let is_unpadded = text.len() == 43 && !text.starts_with(['/', '.']);
     let is_base64 = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'-' | b'_' | b'=');
-    is_hex || text.starts_with('{') || ((is_padded || is_unpadded) && text.bytes().all(is_base64))
+    let is_document = text.starts_with('{') || text.contains("-----BEGIN");
+    is_hex || is_document || ((is_padded || is_unpadded) && text.bytes().all(is_base64))
 }
 
 /// Whether each part of a filter ends in a level. tracing would take a misspelt level for a target, and then log nothing else.

@@ -281,6 +281,14 @@ fn a_key_in_the_place_of_its_path_is_refused() {
             check(path).unwrap();
         }
     }
+    // PEM, as the environment may hand it over.
+    let with_key = |key: &str| {
+        let tls = format!("certificate = 'c', client_ca = 'a', trust_domain = 'example.com', private_key = {key:?}");
+        read(&format!("insecure.local_kms = true\ntls = {{ {tls} }}")).unwrap().check().expect_err(key).to_string()
+    };
+    let told = with_key("-----BEGIN PRIVATE KEY-----\nMARKED\n-----END PRIVATE KEY-----\n");
+    assert!(told.contains("tls.private_key") && told.contains("mode 0600") && !told.contains("MARKED"), "{told}");
+    assert!(!with_key("/etc/triseal/tls/server.key").contains("tls.private_key"));
 }
 
 #[test]

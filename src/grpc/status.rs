@@ -66,7 +66,6 @@ const REASONS: &[&str] = &[
     "RATE_LIMITED",
     "REPLY_FULL",
     "KMS_THROTTLED",
-    "REPLY_FULL",
     "KMS_UNAVAILABLE",
     "SECRETS_UNAVAILABLE",
     "STORE_UNAVAILABLE",

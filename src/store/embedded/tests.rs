@@ -213,7 +213,7 @@ async fn a_writer_that_failed_goes_on_saying_why() {
     let (failing, writing) = watch::channel(None);
     failing.send_replace(Some(full.clone()));
     drop(failing);
-    let failed = EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: None, writing };
+    let failed = EmbeddedStore { view: Arc::clone(&store.view), writes: Some(writes), writer: None, writing };
     assert!(failed.has_failed() && failed.failure() == Some(full.clone()));
     let credentials = EmbeddedCredentials(Arc::new(failed));
     assert_eq!(credentials.replace(None, living("acme", "crm")).await.err(), Some(full));
