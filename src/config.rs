@@ -19,7 +19,7 @@ pub struct Settings {
     /// Bound into every envelope and every wrapped key.
     #[serde(deserialize_with = "deployment", default = "default_deployment")]
     pub deployment: Deployment,
-    /// The gRPC listener.
+    /// The two listeners.
     #[serde(default)]
     pub server: Server,
     /// The audit log.
@@ -48,6 +48,13 @@ pub struct Settings {
 pub struct Server {
     /// Address and port.
     pub listen: SocketAddr,
+    /// Address and port of `/livez`, `/readyz` and `/metrics`.
+    pub ops_listen: SocketAddr,
+    /// Calls under way, at most. Above it, they are refused at once.
+    pub max_concurrent_requests: usize,
+    /// A connection is asked to end after this time, so that load spreads.
+    #[serde(deserialize_with = "duration")]
+    pub max_connection_age: Duration,
     /// Calls under way at the end have so long.
     #[serde(deserialize_with = "duration")]
     pub drain: Duration,
@@ -55,7 +62,13 @@ pub struct Server {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), drain: Duration::from_secs(20) }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)),
+            ops_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, OPS_PORT)),
+            max_concurrent_requests: 512,
+            max_connection_age: Duration::from_mins(10),
+            drain: Duration::from_secs(20),
+        }
     }
 }
 
@@ -204,13 +217,27 @@ impl Default for Cache {
 }
 
 /// `[store]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     /// Which store.
     pub backend: Backend,
     /// For `backend = "embedded"`.
     pub embedded: Embedded,
+    /// How long backups of the tables are kept: receipts of destroyed customers say from when on none holds them.
+    #[serde(deserialize_with = "long_duration")]
+    pub backup_retention: SignedDuration,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            backend: Backend::default(),
+            embedded: Embedded::default(),
+            // The longest that DynamoDB's point-in-time recovery goes back.
+            backup_retention: SignedDuration::from_hours(24 * 35),
+        }
+    }
 }
 
 /// `store.backend`
@@ -287,6 +314,8 @@ one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
 
 /// The port of the gRPC listener.
 pub const PORT: u16 = 7443;
+/// The port of the ops listener.
+pub const OPS_PORT: u16 = 7480;
 
 /// What a call waits for its audit entry, at most.
 const LONGEST_AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -338,6 +367,7 @@ impl Settings {
         let text = format!(
             "deployment = 'dev'\n\
              server.listen = '127.0.0.1:{PORT}'\n\
+             server.ops_listen = '127.0.0.1:{OPS_PORT}'\n\
              server.drain = '2s'\n\
              audit = {{ sink = 'file', file = {} }}\n\
              factors = {{ environment = 'file', customer = 'local', file.path = {}, local.master_key = {} }}\n\
@@ -382,6 +412,9 @@ impl Settings {
         }
         if self.audit.kms_mac_key.is_some() {
             return wrong("audit.kms_mac_key", "this release knows no AWS yet: leave it out");
+        }
+        if !(1..=100_000).contains(&self.server.max_concurrent_requests) {
+            return wrong("server.max_concurrent_requests", "must be 1 to 100,000");
         }
         if self.factors.environment == EnvironmentFrom::SecretsManager {
             return wrong("factors.environment", "this release knows no AWS yet: set it to \"file\"");
@@ -445,6 +478,15 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     parsed
         .filter(|duration| (Duration::from_millis(1)..=Duration::from_hours(24 * 30)).contains(duration))
         .ok_or_else(|| de::Error::custom("must be a time from 1ms to 720h, such as \"500ms\", \"20s\" or \"15m\""))
+}
+
+/// Such as `840h`; up to ten years, and perhaps none.
+fn long_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SignedDuration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed = text.parse::<SignedDuration>().ok();
+    parsed
+        .filter(|duration| (SignedDuration::ZERO..=SignedDuration::from_hours(24 * 3_650)).contains(duration))
+        .ok_or_else(|| de::Error::custom("must be a time from 0s to 87600h, such as \"840h\""))
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use std::io::{self, Read};
 
 use super::entry::{Hash, StreamId};
 use super::finding::{End, Finding, Kind, Seen, Verdict};
-use super::heads::{CheckpointMac, Head, MacError};
+use super::heads::{CheckpointMac, Head};
 use super::line::{Line, NotAnEntry};
 use super::reader::{RawLine, read_lines};
 use super::words::Event;
+use crate::factors::FactorError;
 
 /// A log in more pieces is no log. A piece is a run of entries of one stream in one file: a file has about one.
 const MAX_PIECES: usize = 100_000;
@@ -100,7 +101,7 @@ impl Verifier {
     ///
     /// # Errors
     /// There was no answer.
-    pub async fn check_macs(&mut self, mac: &dyn CheckpointMac) -> Result<(), MacError> {
+    pub async fn check_macs(&mut self, mac: &dyn CheckpointMac) -> Result<(), FactorError> {
         for head in self.streams.iter().filter_map(|stream| stream.head.as_ref()) {
             let kind = match &head.mac {
                 None => Kind::MacMissing,

@@ -28,7 +28,10 @@ fn an_empty_file_has_the_safe_defaults() {
     let settings = read("").unwrap();
     assert_eq!(settings.deployment.as_str(), "production");
     assert_eq!(settings.server.listen.to_string(), "0.0.0.0:7443");
-    assert_eq!(settings.server.drain, Duration::from_secs(20));
+    assert_eq!(settings.server.ops_listen.to_string(), "0.0.0.0:7480");
+    let Server { max_concurrent_requests, max_connection_age, drain, .. } = settings.server;
+    assert_eq!((max_concurrent_requests, max_connection_age), (512, Duration::from_mins(10)));
+    assert_eq!(drain, Duration::from_secs(20));
     let Audit { sink, file, fsync_interval, timeout, kms_mac_key } = settings.audit;
     assert_eq!((sink, file.as_path()), (AuditSink::Stdout, Path::new("/var/log/triseal/audit.jsonl")));
     assert_eq!((fsync_interval, timeout), (Duration::from_secs(1), Duration::from_millis(500)));
@@ -140,13 +143,15 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
-    let edits: [(&str, Edit); 14] = [
+    let edits: [(&str, Edit); 16] = [
         ("insecure.plaintext", |settings| settings.insecure.plaintext = false),
         ("server.listen", |settings| settings.server.listen = "0.0.0.0:7443".parse().unwrap()),
         ("server.listen", |settings| settings.server.listen = "[::ffff:127.0.0.1]:7443".parse().unwrap()),
         ("audit.timeout", |settings| settings.audit.timeout = Duration::from_millis(5_001)),
         ("audit.fsync_interval", |settings| settings.audit.fsync_interval = Duration::from_secs(61)),
         ("audit.kms_mac_key", |settings| settings.audit.kms_mac_key = Some(String::new())),
+        ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 0),
+        ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 100_001),
         ("factors.environment", |settings| settings.factors.environment = EnvironmentFrom::SecretsManager),
         ("factors.customer", |settings| settings.factors.customer = CustomerFrom::Kms),
         ("factors.customer", |settings| settings.insecure.local_kms = false),
@@ -165,10 +170,11 @@ fn each_refusal_names_its_key() {
             Ok(()) => panic!("{wanted} was accepted"),
         }
     }
-    let bounds: [Edit; 5] = [
+    let bounds: [Edit; 6] = [
         |settings| {
             (settings.audit.timeout, settings.audit.fsync_interval) = (Duration::from_secs(5), Duration::from_mins(1))
         },
+        |settings| settings.server.max_concurrent_requests = 1,
         |settings| settings.cache.roots = 10_000_000,
         |settings| settings.cache.refresh_after = settings.cache.max_age,
         |settings| settings.factors.file.poll = settings.factors.file.max_age / 2,
@@ -202,6 +208,7 @@ fn development_runs_below_its_directory_whatever_that_is_called() {
         let settings = Settings::dev(Path::new(data)).unwrap();
         settings.check().unwrap();
         assert_eq!(settings.deployment.as_str(), "dev");
+        assert!(settings.server.listen.ip().is_loopback() && settings.server.ops_listen.ip().is_loopback());
         assert!(settings.insecure.development_codebase_key);
         assert_eq!(settings.store.embedded.path, Path::new(data).join("store.redb"));
         assert_eq!(settings.audit.sink, AuditSink::File, "standard output is for people");

@@ -1,20 +1,24 @@
 //! Messages ↔ domain values. Every check of a length or a character set is here, and all that is wrong with a request is
 //! told at once. Nothing is checked again after this, and nothing is repaired. Descriptions never repeat a value.
 
+mod batch;
+
 use base64ct::{Base64UrlUnpadded, Encoding};
 use jiff::Timestamp;
 use tonic::Status;
 use tonic_types::FieldViolation;
+
+pub(super) use batch::{batch_request, batch_response, room_for_secrets};
 
 use super::status::bad_fields;
 use super::wire::v1;
 use crate::crypto::Lineage;
 use crate::customers::StateFilter;
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
-use crate::secret::stored::to_timestamp as timestamp;
+use crate::secret::stored::{self, to_timestamp as timestamp};
 use crate::secret::{Kind, Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString, View};
 use crate::store::{CustomerRow, CustomerState, IdempotencyKey, KeyVersionState, Page, Revision, State};
-use crate::vault::{Condition, Credential, ListFilter};
+use crate::vault::{Condition, Credential, ListFilter, Reading, VaultError};
 
 const MAX_TOKEN: usize = 16_384;
 const MAX_URL: usize = 2_048;
@@ -139,9 +143,16 @@ pub(super) fn encrypt_request(request: v1::EncryptCredentialRequest) -> Result<E
     check.done(request)
 }
 
-pub(super) fn decrypt_request(
-    request: &v1::DecryptCredentialRequest,
-) -> Result<(CredentialRef, View, Option<Revision>), Status> {
+/// Tells, before anything is sent, what this release would refuse a request to seal for.
+///
+/// # Errors
+/// What the service would answer.
+pub fn check_encrypt_request(request: v1::EncryptCredentialRequest) -> Result<(), Status> {
+    let request = encrypt_request(request)?;
+    stored::encode(request.secret).map(drop).map_err(|_| VaultError::SecretTooLong.into())
+}
+
+pub(super) fn decrypt_request(request: &v1::DecryptCredentialRequest) -> Result<Reading, Status> {
     let mut check = Check::default();
     let id = check.credential(&request.customer_id, &request.credential_id);
     let revision = check.revision(request.if_revision);
@@ -153,7 +164,7 @@ pub(super) fn decrypt_request(
             View::Access
         }
     };
-    check.done(id.map(|id| (id, view, revision)))
+    check.done(id.map(|id| Reading { id, view, revision }))
 }
 
 pub(super) fn credential_ref(customer: &str, credential: &str) -> Result<CredentialRef, Status> {
@@ -222,6 +233,19 @@ pub(super) fn customer_id(id: &str) -> Result<CustomerId, Status> {
     let mut check = Check::default();
     let id = check.id("customer_id", CustomerId::parse(id));
     check.done(id)
+}
+
+/// Days until a destruction: long enough to notice a mistake, short enough for whoever asked to be forgotten.
+const DAYS: std::ops::RangeInclusive<i32> = 7..=30;
+
+pub(super) fn destroy_request(request: &v1::DestroyCustomerRequest) -> Result<(CustomerId, u8), Status> {
+    let mut check = Check::default();
+    let id = check.id("customer_id", CustomerId::parse(&request.customer_id));
+    let days = u8::try_from(request.days).ok().filter(|_| DAYS.contains(&request.days));
+    if days.is_none() {
+        check.wrong("days", format!("must be {} to {}", DAYS.start(), DAYS.end()));
+    }
+    check.done(id.zip(days))
 }
 
 pub(super) fn list_customers_request(
@@ -326,6 +350,11 @@ fn opaque_from(check: &mut Check, opaque: &mut v1::Opaque) -> Secret {
     Secret::Opaque(Opaque { data: SecretOctets::new(std::mem::take(&mut opaque.data)), content_type })
 }
 
+pub(super) fn decrypted((secret, credential): (Secret, Credential)) -> v1::DecryptCredentialResponse {
+    let credential = Some(credential_message(&credential));
+    v1::DecryptCredentialResponse { secret: Some(secret_message(secret)), credential }
+}
+
 /// The secret as a message, which wipes itself when it has been sent.
 pub(super) fn secret_message(secret: Secret) -> v1::Secret {
     let value = match secret {
@@ -410,14 +439,22 @@ pub(super) fn customer_message(row: &CustomerRow) -> v1::Customer {
             kms_key_arn: key.kms_key_arn.clone(),
         }
     });
-    let (state, destroy_time) = match row.state {
-        CustomerState::Active => (v1::CustomerState::Active, None),
-        CustomerState::Disabled => (v1::CustomerState::Disabled, None),
+    let (state, destroy_time, erasure) = match row.state {
+        CustomerState::Active => (v1::CustomerState::Active, None, None),
+        CustomerState::Disabled => (v1::CustomerState::Disabled, None, None),
         CustomerState::PendingDestruction { destroy_time } => {
-            (v1::CustomerState::PendingDestruction, Some(destroy_time))
+            (v1::CustomerState::PendingDestruction, Some(destroy_time), None)
         }
-        CustomerState::Destroyed { destroy_time } => (v1::CustomerState::Destroyed, Some(destroy_time)),
+        CustomerState::Destroyed { destroy_time, erasure } => {
+            (v1::CustomerState::Destroyed, Some(destroy_time), Some(erasure))
+        }
     };
+    let receipt = erasure.map(|erasure| v1::DestructionReceipt {
+        key_versions: erasure.key_versions,
+        credentials: erasure.credentials.unwrap_or_default(),
+        end_time: erasure.end_time.map(timestamp),
+        backups_end_time: erasure.backups_end_time.map(timestamp),
+    });
     v1::Customer {
         customer_id: row.id.to_string(),
         state: state.into(),
@@ -425,6 +462,7 @@ pub(super) fn customer_message(row: &CustomerRow) -> v1::Customer {
         key_versions: key_versions.collect(),
         create_time: Some(timestamp(row.create_time)),
         destroy_time: destroy_time.map(timestamp),
+        receipt,
     }
 }
 

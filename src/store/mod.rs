@@ -11,11 +11,14 @@ mod encoding;
 mod rows;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream;
 
 pub use change::{ChangeError, Decision, change};
 pub use rows::{
-    Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, IdempotencyKey, KeyRow, KeyVersion,
-    KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, Versioned, WriteId, row_time,
+    Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, Erasure, IdempotencyKey, KeyRow,
+    KeyVersion, KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, Versioned, WriteId,
+    row_time,
 };
 
 use crate::crypto::Version;
@@ -43,6 +46,9 @@ pub enum StoreError {
     #[error("the store is corrupt: {0}")]
     Corrupt(String),
 }
+
+/// Rows that one call reads at the same time, where a backend has no better way to read many.
+const READ_AT_ONCE: usize = 16;
 
 /// What became of a conditional write.
 #[derive(Debug)]
@@ -74,6 +80,13 @@ pub trait Rows: Send + Sync {
 /// The credentials. Tombstones are rows, too.
 #[async_trait]
 pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = CredentialRow> {
+    /// Many rows, as [`Rows::get`] and in the order of their ids, of which some may be the same. One that can't be read fails by
+    /// itself alone.
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
+        let reading: Vec<_> = ids.iter().map(|id| self.get(id)).collect();
+        stream::iter(reading).buffered(READ_AT_ONCE).collect().await
+    }
+
     /// At most `limit` rows of a customer, or of all, which come after `after`; in the backend's order, which does not change.
     /// A page may be shorter; it is the last if it names no successor.
     async fn query(
@@ -82,6 +95,10 @@ pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = Cre
         after: Option<&CredentialRef>,
         limit: usize,
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError>;
+
+    /// Removes a row, tombstone or not, on the condition that it has the write id `expected`. Answered [`Replaced::Done`], it is gone
+    /// from the disk, or was gone. Only the destruction of a customer does this: whatever else ends a secret leaves a tombstone.
+    async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError>;
 }
 
 /// The customers, and their wrapped keys.

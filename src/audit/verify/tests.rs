@@ -359,7 +359,7 @@ async fn a_wrong_mac_and_a_missing_one_are_found() {
     heads[1].mac = None;
     assert_eq!(check(heads.clone(), &mac).await, ["mac_missing"]);
 
-    mac.fail(MacError::Away("x".to_owned()));
+    mac.fail(FactorError::Away("x".to_owned()));
     let mut verifier = Verifier::new(Some(heads), false);
     assert!(verifier.check_macs(&mac).await.is_err(), "no answer is no finding");
 }

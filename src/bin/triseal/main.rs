@@ -5,6 +5,7 @@
 
 mod audit;
 mod client;
+mod confirm;
 mod credential;
 mod customer;
 mod failure;
@@ -17,6 +18,7 @@ mod salesforce;
 mod status;
 mod wiped;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +26,11 @@ use clap::{Parser, Subcommand};
 use client::Connect;
 use failure::Failure;
 use output::{Format, Output};
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes what is freed: an import passes many secrets through the buffers of the RPC stack.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Seals and opens credentials with a triseal service.
 #[derive(Parser)]
@@ -49,10 +56,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Encrypt, decrypt, list and delete credentials
+    /// Encrypt, decrypt, list, delete and import credentials
     #[command(subcommand)]
     Credential(credential::Command),
-    /// Create and list customers
+    /// Create, list, disable and destroy customers
     #[command(subcommand)]
     Customer(customer::Command),
     /// Make new keys for the codebase or the environment

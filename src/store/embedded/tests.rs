@@ -44,7 +44,7 @@ async fn what_was_written_is_there_after_opening_again() {
     {
         let store = open(&path).unwrap();
         EmbeddedCredentials(Arc::clone(&store)).replace(None, row.clone()).await.unwrap();
-        let write = CustomerWrite { customer: owner.clone(), key: Some(key.clone()) };
+        let write = CustomerWrite { key: Some(key.clone()), ..CustomerWrite::of(owner.clone()) };
         EmbeddedCustomers(Arc::clone(&store)).replace(None, write).await.unwrap();
         EmbeddedOperations(store).replace(None, record.clone()).await.unwrap();
     }
@@ -138,8 +138,8 @@ fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
     let (sender, waiting) = mpsc::sync_channel(writes);
     let answers = (0..writes).map(|_| {
         let row = living("acme", "crm");
-        let put = (credential_key(&row.id), encoding::encode_credential(&row));
-        let replacement = Replacement { table: CREDENTIALS, row: put, expected: None, beside: None };
+        let put = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
+        let replacement = Replacement { table: CREDENTIALS, row: put, expected: None, beside: vec![] };
         let (answer, answered) = oneshot::channel();
         sender.send(Write { replacement, answer }).unwrap();
         answered
@@ -152,7 +152,7 @@ fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
 fn writes_that_wait_share_a_commit() {
     let (waiting, answers) = queue(600);
     let mut groups = Vec::new();
-    write_groups(&waiting, |group| {
+    write_groups(&waiting, &Histogram::noop(), |group| {
         groups.push(group.len());
         Ok(group.iter().map(|_| None).collect())
     });
@@ -164,7 +164,7 @@ fn writes_that_wait_share_a_commit() {
 fn a_commit_that_fails_fails_every_write_in_it_and_is_the_last() {
     let (waiting, answers) = queue(300);
     let mut commits = 0;
-    write_groups(&waiting, |group| {
+    write_groups(&waiting, &Histogram::noop(), |group| {
         commits += 1;
         if commits == 1 { Err(StoreError::Away("full".to_owned())) } else { Ok(vec![None; group.len()]) }
     });
@@ -186,7 +186,7 @@ async fn a_writer_that_dies_is_away() {
     let (ended, writing) = watch::channel(());
     let dies = thread::spawn(move || {
         let _ended = ended;
-        write_groups(&waiting, |_| panic!("planted"));
+        write_groups(&waiting, &Histogram::noop(), |_| panic!("planted"));
     });
     let store =
         Arc::new(EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: Some(dies), writing });
@@ -223,7 +223,10 @@ async fn a_corrupt_row_is_an_error_and_stays() {
             _ => false,
         };
         assert!(credentials.get(&row.id).await.is_err_and(|error| told(&error)));
-        // It hides no other row, and a list goes on after it.
+        // It hides no other row: among many it fails alone, and a list goes on after it.
+        let many = credentials.get_many(&[&beside.id, &row.id, &beside.id]).await;
+        assert!(many[1].as_ref().is_err_and(told));
+        assert!([&many[0], &many[2]].into_iter().all(|read| *read == Ok(Some(beside.clone()))));
         let page = credentials.query(None, None, 10).await.unwrap();
         assert_eq!(page.rows, std::slice::from_ref(&beside));
         let page = credentials.query(None, None, 1).await.unwrap();

@@ -245,7 +245,7 @@ impl World {
                 self.tell(format!("op {op}: message {id} reads a customer: {}", row.is_some()));
                 Ok(Answer::Customer(row))
             }
-            Request::PutCustomer(expected, CustomerWrite { customer, key }) => {
+            Request::PutCustomer(expected, CustomerWrite { customer, key, erased: _ }) => {
                 let present = self.customers.get(&customer.id).cloned();
                 if present.as_ref().map(Versioned::write_id) != expected && self.fault != Fault::IgnoresConditions {
                     self.tell(format!("op {op}: message {id} is refused: the customer is there"));
@@ -358,6 +358,10 @@ impl Credentials for Remote {
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError> {
         unreachable!("nothing is listed")
     }
+
+    async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+        unreachable!("a vault removes no row")
+    }
 }
 
 pub(super) struct RemoteCustomers(pub(super) Shared);
@@ -424,7 +428,7 @@ impl Rows for Near {
         // Only before the history begins.
         let mut world = self.0.lock();
         assert!(expected.is_none() && world.calls.is_empty(), "the keyring changes no customer");
-        let CustomerWrite { customer, key } = write;
+        let CustomerWrite { customer, key, erased: _ } = write;
         if let Some(key) = key {
             world.keys.insert((customer.id.clone(), key.version), key);
         }
