@@ -4,6 +4,8 @@
 //! wait into one durable commit, so that concurrent writers share one `fsync`. Nothing is answered before it is on disk, and
 //! a commit that fails fails every write in it.
 
+mod view;
+
 use std::fs::Permissions;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +19,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use tokio::sync::{oneshot, watch};
 use tracing::error;
 
+use self::view::View;
 use super::encoding::{self, BadRow};
 use super::{
     CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, KeyRow, OperationId, OperationRow, Operations,
@@ -29,13 +32,18 @@ use crate::telemetry::metrics::{Histogram, group_size};
 /// Rows as they stand in the file: keys and octets.
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
-type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-const CREDENTIALS: Table = Table::new("credentials");
-const CUSTOMERS: Table = Table::new("customers");
-const OPERATIONS: Table = Table::new("operations");
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Table {
+    Credentials,
+    Customers,
+    Operations,
+}
+
+const ALL_TABLES: [Table; 3] = [Table::Credentials, Table::Customers, Table::Operations];
 /// What the file is: its format, and the deployment whose records it holds.
-const ABOUT: Table = Table::new("about");
+const ABOUT: Definition = Definition::new("about");
 
 /// Names of the marks in [`ABOUT`].
 const FORMAT: &[u8] = b"format";
@@ -73,9 +81,17 @@ pub enum OpenError {
     UnknownFormat(PathBuf),
 }
 
+const fn definition(table: Table) -> Definition {
+    Definition::new(match table {
+        Table::Credentials => "credentials",
+        Table::Customers => "customers",
+        Table::Operations => "operations",
+    })
+}
+
 /// A store in one file.
 pub struct EmbeddedStore {
-    db: Arc<Database>,
+    view: Arc<View>,
     /// `None` only while it is dropped.
     writes: Option<mpsc::SyncSender<Write>>,
     writer: Option<thread::JoinHandle<()>>,
@@ -121,19 +137,29 @@ impl EmbeddedStore {
     pub fn open(path: &Path, deployment: &Deployment) -> Result<Self, OpenError> {
         let exists = path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))?;
         let made = if exists { None } else { make_file(path, deployment)? };
-        let db = Arc::new(made.map_or_else(|| open_file(path, deployment), Ok)?);
+        let db = made.map_or_else(|| open_file(path, deployment), Ok)?;
+        Self::over(path, db)
+    }
+
+    /// A store over a database of ours.
+    fn over(path: &Path, db: Database) -> Result<Self, OpenError> {
+        let view = Arc::new(View::new(db).map_err(|error| damaged(path, &error))?);
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
-        let written = Arc::clone(&db);
+        let written = Arc::clone(&view);
         let (ended, writing) = watch::channel(());
         let sizes = group_size();
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
                 let _ended = ended;
-                write_groups(&waiting, &sizes, |group| commit(&written, group));
+                write_groups(&waiting, &sizes, |group| {
+                    let refusals = commit(&written.db, group)?;
+                    written.renew().map_err(away)?;
+                    Ok(refusals)
+                });
             })
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { db, writes: Some(writes), writer: Some(writer), writing })
+        Ok(Self { view, writes: Some(writes), writer: Some(writer), writing })
     }
 
     /// Waits until nothing can be written any more: a commit failed, and the file has to be opened anew by another process.
@@ -145,11 +171,6 @@ impl EmbeddedStore {
     /// Whether nothing can be written any more.
     pub fn has_failed(&self) -> bool {
         self.writing.has_changed().is_err()
-    }
-
-    fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let table = self.db.begin_read().map_err(away)?.open_table(table).map_err(away)?;
-        Ok(table.get(key).map_err(away)?.map(|value| value.value().to_vec()))
     }
 
     async fn write(&self, replacement: Replacement) -> Result<Refusal, StoreError> {
@@ -173,10 +194,10 @@ impl EmbeddedStore {
         wanted: impl Fn(&[u8]) -> bool,
     ) -> Result<Entries, StoreError> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
-        let table = self.db.begin_read().map_err(away)?.open_table(table).map_err(away)?;
+        let tables = self.view.tables();
         let from = after.map_or(Included(prefix), Excluded);
         let mut found = Vec::new();
-        for entry in table.range::<&[u8]>((from, Unbounded)).map_err(away)? {
+        for entry in tables.table(table).range::<&[u8]>((from, Unbounded)).map_err(away)? {
             let (key, value) = entry.map_err(away)?;
             if found.len() == limit || !key.value().starts_with(prefix) {
                 break;
@@ -196,8 +217,8 @@ impl Rows for EmbeddedCredentials {
     type Write = CredentialRow;
 
     async fn get(&self, id: &CredentialRef) -> Result<Option<CredentialRow>, StoreError> {
-        let octets = self.0.read(CREDENTIALS, &credential_key(id))?;
-        octets.map(|octets| encoding::decode_credential(id.clone(), &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_credential(id.clone(), octets);
+        self.0.view.tables().get(Table::Credentials, &credential_key(id), decode)
     }
 
     async fn replace(
@@ -206,27 +227,22 @@ impl Rows for EmbeddedCredentials {
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
         let encoded = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        let refusal = self.0.write(Replacement { table: CREDENTIALS, row: encoded, expected, beside: vec![] }).await?;
+        let refusal =
+            self.0.write(Replacement { table: Table::Credentials, row: encoded, expected, beside: vec![] }).await?;
         replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
     }
 }
 
 #[async_trait]
 impl Credentials for EmbeddedCredentials {
-    /// In one transaction, which costs more than the reading itself.
+    /// All as one commit left them.
     async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
-        let opened = self.0.db.begin_read().map_err(away).and_then(|txn| txn.open_table(CREDENTIALS).map_err(away));
-        let table = match opened {
-            Ok(table) => table,
-            Err(error) => return vec![Err(error); ids.len()],
+        let tables = self.0.view.tables();
+        let get = |id: &&CredentialRef| {
+            let decode = |octets: &[u8]| encoding::decode_credential(CredentialRef::clone(id), octets);
+            tables.get(Table::Credentials, &credential_key(id), decode)
         };
-        let row = |id: &&CredentialRef| match table.get(credential_key(id).as_slice()).map_err(away)? {
-            Some(octets) => {
-                encoding::decode_credential(CredentialRef::clone(id), octets.value()).map(Some).map_err(bad_row)
-            }
-            None => Ok(None),
-        };
-        ids.iter().map(row).collect()
+        ids.iter().map(get).collect()
     }
 
     async fn query(
@@ -237,14 +253,14 @@ impl Credentials for EmbeddedCredentials {
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError> {
         let prefix = customer.map_or_else(Vec::new, |customer| key(customer.as_str(), ""));
         let after = after.map(credential_key);
-        let found = self.0.range(CREDENTIALS, &prefix, after.as_deref(), limit, |_| true)?;
+        let found = self.0.range(Table::Credentials, &prefix, after.as_deref(), limit, |_| true)?;
         Ok(page(&found, limit, credential_ref, encoding::decode_credential))
     }
 
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         let row = (credential_key(id), None);
         let expected = Some(expected);
-        let refusal = self.0.write(Replacement { table: CREDENTIALS, row, expected, beside: vec![] }).await?;
+        let refusal = self.0.write(Replacement { table: Table::Credentials, row, expected, beside: vec![] }).await?;
         match refusal {
             // It was gone before.
             Some(None) => Ok(Replaced::Done),
@@ -260,8 +276,8 @@ impl Rows for EmbeddedCustomers {
     type Write = CustomerWrite;
 
     async fn get(&self, id: &CustomerId) -> Result<Option<CustomerRow>, StoreError> {
-        let octets = self.0.read(CUSTOMERS, &key(id.as_str(), CUSTOMER))?;
-        octets.map(|octets| encoding::decode_customer(id.clone(), &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_customer(id.clone(), octets);
+        self.0.view.tables().get(Table::Customers, &key(id.as_str(), CUSTOMER), decode)
     }
 
     async fn replace(
@@ -276,7 +292,7 @@ impl Rows for EmbeddedCustomers {
         let erased = erased.into_iter().map(|version| (wrapped_key_key(&customer.id, version), None));
         let beside = wrapped.into_iter().chain(erased).collect();
         let row = (key(customer.id.as_str(), CUSTOMER), Some(encoding::encode_customer(&customer)));
-        let refusal = self.0.write(Replacement { table: CUSTOMERS, row, expected, beside }).await?;
+        let refusal = self.0.write(Replacement { table: Table::Customers, row, expected, beside }).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
     }
 }
@@ -284,8 +300,8 @@ impl Rows for EmbeddedCustomers {
 #[async_trait]
 impl Customers for EmbeddedCustomers {
     async fn key(&self, customer: &CustomerId, version: Version) -> Result<Option<KeyRow>, StoreError> {
-        let octets = self.0.read(CUSTOMERS, &wrapped_key_key(customer, version))?;
-        octets.map(|octets| encoding::decode_key(version, &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_key(version, octets);
+        self.0.view.tables().get(Table::Customers, &wrapped_key_key(customer, version), decode)
     }
 
     async fn query(
@@ -295,7 +311,7 @@ impl Customers for EmbeddedCustomers {
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         let after = after.map(|customer| key(customer.as_str(), CUSTOMER));
         let own_row = [&[SEPARATOR], CUSTOMER.as_bytes()].concat();
-        let found = self.0.range(CUSTOMERS, b"", after.as_deref(), limit, |key| key.ends_with(&own_row))?;
+        let found = self.0.range(Table::Customers, b"", after.as_deref(), limit, |key| key.ends_with(&own_row))?;
         Ok(page(&found, limit, customer_id, encoding::decode_customer))
     }
 }
@@ -307,8 +323,8 @@ impl Rows for EmbeddedOperations {
     type Write = OperationRow;
 
     async fn get(&self, id: &OperationId) -> Result<Option<OperationRow>, StoreError> {
-        let octets = self.0.read(OPERATIONS, &key(id.kind, &id.id))?;
-        octets.map(|octets| encoding::decode_operation(id.clone(), &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_operation(id.clone(), octets);
+        self.0.view.tables().get(Table::Operations, &key(id.kind, &id.id), decode)
     }
 
     async fn replace(
@@ -317,7 +333,8 @@ impl Rows for EmbeddedOperations {
         row: OperationRow,
     ) -> Result<Replaced<OperationRow>, StoreError> {
         let encoded = (key(row.id.kind, &row.id.id), Some(encoding::encode_operation(&row)));
-        let refusal = self.0.write(Replacement { table: OPERATIONS, row: encoded, expected, beside: vec![] }).await?;
+        let refusal =
+            self.0.write(Replacement { table: Table::Operations, row: encoded, expected, beside: vec![] }).await?;
         replaced(refusal, |octets| encoding::decode_operation(row.id, octets))
     }
 }
@@ -411,8 +428,8 @@ fn mark(db: &Database, deployment: &Deployment) -> Result<(), redb::Error> {
         about.insert(FORMAT, FILE_FORMAT)?;
         about.insert(DEPLOYMENT, deployment.as_str().as_bytes())?;
     }
-    for table in [CREDENTIALS, CUSTOMERS, OPERATIONS] {
-        txn.open_table(table)?;
+    for table in ALL_TABLES {
+        txn.open_table(definition(table))?;
     }
     Ok(txn.commit()?)
 }
@@ -425,8 +442,8 @@ fn marks(db: &Database) -> Result<(Vec<u8>, Vec<u8>), redb::Error> {
         Some(value) => Ok(value.value().to_vec()),
         None => Err(redb::Error::Corrupted("it has no mark of ours".to_owned())),
     };
-    for table in [CREDENTIALS, CUSTOMERS, OPERATIONS] {
-        txn.open_table(table)?;
+    for table in ALL_TABLES {
+        txn.open_table(definition(table))?;
     }
     Ok((mark(FORMAT)?, mark(DEPLOYMENT)?))
 }
@@ -483,7 +500,7 @@ fn begin_write(db: &Database) -> Result<WriteTransaction, redb::TransactionError
 }
 
 fn apply(txn: &WriteTransaction, replacement: &Replacement) -> Result<Refusal, StoreError> {
-    let mut table = txn.open_table(replacement.table).map_err(away)?;
+    let mut table = txn.open_table(definition(replacement.table)).map_err(away)?;
     let present = table.get(replacement.row.0.as_slice()).map_err(away)?.map(|value| value.value().to_vec());
     // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
     let write_id = present.as_deref().map(encoding::write_id).transpose().ok();

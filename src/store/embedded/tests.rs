@@ -110,7 +110,7 @@ fn another_programs_file_is_not_adopted() {
     let path = directory.path().join("other.redb");
     let other = Database::create(&path).unwrap();
     let txn = other.begin_write().unwrap();
-    txn.open_table(CREDENTIALS).unwrap().insert(b"key".as_slice(), b"value".as_slice()).unwrap();
+    txn.open_table(definition(Table::Credentials)).unwrap().insert(b"key".as_slice(), b"value".as_slice()).unwrap();
     txn.commit().unwrap();
     drop(other);
     assert!(matches!(refused(&path), OpenError::Damaged(..)));
@@ -139,7 +139,7 @@ fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
     let answers = (0..writes).map(|_| {
         let row = living("acme", "crm");
         let put = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        let replacement = Replacement { table: CREDENTIALS, row: put, expected: None, beside: vec![] };
+        let replacement = Replacement { table: Table::Credentials, row: put, expected: None, beside: vec![] };
         let (answer, answered) = oneshot::channel();
         sender.send(Write { replacement, answer }).unwrap();
         answered
@@ -189,7 +189,7 @@ async fn a_writer_that_dies_is_away() {
         write_groups(&waiting, &Histogram::noop(), |_| panic!("planted"));
     });
     let store =
-        Arc::new(EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: Some(dies), writing });
+        Arc::new(EmbeddedStore { view: Arc::clone(&store.view), writes: Some(writes), writer: Some(dies), writing });
     let credentials = EmbeddedCredentials(Arc::clone(&store));
     assert!(!store.has_failed());
     let writes = (0..5).map(|_| credentials.replace(None, living("acme", "crm")));
@@ -214,9 +214,13 @@ async fn a_corrupt_row_is_an_error_and_stays() {
     let beside = living("acme", "later");
     credentials.replace(None, beside.clone()).await.unwrap();
     for bad in [&b""[..], &[1], newer, &good[..17], &good[..good.len() - 1], &[good.as_slice(), &[0]].concat()] {
-        let txn = store.db.begin_write().unwrap();
-        txn.open_table(CREDENTIALS).unwrap().insert(credential_key(&row.id).as_slice(), bad).unwrap();
+        let txn = store.view.db.begin_write().unwrap();
+        txn.open_table(definition(Table::Credentials))
+            .unwrap()
+            .insert(credential_key(&row.id).as_slice(), bad)
+            .unwrap();
         txn.commit().unwrap();
+        store.view.renew().unwrap();
         let told = |error: &StoreError| match error {
             StoreError::Newer => bad == newer,
             StoreError::Corrupt(_) => bad != newer,
@@ -235,7 +239,12 @@ async fn a_corrupt_row_is_an_error_and_stays() {
             let outcome = credentials.replace(expected, living("acme", "crm")).await;
             assert!(outcome.as_ref().is_err_and(told), "{outcome:?}");
         }
-        assert_eq!(store.read(CREDENTIALS, &credential_key(&row.id)).unwrap().unwrap(), bad);
+        let stored = store
+            .view
+            .tables()
+            .get(Table::Credentials, &credential_key(&row.id), |octets| Ok(octets.to_vec()))
+            .unwrap();
+        assert_eq!(stored.unwrap(), bad);
     }
     assert_eq!(credentials.get(&credential_ref("acme", "other")).await.unwrap(), None);
     assert_eq!(EmbeddedCustomers(store).get(&customer_id("acme")).await.unwrap(), None);
