@@ -160,7 +160,9 @@ impl ConnectionService {
         let answered = id.as_str().parse::<HeaderValue>();
         Box::pin(telemetry::within(id, async move {
             let mut answer = answer.await;
-            if let Ok(id) = answered {
+            if let Ok(mut id) = answered {
+                // Each answer has another one, so no connection's table of headers is to keep it: it would push out those that recur.
+                id.set_sensitive(true);
                 answer.headers_mut().insert(REQUEST_ID, id);
             }
             Ok(answer)
