@@ -48,7 +48,7 @@ fn compile_protocol() -> Result<(), Box<dyn Error>> {
     let mut descriptors = compiler.file_descriptor_set();
     // Messages that hold a secret are wiped when dropped, and print as their name: grpc/wire.rs and secret/stored.rs.
     // (prost derives Clone and PartialEq for every message, which can't be helped.)
-    let mut config = tonic_prost_build::configure().emit_rerun_if_changed(false);
+    let mut config = tonic_prost_build::configure().emit_rerun_if_changed(false).codec_path("crate::grpc::wire::Codec");
     let secrets = [
         "triseal.v1.SalesforceOAuth",
         "triseal.v1.Password",
