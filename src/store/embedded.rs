@@ -461,16 +461,13 @@ fn write_groups(
     sizes: &Histogram,
     mut commit: impl FnMut(&[Replacement]) -> Result<Vec<Refusal>, StoreError>,
 ) {
-    let mut healthy = true;
-    while let (true, Ok(first)) = (healthy, waiting.recv()) {
+    while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(MAX_GROUP - 1));
         let (replacements, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|write| (write.replacement, write.answer)).unzip();
         sizes.record(replacements.len() as f64);
         let outcomes = commit(&replacements);
-        // redb takes no write after one that failed, until the file is opened anew.
-        healthy = outcomes.is_ok();
         for (index, answer) in answers.into_iter().enumerate() {
             let outcome = match &outcomes {
                 Ok(refusals) => Ok(refusals.get(index).cloned().unwrap_or_default()),
@@ -478,6 +475,10 @@ fn write_groups(
             };
             // Whoever has gone does not hear of it, and the write stands.
             let _ = answer.send(outcome);
+        }
+        if outcomes.is_err() {
+            // redb takes no write after one that failed, until the file is opened anew.
+            return;
         }
     }
 }

@@ -1,4 +1,5 @@
 mod damage;
+mod power;
 
 use futures_util::future::join_all;
 
