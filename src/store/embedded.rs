@@ -487,7 +487,14 @@ fn write_groups(
 /// row that it shows may be part of it.
 fn commit(db: &Database, replacements: &[Replacement]) -> Result<Vec<Refusal>, StoreError> {
     let txn = begin_write(db).map_err(away)?;
-    let refusals = replacements.iter().map(|replacement| apply(&txn, replacement)).collect::<Result<_, _>>()?;
+    let mut refusals = Vec::with_capacity(replacements.len());
+    for replacements in replacements.chunk_by(|one, next| one.table == next.table) {
+        let Some(first) = replacements.first() else { continue };
+        let mut table = txn.open_table(definition(first.table)).map_err(away)?;
+        for replacement in replacements {
+            refusals.push(apply(&mut table, replacement)?);
+        }
+    }
     txn.commit().map_err(away)?;
     Ok(refusals)
 }
@@ -500,13 +507,17 @@ fn begin_write(db: &Database) -> Result<WriteTransaction, redb::TransactionError
     Ok(txn)
 }
 
-fn apply(txn: &WriteTransaction, replacement: &Replacement) -> Result<Refusal, StoreError> {
-    let mut table = txn.open_table(definition(replacement.table)).map_err(away)?;
-    let present = table.get(replacement.row.0.as_slice()).map_err(away)?.map(|value| value.value().to_vec());
-    // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
-    let write_id = present.as_deref().map(encoding::write_id).transpose().ok();
-    if write_id != Some(replacement.expected) {
-        return Ok(Some(present));
+fn apply(
+    table: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    replacement: &Replacement,
+) -> Result<Refusal, StoreError> {
+    {
+        let present = table.get(replacement.row.0.as_slice()).map_err(away)?;
+        // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
+        let write_id = present.as_ref().map(|present| encoding::write_id(present.value())).transpose().ok();
+        if write_id != Some(replacement.expected) {
+            return Ok(Some(present.map(|present| present.value().to_vec())));
+        }
     }
     for (key, octets) in std::iter::once(&replacement.row).chain(&replacement.beside) {
         match octets {
