@@ -58,8 +58,10 @@ const CUSTOMER: &str = "customer";
 const MAX_GROUP: usize = 256;
 /// Writes that wait, at most. Above it the store throttles.
 const MAX_WAITING: usize = 4_096;
-/// redb's page cache, in octets. Its default of 1 GiB is too much for a development service.
-const CACHE_OCTETS: usize = 32 << 20;
+/// redb's page cache, in octets. What is not in it is in the system's, at the price of a call.
+const CACHE_OCTETS: usize = 8 << 20;
+/// The same while a file is checked, which reads every page once.
+const CHECK_CACHE_OCTETS: usize = 1 << 20;
 
 /// Why a store file was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -379,6 +381,10 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
         return Err(damaged(path, &"it is empty"));
     }
     guard(path, || {
+        // With a cache of its own: what a check has read is not what will be asked for, and its memory is not given back.
+        let mut check = builder();
+        check.set_cache_size(CHECK_CACHE_OCTETS).set_check_integrity_on_open(true);
+        drop(check.open(path).map_err(|error| open_error(path, error))?);
         let db = builder().open(path).map_err(|error| open_error(path, error))?;
         let (format, owner) = marks(&db).map_err(|error| damaged(path, &error))?;
         if format.as_slice() != FILE_FORMAT {
@@ -393,7 +399,7 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
 
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_OCTETS).set_check_integrity_on_open(true);
+    builder.set_cache_size(CACHE_OCTETS);
     builder
 }
 
