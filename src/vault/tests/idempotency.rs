@@ -36,6 +36,31 @@ async fn a_key_is_its_callers_and_of_one_day() {
     assert_eq!(store("realtask", "key", "c").await, Ok(4));
 }
 
+/// The condition held when the change was made. That it no longer does is the change's own work.
+#[tokio::test]
+async fn a_retry_is_not_asked_for_its_condition_again() {
+    let setup = Setup::new().await;
+    let id = credential_ref("acme", "crm");
+    let store = async |key: &str, secret: &str, condition| {
+        let key = Some(IdempotencyKey::given(key));
+        let stored = setup.vault.encrypt(&caller("realtask"), &id, password(secret), condition, key).await;
+        stored.map(|stored| stored.revision.get())
+    };
+    for _ in 0..2 {
+        assert_eq!(store("first", "a", Condition::Absent).await, Ok(1));
+    }
+    for _ in 0..2 {
+        assert_eq!(store("second", "b", Condition::At(revision(1))).await, Ok(2));
+    }
+    assert_eq!(store("second", "c", Condition::At(revision(1))).await, Err(VaultError::IdempotencyKeyReused));
+    // Under other keys both conditions are refused.
+    let exists = VaultError::CredentialExists { current: revision(2) };
+    assert_eq!(store("third", "c", Condition::Absent).await, Err(exists));
+    let mismatch = VaultError::RevisionMismatch { current: revision(2) };
+    assert_eq!(store("third", "c", Condition::At(revision(1))).await, Err(mismatch));
+    assert_eq!(stored_password(&setup).await, "b");
+}
+
 #[tokio::test]
 async fn a_call_without_a_key_is_made_as_often_as_it_is_called() {
     let setup = Setup::new().await;
