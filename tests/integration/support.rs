@@ -150,6 +150,16 @@ impl Service {
         ended.unwrap_or_else(|_| panic!("it did not stop:\n{}", self.stderr())).expect("it can be waited for")
     }
 
+    /// Waits until it ends by itself: how, and what it said on standard error.
+    pub(crate) async fn ended(mut self) -> (ExitStatus, String) {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("it goes on:\n{}", self.stderr())).expect("it can be waited for");
+        // What it said last is read when the pipe is closed.
+        let closed = tokio::time::timeout(PATIENCE, async { while self.listen.changed().await.is_ok() {} }).await;
+        assert!(closed.is_ok(), "its standard error stays open");
+        (ended, self.stderr())
+    }
+
     /// `triseal` against this service, with `input` on its standard input.
     pub(crate) async fn triseal(&self, arguments: &[&str], input: &[u8]) -> Output {
         let mut command = triseal(arguments);
