@@ -190,16 +190,6 @@ impl EmbeddedStore {
         self.writing.has_changed().is_err()
     }
 
-    fn read<R>(
-        &self,
-        table: Table,
-        key: &[u8],
-        decode: impl FnOnce(&[u8]) -> Result<R, BadRow>,
-    ) -> Result<Option<R>, StoreError> {
-        let found = self.view.tables().table(table).get(key).map_err(away)?;
-        found.map(|octets| decode(octets.value())).transpose().map_err(bad_row)
-    }
-
     async fn write(&self, replacement: Replacement) -> Result<Refusal, StoreError> {
         let (answer, answered) = oneshot::channel();
         let write = Write { replacement, answer };
@@ -245,7 +235,7 @@ impl Rows for EmbeddedCredentials {
 
     async fn get(&self, id: &CredentialRef) -> Result<Option<CredentialRow>, StoreError> {
         let decode = |octets: &[u8]| encoding::decode_credential(id.clone(), octets);
-        self.0.read(Table::Credentials, &credential_key(id), decode)
+        self.0.view.tables().get(Table::Credentials, &credential_key(id), decode)
     }
 
     async fn replace(
@@ -262,15 +252,14 @@ impl Rows for EmbeddedCredentials {
 
 #[async_trait]
 impl Credentials for EmbeddedCredentials {
-    /// From one view of the file.
+    /// All as one commit left them.
     async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
         let tables = self.0.view.tables();
-        let row = |id: &&CredentialRef| {
-            let found = tables.table(Table::Credentials).get(credential_key(id).as_slice()).map_err(away)?;
+        let get = |id: &&CredentialRef| {
             let decode = |octets: &[u8]| encoding::decode_credential(CredentialRef::clone(id), octets);
-            found.map(|octets| decode(octets.value())).transpose().map_err(bad_row)
+            tables.get(Table::Credentials, &credential_key(id), decode)
         };
-        ids.iter().map(row).collect()
+        ids.iter().map(get).collect()
     }
 
     async fn query(
@@ -306,7 +295,7 @@ impl Rows for EmbeddedCustomers {
 
     async fn get(&self, id: &CustomerId) -> Result<Option<CustomerRow>, StoreError> {
         let decode = |octets: &[u8]| encoding::decode_customer(id.clone(), octets);
-        self.0.read(Table::Customers, &key(id.as_str(), CUSTOMER), decode)
+        self.0.view.tables().get(Table::Customers, &key(id.as_str(), CUSTOMER), decode)
     }
 
     async fn replace(
@@ -330,7 +319,7 @@ impl Rows for EmbeddedCustomers {
 impl Customers for EmbeddedCustomers {
     async fn key(&self, customer: &CustomerId, version: Version) -> Result<Option<KeyRow>, StoreError> {
         let decode = |octets: &[u8]| encoding::decode_key(version, octets);
-        self.0.read(Table::Customers, &wrapped_key_key(customer, version), decode)
+        self.0.view.tables().get(Table::Customers, &wrapped_key_key(customer, version), decode)
     }
 
     async fn query(
@@ -354,7 +343,7 @@ impl Rows for EmbeddedOperations {
 
     async fn get(&self, id: &OperationId) -> Result<Option<OperationRow>, StoreError> {
         let decode = |octets: &[u8]| encoding::decode_operation(id.clone(), octets);
-        self.0.read(Table::Operations, &key(id.kind, &id.id), decode)
+        self.0.view.tables().get(Table::Operations, &key(id.kind, &id.id), decode)
     }
 
     async fn replace(
