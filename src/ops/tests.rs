@@ -142,7 +142,7 @@ async fn a_store_that_does_not_answer_the_probe_is_found_away_and_back() {
     use async_trait::async_trait;
 
     use crate::observed::Observed;
-    use crate::store::{OperationRow, Page, Replaced, Rows, StoreError, WriteId};
+    use crate::store::{OperationRow, Replaced, Rows, StoreError, WriteId};
 
     struct Silent(Arc<AtomicBool>);
 
