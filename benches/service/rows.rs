@@ -160,7 +160,7 @@ impl Bare {
         let (mut keys, mut octets) = (Vec::new(), 0);
         {
             let db = Database::open(store).expect("the service has stopped");
-            let table = db.begin_read().and_then(|txn| Ok(txn.open_table(CREDENTIALS).expect("it is there")));
+            let table = db.begin_read().map(|txn| txn.open_table(CREDENTIALS).expect("it is there"));
             for entry in table.expect("a transaction").iter().expect("entries") {
                 let (key, value) = entry.expect("an entry");
                 keys.push(key.value().to_vec());
