@@ -6,6 +6,7 @@
 mod change;
 #[cfg(test)]
 pub(crate) mod contract;
+pub mod dynamodb;
 pub mod embedded;
 mod encoding;
 mod rows;
@@ -49,7 +50,7 @@ pub enum StoreError {
 pub enum Replaced<R> {
     /// It is on disk.
     Done,
-    /// The condition failed. This is the present row.
+    /// The condition failed, or could not be looked at for another write under way. This is the present row.
     Refused(Option<R>),
 }
 

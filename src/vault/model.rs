@@ -453,4 +453,8 @@ impl KeyWrapper for Factors {
     async fn unwrap(&self, _: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError> {
         Ok(CustomerKey::new(Zeroizing::new(wrapped.octets.as_slice().try_into().unwrap())))
     }
+
+    async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        unreachable!("nothing here wraps a key anew")
+    }
 }
