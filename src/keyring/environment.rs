@@ -69,7 +69,7 @@ struct Asked {
 }
 
 impl EnvironmentKeys {
-    /// Reads the keys for the first time.
+    /// Reads the keys for the first time. Their fingerprints are not compared yet: [`Self::check_fingerprints`].
     pub(super) async fn start(
         source: Arc<dyn EnvironmentSource>,
         operations: Arc<dyn Operations>,
@@ -77,10 +77,14 @@ impl EnvironmentKeys {
     ) -> Result<Arc<Self>, EnvironmentError> {
         let read_at = Instant::now();
         let keys = source.fetch().await?;
-        fingerprints::check(operations.as_ref(), "environment", &keys).await?;
         let current = RwLock::new(Arc::new(Snapshot { keys, read_at }));
         let reading = SingleFlight::new();
         Ok(Arc::new(Self { source, operations, timing, current, reading, asked: Mutex::default() }))
+    }
+
+    /// Whether the keys are those that the store knows.
+    pub(super) async fn check_fingerprints(&self) -> Result<(), FingerprintError> {
+        fingerprints::check(self.operations.as_ref(), "environment", &self.snapshot().keys).await
     }
 
     /// The keys as they were last read, however long ago.

@@ -7,11 +7,12 @@ mod environment;
 mod fingerprints;
 mod single_flight;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
-use tokio::time::{Instant, interval, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{debug, warn};
 
 pub use environment::{EnvironmentError, EnvironmentTiming};
@@ -31,6 +32,8 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 const LOOK_UP: Duration = Duration::from_secs(10);
 /// After a background refresh that failed, the next is tried no sooner.
 const REFRESH_AGAIN: Duration = Duration::from_secs(30);
+/// While the store is away at the start, it is asked for the fingerprints so often.
+const PROVE_AGAIN: Duration = Duration::from_secs(1);
 /// How often roots that have grown old are swept out, used or not.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -101,6 +104,9 @@ pub struct Sources {
     pub operations: Arc<dyn Operations>,
 }
 
+/// Whether the keys are those that the store knows. `None`: the store has not answered yet.
+type Proof = Option<Result<(), FingerprintError>>;
+
 /// Combines the factors, and remembers the roots. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring(Arc<Inner>);
@@ -111,6 +117,8 @@ struct Inner {
     environment: Arc<EnvironmentKeys>,
     wrapper: Arc<dyn KeyWrapper>,
     customers: Arc<dyn Customers>,
+    operations: Arc<dyn Operations>,
+    proof: watch::Sender<Proof>,
     limits: CacheLimits,
     /// Versions count from 1 for every customer, so a lineage alone names nothing.
     roots: Cache<(CustomerId, Lineage), Arc<CachedRoot>>,
@@ -152,7 +160,7 @@ impl Standing {
 
 impl Keyring {
     /// Reads the environment keys, compares the fingerprints of all versions, and keeps reading in the background for as long as the
-    /// keyring lives.
+    /// keyring lives. While the store is away, it gives no root, and goes on asking for the fingerprints: [`Self::proven`].
     ///
     /// # Errors
     /// An [`EnvironmentError`]: the service must not start.
@@ -161,14 +169,16 @@ impl Keyring {
         timing: EnvironmentTiming,
         limits: CacheLimits,
     ) -> Result<Self, EnvironmentError> {
-        fingerprints::check(sources.operations.as_ref(), "codebase", &sources.codebase).await?;
-        let environment = EnvironmentKeys::start(sources.environment, sources.operations, timing).await?;
+        let operations = sources.operations;
+        let environment = EnvironmentKeys::start(sources.environment, Arc::clone(&operations), timing).await?;
         let inner = Arc::new(Inner {
             deployment: sources.deployment,
             codebase: sources.codebase,
             environment,
             wrapper: sources.wrapper,
             customers: sources.customers,
+            operations,
+            proof: watch::Sender::new(None),
             limits,
             roots: Cache::new(limits.roots),
             standings: Cache::new(limits.roots),
@@ -176,6 +186,13 @@ impl Keyring {
             unwrapping: SingleFlight::new(),
             reading: SingleFlight::new(),
         });
+        match inner.check_fingerprints().await {
+            Err(error) if error.may_pass() => {
+                warn!(%error, "nothing is opened or sealed until the fingerprints of the keys are compared");
+                tokio::spawn(prove(Arc::downgrade(&inner)));
+            }
+            checked => drop(inner.proof.send_replace(Some(Ok(checked?)))),
+        }
         let (polled, swept) = (Arc::downgrade(&inner.environment), Arc::downgrade(&inner));
         tokio::spawn(environment::poll(polled, timing.poll));
         tokio::spawn(async move {
@@ -189,11 +206,25 @@ impl Keyring {
         Ok(Self(inner))
     }
 
+    /// Waits until the keys are known to be those under which the store's records were sealed.
+    ///
+    /// # Errors
+    /// A [`FingerprintError`]: they are not, or it can't be known, and the process must end.
+    pub async fn proven(&self) -> Result<(), FingerprintError> {
+        let mut proof = self.0.proof.subscribe();
+        match proof.wait_for(Option::is_some).await.map(|proof| proof.clone()) {
+            Ok(Some(proof)) => proof,
+            // The sender is as old as the keyring.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
     /// The lineage that seals for a customer now, and its root.
     ///
     /// # Errors
     /// A [`KeyringError`]; among them [`KeyringError::KeysStale`] where the root would open, and sealing is too late.
     pub async fn primary(&self, customer: &CustomerId) -> Result<(Lineage, SharedRoot), KeyringError> {
+        self.0.check_proof()?;
         let standing = self.0.active(customer).await?;
         let environment = self.0.environment.fresh().await?.keys.primary();
         let lineage = Lineage { codebase: self.0.codebase.primary(), environment, customer: standing.primary };
@@ -209,6 +240,7 @@ impl Keyring {
     /// # Errors
     /// A [`KeyringError`].
     pub async fn root(&self, customer: &CustomerId, lineage: Lineage) -> Result<SharedRoot, KeyringError> {
+        self.0.check_proof()?;
         let standing = self.0.active(customer).await?;
         self.0.check_versions(customer, &standing, lineage).await?;
         self.0.root_of(customer, lineage).await
@@ -256,6 +288,23 @@ impl std::ops::Deref for SharedRoot {
 }
 
 impl Inner {
+    async fn check_fingerprints(&self) -> Result<(), FingerprintError> {
+        fingerprints::check(self.operations.as_ref(), "codebase", &self.codebase).await?;
+        self.environment.check_fingerprints().await
+    }
+
+    /// Whether the keys are known to be the right ones. What is sealed under wrong ones would be lost, and what they don't open would
+    /// be told as damaged.
+    fn check_proof(&self) -> Result<(), KeyringError> {
+        match *self.proof.borrow() {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(KeyringError::KeysStale),
+            None => {
+                Err(StoreError::Away("the fingerprints of the keys are not compared yet".to_owned()).into())
+            }
+        }
+    }
+
     /// The customer, if its state was read recently and is active.
     async fn active(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
         let standing = match self.standings.get(customer) {
@@ -425,6 +474,21 @@ impl Inner {
     fn sweep(&self) {
         self.roots.retain(|_, cached| self.is_young(cached));
         self.standings.retain(|_, standing| standing.read_at.elapsed() < self.limits.max_age);
+    }
+}
+
+/// Asks the store for the fingerprints until it answers, for as long as somebody else holds the keyring.
+async fn prove(keyring: Weak<Inner>) {
+    loop {
+        sleep(jittered(PROVE_AGAIN)).await;
+        let Some(keyring) = keyring.upgrade() else { return };
+        match keyring.check_fingerprints().await {
+            Err(error) if error.may_pass() => debug!(%error, "fingerprints not compared"),
+            checked => {
+                keyring.proof.send_replace(Some(checked));
+                return;
+            }
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Table {
     pub(super) fn keys(self) -> (&'static str, &'static str) {
         match self {
             Self::Credentials => ("customer_id", "credential_id"),
-            Self::Customers => ("customer_id", "record"),
+            Self::Customers => ("customer_id", "item"),
             Self::Operations => ("kind", "id"),
         }
     }
