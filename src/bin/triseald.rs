@@ -1,5 +1,6 @@
 //! The service: the composition root, a straight line. Settings, keys, store, keyring, port, self-check, serve, drain.
 
+use std::alloc::System;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
@@ -25,6 +26,11 @@ use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use triseal::vault::Vault;
 use zeroize::Zeroizing;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes what is freed: the buffers of the RPC stack hold secrets, and know nothing of that.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// The first factor. build.rs checked it. It stands in this binary and in no library, so that `triseal` does not contain it.
 static CODEBASE_KEYS: &str = include_str!(concat!(env!("OUT_DIR"), "/codebase-keys.json"));
@@ -58,10 +64,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let ended = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::from)
+    let ended = harden(&arguments)
+        .and_then(|()| tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::from))
         .and_then(|runtime| runtime.block_on(run(arguments)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,6 +74,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// No core dumps, and no tracing by others than root. A debugger that is attached already is refused, but with --dev.
+fn harden(arguments: &Arguments) -> Result<(), Failure> {
+    secmem_proc::Config::new_with_anti_tracing(!arguments.dev).harden_process().map_err(|_| {
+        "this process can't be kept from being traced or dumped, or a debugger is attached to it: start it without one"
+            .into()
+    })
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {

@@ -8,5 +8,7 @@ mod bad_input;
 mod codebase_keys;
 mod command_line;
 mod crash;
+mod encodings;
+mod memory;
 mod service;
 mod support;

@@ -77,6 +77,11 @@ impl Service {
         self.child.try_wait().expect("it can be waited for").is_none()
     }
 
+    /// The id of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// What it has said on standard error.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
@@ -104,7 +109,7 @@ impl Service {
 
     /// SIGTERM, and how it ended.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
-        let process = self.child.id().expect("it runs").to_string();
+        let process = self.process().to_string();
         let sent = Command::new("kill").args(["-TERM", &process]).status().await.expect("kill runs");
         assert!(sent.success(), "SIGTERM was not sent");
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
