@@ -2,6 +2,11 @@
 //!
 //! Region, credentials, endpoints and roles are the SDK's own settings (`AWS_REGION`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`, …).
 
+#[cfg(test)]
+pub(crate) mod emulators;
+#[cfg(test)]
+pub(crate) mod stub;
+
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;

@@ -1,5 +1,10 @@
 //! The service: the composition root, a straight line. Settings, keys, store, keyring, port, self-check, serve, drain.
 
+#[path = "triseald/check.rs"]
+mod check;
+#[path = "triseald/parts.rs"]
+mod parts;
+
 use std::alloc::System;
 use std::fs::DirBuilder;
 use std::io;
@@ -10,7 +15,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -18,15 +24,16 @@ use triseal::config::Settings;
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
 use triseal::customers::{CustomerDirectory, CustomerError};
 use triseal::factors::document::{Form, KeyDocument};
-use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
-use triseal::factors::{EnvironmentSource, KeySet};
+use triseal::factors::{KeySet, local};
 use triseal::grpc::server;
 use triseal::ids::CustomerId;
-use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
-use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
+use triseal::keyring::{CacheLimits, Keyring, Sources};
+use triseal::store::embedded::EmbeddedStore;
 use triseal::vault::Vault;
 use zeroize::Zeroizing;
 use zeroizing_alloc::ZeroAlloc;
+
+use parts::Aws;
 
 /// Wipes what is freed: the buffers of the RPC stack hold secrets, and know nothing of that.
 #[global_allocator]
@@ -42,7 +49,9 @@ const DEVELOPMENT_CODEBASE_KEY: bool = cfg!(triseal_development_codebase_key);
 #[command(
     name = "triseald",
     version,
-    after_help = "Settings: docs/SETTINGS.md. Each can be set by the environment, too: TRISEAL__STORE__BACKEND=embedded"
+    after_help = "Settings: docs/SETTINGS.md. Each can be set by the environment, too: TRISEAL__STORE__BACKEND=embedded",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
 )]
 struct Arguments {
     /// Run on embedded defaults, for development: a store and local keys below --data, no TLS, the well-known codebase key
@@ -57,6 +66,31 @@ struct Arguments {
     /// Run with these settings
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Try everything that these settings need, tell what is missing, and serve nothing
+    Check {
+        /// The settings
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Make the tables in DynamoDB, for development
+    #[command(subcommand)]
+    Tables(TablesCommand),
+}
+
+#[derive(Subcommand)]
+enum TablesCommand {
+    /// Make those of these settings that are not there: on demand, without protection or backups
+    Create {
+        /// The settings
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 /// What is said to whoever started the service: what is wrong, and what to do.
@@ -85,6 +119,11 @@ fn harden(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
+    match &arguments.command {
+        Some(Command::Check { config }) => return check(config).await,
+        Some(Command::Tables(TablesCommand::Create { config })) => return create_tables(config).await,
+        None => {}
+    }
     let mut settings = match &arguments.config {
         Some(path) => Settings::from_file(path)?,
         None => Settings::dev(&arguments.data)?,
@@ -102,23 +141,23 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         prepare_development(&settings, &arguments.data)?;
     }
 
-    // Both key files are read before a store is made: a start that is refused for them leaves none behind.
-    let wrapper = Arc::new(LocalWrapper::open(&settings.factors.local.master_key)?);
-    let environment = Arc::new(EnvironmentFile::new(settings.factors.file.path.clone()));
-    environment.fetch().await?;
+    // The keys are read before a store is made: a start that is refused for them leaves none behind.
+    let aws = Aws::load(&settings).await?;
+    let sources = parts::Sources::new(&settings, &aws)?;
+    sources.environment.fetch().await.map_err(|error| format!("the environment keys can't be read: {error}"))?;
 
     let deployment = settings.deployment.clone();
-    let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &deployment)?);
-    let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
+    let store = parts::Store::new(&settings, &aws)?;
+    let (customers, wrapper) = (store.customers, sources.wrapper);
+    let timing = sources.timing;
     let sources = Sources {
         deployment: deployment.clone(),
         codebase,
-        environment,
-        wrapper: wrapper.clone(),
-        customers: customers.clone(),
-        operations: Arc::new(EmbeddedOperations(Arc::clone(&store))),
+        environment: sources.environment,
+        wrapper: Arc::clone(&wrapper),
+        customers: Arc::clone(&customers),
+        operations: store.operations,
     };
-    let timing = EnvironmentTiming { poll: settings.factors.file.poll, max_age: settings.factors.file.max_age };
     let limits = CacheLimits {
         roots: settings.cache.roots,
         refresh_after: settings.cache.refresh_after,
@@ -128,9 +167,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
-    let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
-    let vault = Arc::new(Vault::new(deployment.clone(), credentials, keyring.clone(), Timestamp::now));
-    let directory = Arc::new(CustomerDirectory::new(deployment, customers, wrapper, keyring, Timestamp::now));
+    let vault = Arc::new(Vault::new(deployment.clone(), store.credentials, keyring.clone(), Timestamp::now));
+    let directory = Arc::new(CustomerDirectory::new(deployment, customers, wrapper, keyring.clone(), Timestamp::now));
     if arguments.dev {
         // Idempotent: a first start may have been killed before it came so far.
         match directory.create(&CustomerId::parse("demo")?).await {
@@ -141,21 +179,38 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 
     let listen = listener.local_addr()?;
     info!(%listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    let (signalled, written) = (stop()?, Arc::clone(&store));
+    let (signalled, file, proof) = (stop()?, store.file.clone(), keyring.clone());
     let stop = async move {
         tokio::select! {
             () = signalled => {}
-            () = written.failed() => error!("the store can't be written any more: stopping"),
+            () = parts::Store::failed(file) => error!("the store can't be written any more: stopping"),
+            Err(error) = proof.proven() => error!(%error, "stopping"),
         }
     };
     server::serve(listener, vault, directory, stop, settings.server.drain).await?;
-    if store.has_failed() {
+    if store.file.as_deref().is_some_and(EmbeddedStore::has_failed) {
         return Err("the store can't be written any more, perhaps for want of disk space: mend that and start again; \
                     nothing that was acknowledged is lost"
             .into());
     }
+    // Settled only while the store answers.
+    if let Some(Err(error)) = keyring.proven().now_or_never() {
+        return Err(error.into());
+    }
     info!("stopped");
     Ok(())
+}
+
+async fn check(config: &Path) -> Result<(), Failure> {
+    let settings = Settings::from_file(config)?;
+    codebase_keys(&settings, false)?;
+    settings.check()?;
+    check::check(&settings, &Aws::load(&settings).await?).await
+}
+
+async fn create_tables(config: &Path) -> Result<(), Failure> {
+    let settings = Settings::from_file(config)?;
+    check::create_tables(&settings, &Aws::load(&settings).await?).await
 }
 
 /// The embedded keys, under the primary that the settings ask for. The well-known key needs a setting; a real one refuses to be

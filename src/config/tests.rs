@@ -235,7 +235,7 @@ fn former_keys_are_a_list_in_the_file_and_a_text_in_the_environment() {
     let variable = "TRISEAL__FACTORS__KMS__UNWRAP_WITH";
     assert_eq!(former(read_with(AWS, &[(variable, "a, b")]).unwrap()), ["a", "b"]);
     assert!(former(read_with(AWS, &[(variable, "")]).unwrap()).is_empty());
-    assert!(read("factors.kms.unwrap_with = [1]").unwrap_err().to_string().contains("unwrap_with"));
+    assert!(read("factors.kms.unwrap_with = { a = 'b' }").unwrap_err().to_string().contains("unwrap_with"));
 }
 
 #[test]

@@ -65,3 +65,6 @@ fn factor_error<E: ProvideErrorMetadata>(error: &SdkError<E>) -> FactorError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,7 @@
 
 use crate::crypto::{Fingerprint, Version};
 use crate::factors::KeySet;
-use crate::store::{
-    ChangeError, Decision, OperationId, OperationRow, Operations, StoreError, WriteId, change,
-};
+use crate::store::{ChangeError, Decision, OperationId, OperationRow, Operations, StoreError, WriteId, change};
 
 /// Why the versions of a factor were not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +31,9 @@ impl FingerprintError {
     /// Whether it says nothing about the keys, and is gone when the store answers again.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Store(ChangeError::Concurrent | ChangeError::Store(StoreError::Away(_) | StoreError::Throttled)) => true,
+            Self::Store(ChangeError::Concurrent | ChangeError::Store(StoreError::Away(_) | StoreError::Throttled)) => {
+                true
+            }
             Self::Store(ChangeError::Store(
                 StoreError::Refused(_) | StoreError::Absent(_) | StoreError::Newer | StoreError::Corrupt(_),
             ))

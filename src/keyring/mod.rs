@@ -299,9 +299,7 @@ impl Inner {
         match *self.proof.borrow() {
             Some(Ok(())) => Ok(()),
             Some(Err(_)) => Err(KeyringError::KeysStale),
-            None => {
-                Err(StoreError::Away("the fingerprints of the keys are not compared yet".to_owned()).into())
-            }
+            None => Err(StoreError::Away("the fingerprints of the keys are not compared yet".to_owned()).into()),
         }
     }
 
