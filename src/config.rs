@@ -169,7 +169,7 @@ impl Default for Cache {
 }
 
 /// `[store]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     /// Which store.
@@ -178,6 +178,21 @@ pub struct Store {
     pub dynamodb: Dynamodb,
     /// For `backend = "embedded"`.
     pub embedded: Embedded,
+    /// How long backups of the tables are kept: receipts of destroyed customers say from when on none holds them.
+    #[serde(deserialize_with = "long_duration")]
+    pub backup_retention: SignedDuration,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            backend: Backend::default(),
+            dynamodb: Dynamodb::default(),
+            embedded: Embedded::default(),
+            // The longest that DynamoDB's point-in-time recovery goes back.
+            backup_retention: SignedDuration::from_hours(24 * 35),
+        }
+    }
 }
 
 /// `store.backend`
@@ -405,6 +420,15 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     parsed
         .filter(|duration| (Duration::from_millis(1)..=Duration::from_hours(24 * 30)).contains(duration))
         .ok_or_else(|| de::Error::custom("must be a time from 1ms to 720h, such as \"500ms\", \"20s\" or \"15m\""))
+}
+
+/// Such as `840h`; up to ten years, and perhaps none.
+fn long_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SignedDuration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed = text.parse::<SignedDuration>().ok();
+    parsed
+        .filter(|duration| (SignedDuration::ZERO..=SignedDuration::from_hours(24 * 3_650)).contains(duration))
+        .ok_or_else(|| de::Error::custom("must be a time from 0s to 87600h, such as \"840h\""))
 }
 
 #[cfg(test)]

@@ -1,16 +1,20 @@
-//! The life of a customer: created once, explicitly, with a key of its own.
+//! The life of a customer: created once, explicitly, with a key of its own; disabled and enabled; destroyed on a day, if at all.
+//!
+//! Every transition is decided in pure code and written by the one rule; asking for the state that a customer is in changes nothing.
+
+pub mod destruction;
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::crypto::Version;
 use crate::factors::{FactorError, KeyWrapper, WrapContext};
 use crate::ids::{CustomerId, Deployment};
 use crate::keyring::Keyring;
 use crate::store::{
-    ChangeError, CustomerRow, CustomerState, CustomerWrite, Customers, Decision, KeyRow, KeyVersion, KeyVersionState,
-    Page, StoreError, WriteId, change, filtered, row_time,
+    ChangeError, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Decision, KeyRow, KeyVersion,
+    KeyVersionState, Page, StoreError, WriteId, change, filtered, row_time,
 };
 
 /// Why a customer was not created or shown.
@@ -22,6 +26,12 @@ pub enum CustomerError {
     /// It was destroyed, and its id is never provisioned again.
     #[error("the customer is destroyed")]
     Destroyed,
+    /// It is pending destruction: it has to be restored first.
+    #[error("the customer is pending destruction")]
+    PendingDestruction,
+    /// Only a disabled customer is destroyed, and only one pending destruction is restored.
+    #[error("the customer is not disabled")]
+    NotDisabled,
     /// Others changed the row each time.
     #[error("the customer was changed by others at the same time")]
     ChangedConcurrently,
@@ -73,6 +83,7 @@ impl StateFilter {
 pub struct CustomerDirectory {
     deployment: Deployment,
     customers: Arc<dyn Customers>,
+    credentials: Arc<dyn Credentials>,
     wrapper: Arc<dyn KeyWrapper>,
     keyring: Keyring,
     clock: fn() -> Timestamp,
@@ -83,11 +94,12 @@ impl CustomerDirectory {
     pub fn new(
         deployment: Deployment,
         customers: Arc<dyn Customers>,
+        credentials: Arc<dyn Credentials>,
         wrapper: Arc<dyn KeyWrapper>,
         keyring: Keyring,
         clock: fn() -> Timestamp,
     ) -> Self {
-        Self { deployment, customers, wrapper, keyring, clock }
+        Self { deployment, customers, credentials, wrapper, keyring, clock }
     }
 
     /// Provisions a customer with the first version of its key, which nobody sees: it is unwrapped once as a proof. An
@@ -102,7 +114,8 @@ impl CustomerDirectory {
                 Some(row) => Ok(Decision::Done(row)),
                 None => {
                     let (customer, key) = self.provision(id).await?;
-                    Ok(Decision::Replace(CustomerWrite { customer: customer.clone(), key: Some(key) }, customer))
+                    let write = CustomerWrite { key: Some(key), ..CustomerWrite::of(customer.clone()) };
+                    Ok(Decision::Replace(write, customer))
                 }
             }
         });
@@ -134,6 +147,83 @@ impl CustomerDirectory {
         Ok(filtered(limit, after, query, keep).await?)
     }
 
+    /// Nothing opens or seals for callers from now on; on other replicas within `customer_staleness`.
+    ///
+    /// # Errors
+    /// A [`CustomerError`]. After [`StoreError::Away`] it may be disabled; asking again is safe.
+    pub async fn disable(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+        self.transition(id, |state| match state {
+            CustomerState::Active | CustomerState::Disabled => Ok(CustomerState::Disabled),
+            CustomerState::PendingDestruction { .. } => Err(CustomerError::PendingDestruction),
+            CustomerState::Destroyed { .. } => Err(CustomerError::Destroyed),
+        })
+        .await
+    }
+
+    /// Opens a disabled customer again.
+    ///
+    /// # Errors
+    /// As [`CustomerDirectory::disable`].
+    pub async fn enable(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+        self.transition(id, |state| match state {
+            CustomerState::Active | CustomerState::Disabled => Ok(CustomerState::Active),
+            CustomerState::PendingDestruction { .. } => Err(CustomerError::PendingDestruction),
+            CustomerState::Destroyed { .. } => Err(CustomerError::Destroyed),
+        })
+        .await
+    }
+
+    /// Has a disabled customer destroyed in so many days. A date that was set before stays as it is.
+    ///
+    /// # Errors
+    /// As [`CustomerDirectory::disable`], and [`CustomerError::NotDisabled`].
+    pub async fn destroy(&self, id: &CustomerId, days: u8) -> Result<CustomerRow, CustomerError> {
+        let day = SignedDuration::from_hours(24 * i64::from(days));
+        let destroy_time = row_time((self.clock)().checked_add(day).unwrap_or(Timestamp::MAX));
+        self.transition(id, |state| match state {
+            CustomerState::Active => Err(CustomerError::NotDisabled),
+            CustomerState::Disabled => Ok(CustomerState::PendingDestruction { destroy_time }),
+            CustomerState::PendingDestruction { .. } => Ok(state),
+            CustomerState::Destroyed { .. } => Err(CustomerError::Destroyed),
+        })
+        .await
+    }
+
+    /// Takes a destruction back, before its day. The customer is disabled then.
+    ///
+    /// # Errors
+    /// As [`CustomerDirectory::destroy`].
+    pub async fn restore(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+        self.transition(id, |state| match state {
+            CustomerState::Active => Err(CustomerError::NotDisabled),
+            CustomerState::Disabled | CustomerState::PendingDestruction { .. } => Ok(CustomerState::Disabled),
+            CustomerState::Destroyed { .. } => Err(CustomerError::Destroyed),
+        })
+        .await
+    }
+
+    /// Changes the state of a customer, unless it has that state already.
+    async fn transition(
+        &self,
+        id: &CustomerId,
+        next: impl Fn(CustomerState) -> Result<CustomerState, CustomerError>,
+    ) -> Result<CustomerRow, CustomerError> {
+        let changed = change(self.customers.as_ref(), id, |present: Option<CustomerRow>| {
+            let decided = present.ok_or(CustomerError::NotFound).and_then(|row| match next(row.state)? {
+                state if state == row.state => Ok(Decision::Done(row)),
+                state => {
+                    let row = CustomerRow { state, write_id: new_write_id()?, ..row };
+                    Ok(Decision::Replace(CustomerWrite::of(row.clone()), row))
+                }
+            });
+            std::future::ready(decided)
+        })
+        .await;
+        // Also after a failure: the change may have happened.
+        self.keyring.forget(id);
+        changed
+    }
+
     async fn provision(&self, id: &CustomerId) -> Result<(CustomerRow, KeyRow), CustomerError> {
         let version = Version::FIRST;
         let context = WrapContext { deployment: &self.deployment, customer: id, version };
@@ -148,8 +238,7 @@ impl CustomerDirectory {
         };
         let customer = CustomerRow {
             id: id.clone(),
-            write_id: WriteId::random()
-                .map_err(|_| CustomerError::Internal("the system's generator of random numbers does not answer"))?,
+            write_id: new_write_id()?,
             state: CustomerState::Active,
             primary: version,
             versions: vec![key_version],
@@ -157,6 +246,10 @@ impl CustomerDirectory {
         };
         Ok((customer, KeyRow { version, wrapped: wrapped.octets, kms_key_arn: wrapped.kms_key_arn }))
     }
+}
+
+fn new_write_id() -> Result<WriteId, CustomerError> {
+    WriteId::random().map_err(|_| CustomerError::Internal("the system's generator of random numbers does not answer"))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use triseal::config::Settings;
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
-use triseal::customers::{CustomerDirectory, CustomerError};
+use triseal::customers::{CustomerDirectory, CustomerError, destruction};
 use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::{KeySet, local};
 use triseal::grpc::server;
@@ -167,8 +167,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
-    let vault = Arc::new(Vault::new(deployment.clone(), store.credentials, keyring.clone(), Timestamp::now));
-    let directory = Arc::new(CustomerDirectory::new(deployment, customers, wrapper, keyring.clone(), Timestamp::now));
+    let vault = Arc::new(Vault::new(deployment.clone(), store.credentials.clone(), keyring.clone(), Timestamp::now));
+    let directory =
+        CustomerDirectory::new(deployment, customers, store.credentials, wrapper, keyring.clone(), Timestamp::now);
+    let directory = Arc::new(directory);
+    tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
     if arguments.dev {
         // Idempotent: a first start may have been killed before it came so far.
         match directory.create(&CustomerId::parse("demo")?).await {

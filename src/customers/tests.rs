@@ -1,3 +1,6 @@
+mod destruction;
+
+use std::cell::Cell;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -10,8 +13,21 @@ use crate::crypto::{Codebase, CustomerKey, Environment};
 use crate::factors::document::KeyDocument;
 use crate::factors::{EnvironmentSource, KeySet, WrappedKey};
 use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
-use crate::store::Rows;
-use crate::store::embedded::{EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
+use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
+use crate::store::{Erasure, Rows};
+
+thread_local! {
+    static DAY: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Sets the clock of this test, in days.
+fn on_day(day: i64) {
+    DAY.set(day);
+}
+
+fn clock() -> Timestamp {
+    Timestamp::from_second(DAY.get() * 86_400).unwrap()
+}
 
 fn key_set<F>(octet: u8) -> KeySet<F> {
     KeySet::from_document(KeyDocument::first(Zeroizing::new([octet; 32]), Timestamp::UNIX_EPOCH)).unwrap()
@@ -54,6 +70,8 @@ struct Setup {
     directory: CustomerDirectory,
     wrapper: Arc<FakeWrapper>,
     customers: Arc<EmbeddedCustomers>,
+    credentials: Arc<EmbeddedCredentials>,
+    keyring: Keyring,
     _files: TempDir,
 }
 
@@ -62,6 +80,7 @@ async fn setup() -> Setup {
     let deployment = Deployment::parse("test").unwrap();
     let store = Arc::new(EmbeddedStore::open(&files.path().join("store.redb"), &deployment).unwrap());
     let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
+    let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
     let wrapper = Arc::new(FakeWrapper::default());
     let sources = Sources {
         deployment: deployment.clone(),
@@ -75,9 +94,15 @@ async fn setup() -> Setup {
     let timing = EnvironmentTiming { poll: hour, max_age: hour };
     let limits = CacheLimits { roots: 10, refresh_after: hour, max_age: hour, customer_staleness: hour };
     let keyring = Keyring::start(sources, timing, limits).await.unwrap();
-    let clock = || Timestamp::UNIX_EPOCH;
-    let directory = CustomerDirectory::new(deployment, customers.clone(), wrapper.clone(), keyring, clock);
-    Setup { directory, wrapper, customers, _files: files }
+    let directory = CustomerDirectory::new(
+        deployment,
+        customers.clone(),
+        credentials.clone(),
+        wrapper.clone(),
+        keyring.clone(),
+        clock,
+    );
+    Setup { directory, wrapper, customers, credentials, keyring, _files: files }
 }
 
 fn id(name: &str) -> CustomerId {
@@ -88,7 +113,7 @@ fn id(name: &str) -> CustomerId {
 async fn put(setup: &Setup, name: &str, state: CustomerState) -> CustomerRow {
     let row = setup.directory.create(&id(name)).await.unwrap();
     let changed = CustomerRow { state, write_id: WriteId::random().unwrap(), ..row.clone() };
-    let write = CustomerWrite { customer: changed.clone(), key: None };
+    let write = CustomerWrite::of(changed.clone());
     setup.customers.replace(Some(row.write_id), write).await.unwrap();
     changed
 }
@@ -124,7 +149,7 @@ async fn an_existing_customer_is_answered_as_it_is_and_a_destroyed_one_is_not_ma
     let disabled = put(&setup, "disabled", CustomerState::Disabled).await;
     assert_eq!(setup.directory.create(&id("disabled")).await, Ok(disabled));
     let destroy_time = Timestamp::UNIX_EPOCH;
-    put(&setup, "destroyed", CustomerState::Destroyed { destroy_time }).await;
+    put(&setup, "destroyed", CustomerState::Destroyed { destroy_time, erasure: Erasure::default() }).await;
     assert_eq!(setup.directory.create(&id("destroyed")).await, Err(CustomerError::Destroyed));
 }
 
@@ -136,7 +161,7 @@ async fn a_list_shows_those_in_one_state() {
         ("a", CustomerState::Active),
         ("b", CustomerState::Disabled),
         ("c", CustomerState::PendingDestruction { destroy_time }),
-        ("d", CustomerState::Destroyed { destroy_time }),
+        ("d", CustomerState::Destroyed { destroy_time, erasure: Erasure::default() }),
         ("e", CustomerState::Active),
     ] {
         put(&setup, name, state).await;

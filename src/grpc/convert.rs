@@ -224,6 +224,19 @@ pub(super) fn customer_id(id: &str) -> Result<CustomerId, Status> {
     check.done(id)
 }
 
+/// Days until a destruction: long enough to notice a mistake, short enough for whoever asked to be forgotten.
+const DAYS: std::ops::RangeInclusive<i32> = 7..=30;
+
+pub(super) fn destroy_request(request: &v1::DestroyCustomerRequest) -> Result<(CustomerId, u8), Status> {
+    let mut check = Check::default();
+    let id = check.id("customer_id", CustomerId::parse(&request.customer_id));
+    let days = u8::try_from(request.days).ok().filter(|_| DAYS.contains(&request.days));
+    if days.is_none() {
+        check.wrong("days", format!("must be {} to {}", DAYS.start(), DAYS.end()));
+    }
+    check.done(id.zip(days))
+}
+
 pub(super) fn list_customers_request(
     request: &v1::ListCustomersRequest,
 ) -> Result<(Option<StateFilter>, Option<CustomerId>, usize), Status> {
@@ -410,14 +423,22 @@ pub(super) fn customer_message(row: &CustomerRow) -> v1::Customer {
             kms_key_arn: key.kms_key_arn.clone(),
         }
     });
-    let (state, destroy_time) = match row.state {
-        CustomerState::Active => (v1::CustomerState::Active, None),
-        CustomerState::Disabled => (v1::CustomerState::Disabled, None),
+    let (state, destroy_time, erasure) = match row.state {
+        CustomerState::Active => (v1::CustomerState::Active, None, None),
+        CustomerState::Disabled => (v1::CustomerState::Disabled, None, None),
         CustomerState::PendingDestruction { destroy_time } => {
-            (v1::CustomerState::PendingDestruction, Some(destroy_time))
+            (v1::CustomerState::PendingDestruction, Some(destroy_time), None)
         }
-        CustomerState::Destroyed { destroy_time } => (v1::CustomerState::Destroyed, Some(destroy_time)),
+        CustomerState::Destroyed { destroy_time, erasure } => {
+            (v1::CustomerState::Destroyed, Some(destroy_time), Some(erasure))
+        }
     };
+    let receipt = erasure.map(|erasure| v1::DestructionReceipt {
+        key_versions: erasure.key_versions,
+        credentials: erasure.credentials.unwrap_or_default(),
+        end_time: erasure.end_time.map(timestamp),
+        backups_end_time: erasure.backups_end_time.map(timestamp),
+    });
     v1::Customer {
         customer_id: row.id.to_string(),
         state: state.into(),
@@ -425,6 +446,7 @@ pub(super) fn customer_message(row: &CustomerRow) -> v1::Customer {
         key_versions: key_versions.collect(),
         create_time: Some(timestamp(row.create_time)),
         destroy_time: destroy_time.map(timestamp),
+        receipt,
     }
 }
 

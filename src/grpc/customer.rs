@@ -49,4 +49,40 @@ impl CustomerService for Customers {
         let page = self.directory.list(state, after, limit).await?;
         Ok(Response::new(convert::list_customers_response(&page)))
     }
+
+    async fn disable_customer(
+        &self,
+        request: Request<v1::DisableCustomerRequest>,
+    ) -> Result<Response<v1::DisableCustomerResponse>, Status> {
+        let id = convert::customer_id(&request.get_ref().customer_id)?;
+        let customer = Some(convert::customer_message(&self.directory.disable(&id).await?));
+        Ok(Response::new(v1::DisableCustomerResponse { customer }))
+    }
+
+    async fn enable_customer(
+        &self,
+        request: Request<v1::EnableCustomerRequest>,
+    ) -> Result<Response<v1::EnableCustomerResponse>, Status> {
+        let id = convert::customer_id(&request.get_ref().customer_id)?;
+        let customer = Some(convert::customer_message(&self.directory.enable(&id).await?));
+        Ok(Response::new(v1::EnableCustomerResponse { customer }))
+    }
+
+    async fn restore_customer(
+        &self,
+        request: Request<v1::RestoreCustomerRequest>,
+    ) -> Result<Response<v1::RestoreCustomerResponse>, Status> {
+        let id = convert::customer_id(&request.get_ref().customer_id)?;
+        let customer = Some(convert::customer_message(&self.directory.restore(&id).await?));
+        Ok(Response::new(v1::RestoreCustomerResponse { customer }))
+    }
+
+    async fn destroy_customer(
+        &self,
+        request: Request<v1::DestroyCustomerRequest>,
+    ) -> Result<Response<v1::DestroyCustomerResponse>, Status> {
+        let (id, days) = convert::destroy_request(request.get_ref())?;
+        let customer = Some(convert::customer_message(&self.directory.destroy(&id, days).await?));
+        Ok(Response::new(v1::DestroyCustomerResponse { customer }))
+    }
 }

@@ -131,6 +131,8 @@ impl From<CustomerError> for Status {
         let told = match error {
             E::NotFound => Told::new(Code::NotFound, "CUSTOMER_NOT_FOUND", text),
             E::Destroyed => Told::new(Code::FailedPrecondition, "CUSTOMER_DESTROYED", text),
+            E::PendingDestruction => Told::new(Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION", text),
+            E::NotDisabled => Told::new(Code::FailedPrecondition, "CUSTOMER_NOT_DISABLED", text),
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
             E::Wrapper(error) => from_wrapper(error),
             E::Store(error) => from_store(error),

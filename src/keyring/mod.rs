@@ -254,9 +254,11 @@ impl Keyring {
         self.0.active(customer).await.map(|_| ())
     }
 
-    /// Forgets what is known of a customer's state, after this process changed it.
+    /// Forgets what is known of a customer, and its roots, after this process changed its state. A root that is being unwrapped
+    /// meanwhile is not kept: nothing says that the customer is active (see `unwrap`).
     pub fn forget(&self, customer: &CustomerId) {
         self.0.standings.remove(customer);
+        self.0.roots.retain(|(owner, _), _| owner != customer);
     }
 
     /// A lineage of this process's primaries and a customer key that lives no longer than the call, for the self-check.

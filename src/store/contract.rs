@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::rows::from_microsecond;
 use super::{
-    Change, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, IdempotencyKey,
-    KeyRow, KeyVersion, KeyVersionState, Life, Living, OperationId, OperationRow, Operations, Replaced, Revision, Rows,
-    State, Versioned, WriteId,
+    Change, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Erasure,
+    IdempotencyKey, KeyRow, KeyVersion, KeyVersionState, Life, Living, OperationId, OperationRow, Operations, Replaced,
+    Revision, Rows, State, Versioned, WriteId,
 };
 use crate::crypto::Version;
 use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId};
@@ -31,7 +31,7 @@ pub(crate) async fn check_all(backend: &Backend<'_>) {
     a_row_is_replaced_on_its_write_id_alone(credentials, &id, || living("acme", "crm"), Clone::clone).await;
     one_of_many_writers_wins(credentials, &id, || living("acme", "crm")).await;
     let id = customer_id("acme");
-    let write = || CustomerWrite { customer: customer("acme"), key: None };
+    let write = || CustomerWrite::of(customer("acme"));
     a_row_is_replaced_on_its_write_id_alone(customers, &id, write, |write| write.customer.clone()).await;
     one_of_many_writers_wins(customers, &id, write).await;
     let id = OperationId { kind: "fingerprint", id: "codebase#1".to_owned() };
@@ -39,6 +39,7 @@ pub(crate) async fn check_all(backend: &Backend<'_>) {
     one_of_many_writers_wins(operations, &id, || operation("codebase#1")).await;
 
     a_customer_and_its_key_are_written_together(customers).await;
+    a_credential_is_removed_on_its_write_id_alone(credentials).await;
     every_field_is_read_as_it_was_written(backend).await;
     pages_hold_every_credential_once(credentials).await;
     pages_hold_every_customer_once(customers).await;
@@ -115,36 +116,58 @@ async fn a_customer_and_its_key_are_written_together(customers: &dyn Customers) 
         wrapped: vec![octet; 97],
         kms_key_arn: format!("arn:{octet}"),
     };
-    let first = CustomerWrite { customer: customer("together"), key: Some(key(1, 1)) };
+    let first = CustomerWrite { key: Some(key(1, 1)), ..CustomerWrite::of(customer("together")) };
     let first_id = first.write_id();
     done(customers.replace(None, first).await);
     assert_eq!(customers.key(&id, version(1)).await.unwrap(), Some(key(1, 1)));
 
     // Refused: neither the row nor the key, be it new or there.
     for refused_key in [key(2, 2), key(1, 9)] {
-        let write = CustomerWrite { customer: customer("together"), key: Some(refused_key) };
+        let write = CustomerWrite { key: Some(refused_key), ..CustomerWrite::of(customer("together")) };
         assert_eq!(refused(customers.replace(None, write).await).unwrap().write_id, first_id);
     }
     assert_eq!(customers.key(&id, version(1)).await.unwrap(), Some(key(1, 1)));
     assert_eq!(customers.key(&id, version(2)).await.unwrap(), None);
 
-    let second = CustomerWrite { customer: customer("together"), key: Some(key(2, 2)) };
+    let second = CustomerWrite { key: Some(key(2, 2)), ..CustomerWrite::of(customer("together")) };
     let second_id = second.write_id();
     done(customers.replace(Some(first_id), second).await);
     // A write without a key leaves the keys; one with a key that is there replaces it.
-    let third = CustomerWrite { customer: customer("together"), key: None };
+    let third = CustomerWrite::of(customer("together"));
     let third_id = third.write_id();
     done(customers.replace(Some(second_id), third).await);
     assert_eq!(customers.key(&id, version(1)).await.unwrap(), Some(key(1, 1)));
-    let fourth = CustomerWrite { customer: customer("together"), key: Some(key(1, 7)) };
+    let fourth = CustomerWrite { key: Some(key(1, 7)), ..CustomerWrite::of(customer("together")) };
+    let fourth_id = fourth.write_id();
     done(customers.replace(Some(third_id), fourth).await);
     assert_eq!(customers.key(&id, version(1)).await.unwrap(), Some(key(1, 7)));
+    assert_eq!(customers.key(&id, version(2)).await.unwrap(), Some(key(2, 2)));
+
+    // Erased with a change of the customer, or not at all.
+    let erase = || CustomerWrite { erased: vec![version(1), version(3)], ..CustomerWrite::of(customer("together")) };
+    refused(customers.replace(Some(third_id), erase()).await).unwrap();
+    assert_eq!(customers.key(&id, version(1)).await.unwrap(), Some(key(1, 7)));
+    done(customers.replace(Some(fourth_id), erase()).await);
+    assert_eq!(customers.key(&id, version(1)).await.unwrap(), None);
     assert_eq!(customers.key(&id, version(2)).await.unwrap(), Some(key(2, 2)));
 
     // Another customer's key of the same version is another key, also where one id begins as the other.
     for other in ["together.", "togethe", "togetherr"] {
         assert_eq!(customers.key(&customer_id(other), version(1)).await.unwrap(), None);
     }
+}
+
+async fn a_credential_is_removed_on_its_write_id_alone(credentials: &dyn Credentials) {
+    let (row, other) = (living("removed", "a"), living("removed", "b"));
+    done(credentials.replace(None, row.clone()).await);
+    done(credentials.replace(None, other.clone()).await);
+    assert_eq!(refused(credentials.remove(&row.id, other.write_id).await), Some(row.clone()));
+    assert_eq!(credentials.get(&row.id).await.unwrap(), Some(row.clone()));
+    done(credentials.remove(&row.id, row.write_id).await);
+    assert_eq!(credentials.get(&row.id).await.unwrap(), None);
+    done(credentials.remove(&row.id, row.write_id).await);
+    assert_eq!(credentials.get(&other.id).await.unwrap(), Some(other.clone()));
+    done(credentials.remove(&other.id, other.write_id).await);
 }
 
 async fn every_field_is_read_as_it_was_written(backend: &Backend<'_>) {
@@ -164,13 +187,22 @@ async fn every_field_is_read_as_it_was_written(backend: &Backend<'_>) {
         CustomerState::Active,
         CustomerState::Disabled,
         CustomerState::PendingDestruction { destroy_time: time(4_000_000_000_000_000) },
-        CustomerState::Destroyed { destroy_time: time(-1) },
+        CustomerState::Destroyed { destroy_time: time(-1), erasure: Erasure::default() },
+        CustomerState::Destroyed {
+            destroy_time: time(1),
+            erasure: Erasure {
+                key_versions: u32::MAX,
+                credentials: Some(u64::MAX),
+                end_time: Some(time(2)),
+                backups_end_time: Some(time(3)),
+            },
+        },
     ];
     for (index, state) in states.into_iter().enumerate() {
         let id = format!("fields-{index}");
         let row = CustomerRow { state, primary: version(u32::MAX), versions: versions.to_vec(), ..customer(&id) };
         let key = KeyRow { version: version(u32::MAX), wrapped: (0..=255).collect(), kms_key_arn: "x".repeat(2_000) };
-        let write = CustomerWrite { customer: row.clone(), key: Some(key.clone()) };
+        let write = CustomerWrite { key: Some(key.clone()), ..CustomerWrite::of(row.clone()) };
         done(backend.customers.replace(None, write).await);
         assert_eq!(backend.customers.get(&row.id).await.unwrap(), Some(row.clone()));
         assert_eq!(backend.customers.key(&row.id, version(u32::MAX)).await.unwrap(), Some(key));
@@ -240,7 +272,7 @@ async fn walk_credentials(credentials: &dyn Credentials, owner: Option<&str>, li
 async fn pages_hold_every_customer_once(customers: &dyn Customers) {
     for id in ["p", "pq", "p.q", "p-q", "customer", "key", "zz"] {
         let key = KeyRow { version: version(1), wrapped: vec![1], kms_key_arn: "arn".to_owned() };
-        done(customers.replace(None, CustomerWrite { customer: customer(id), key: Some(key) }).await);
+        done(customers.replace(None, CustomerWrite { key: Some(key), ..CustomerWrite::of(customer(id)) }).await);
     }
     let mut lists = Vec::new();
     for limit in [1, 2, 3, 100] {
@@ -258,11 +290,11 @@ async fn pages_hold_every_customer_once(customers: &dyn Customers) {
     }
     assert!(lists.windows(2).all(|pair| pair[0] == pair[1]), "the order does not change");
     let mut once = lists.remove(0);
-    // acme, together, four of the fields, and those above.
-    assert_eq!(once.len(), 13);
+    // acme, together, five of the fields, and those above.
+    assert_eq!(once.len(), 14);
     once.sort();
     once.dedup();
-    assert_eq!(once.len(), 13);
+    assert_eq!(once.len(), 14);
 }
 
 fn done<R: Debug>(outcome: Result<Replaced<R>, super::StoreError>) {

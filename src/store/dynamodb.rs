@@ -21,7 +21,7 @@ use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId};
 pub use tables::{Created, Table};
 pub use wire::DynamoStore;
-use wire::{Item, Key, Put};
+use wire::{Beside, Item, Key, Put};
 
 /// The names of the tables.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl Rows for DynamoCredentials {
     ) -> Result<Replaced<CredentialRow>, StoreError> {
         let octets = encoding::encode_credential(&row);
         let put = Put { key: credential_key(&row.id), write_id: row.write_id, octets };
-        let refusal = self.0.replace(Table::Credentials, expected, put, None).await?;
+        let refusal = self.0.replace(Table::Credentials, expected, put, Vec::new()).await?;
         replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
     }
 }
@@ -85,6 +85,14 @@ impl Credentials for DynamoCredentials {
         };
         page(one_page, after.map(credential_key), limit, credential_ref, encoding::decode_credential).await
     }
+
+    async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+        match self.0.remove(Table::Credentials, &credential_key(id), expected).await? {
+            // It was gone before.
+            Some(None) => Ok(Replaced::Done),
+            refusal => replaced(refusal, |octets| encoding::decode_credential(id.clone(), octets)),
+        }
+    }
 }
 
 #[async_trait]
@@ -103,13 +111,14 @@ impl Rows for DynamoCustomers {
         expected: Option<WriteId>,
         write: CustomerWrite,
     ) -> Result<Replaced<CustomerRow>, StoreError> {
-        let CustomerWrite { customer, key } = write;
+        let CustomerWrite { customer, key, erased } = write;
         let write_id = customer.write_id;
-        let beside = key.map(|row| Put {
-            key: wrapped_key_key(&customer.id, row.version),
-            write_id,
-            octets: encoding::encode_key(write_id, &row),
+        let key = key.map(|row| {
+            let octets = encoding::encode_key(write_id, &row);
+            Beside::Put(Put { key: wrapped_key_key(&customer.id, row.version), write_id, octets })
         });
+        let erased = erased.into_iter().map(|version| Beside::Delete(wrapped_key_key(&customer.id, version)));
+        let beside = key.into_iter().chain(erased).collect();
         let put = Put { key: customer_key(&customer.id), write_id, octets: encoding::encode_customer(&customer) };
         let refusal = self.0.replace(Table::Customers, expected, put, beside).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
@@ -153,7 +162,7 @@ impl Rows for DynamoOperations {
     ) -> Result<Replaced<OperationRow>, StoreError> {
         let octets = encoding::encode_operation(&row);
         let put = Put { key: operation_key(&row.id), write_id: row.write_id, octets };
-        let refusal = self.0.replace(Table::Operations, expected, put, None).await?;
+        let refusal = self.0.replace(Table::Operations, expected, put, Vec::new()).await?;
         replaced(refusal, |octets| encoding::decode_operation(row.id, octets))
     }
 }

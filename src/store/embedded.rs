@@ -96,11 +96,11 @@ impl Drop for EmbeddedStore {
 /// Some writes in one table that happen together, on one condition.
 struct Replacement {
     table: Table,
-    /// The row that the condition is on, and its new octets.
-    row: (Vec<u8>, Vec<u8>),
+    /// The row that the condition is on, and its new octets; `None` removes it.
+    row: (Vec<u8>, Option<Vec<u8>>),
     expected: Option<WriteId>,
-    /// Another row that is written with it.
-    beside: Option<(Vec<u8>, Vec<u8>)>,
+    /// Other rows that are written or removed with it.
+    beside: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 /// `None`: done. Otherwise the octets of the present row, if there is one.
@@ -203,8 +203,8 @@ impl Rows for EmbeddedCredentials {
         expected: Option<WriteId>,
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
-        let encoded = (credential_key(&row.id), encoding::encode_credential(&row));
-        let refusal = self.0.write(Replacement { table: CREDENTIALS, row: encoded, expected, beside: None }).await?;
+        let encoded = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
+        let refusal = self.0.write(Replacement { table: CREDENTIALS, row: encoded, expected, beside: vec![] }).await?;
         replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
     }
 }
@@ -221,6 +221,17 @@ impl Credentials for EmbeddedCredentials {
         let after = after.map(credential_key);
         let found = self.0.range(CREDENTIALS, &prefix, after.as_deref(), limit, |_| true)?;
         Ok(page(&found, limit, credential_ref, encoding::decode_credential))
+    }
+
+    async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+        let row = (credential_key(id), None);
+        let expected = Some(expected);
+        let refusal = self.0.write(Replacement { table: CREDENTIALS, row, expected, beside: vec![] }).await?;
+        match refusal {
+            // It was gone before.
+            Some(None) => Ok(Replaced::Done),
+            refusal => replaced(refusal, |octets| encoding::decode_credential(id.clone(), octets)),
+        }
     }
 }
 
@@ -240,10 +251,13 @@ impl Rows for EmbeddedCustomers {
         expected: Option<WriteId>,
         write: CustomerWrite,
     ) -> Result<Replaced<CustomerRow>, StoreError> {
-        let CustomerWrite { customer, key: wrapped } = write;
-        let beside = wrapped
-            .map(|row| (wrapped_key_key(&customer.id, row.version), encoding::encode_key(customer.write_id, &row)));
-        let row = (key(customer.id.as_str(), CUSTOMER), encoding::encode_customer(&customer));
+        let CustomerWrite { customer, key: wrapped, erased } = write;
+        let wrapped = wrapped.map(|row| {
+            (wrapped_key_key(&customer.id, row.version), Some(encoding::encode_key(customer.write_id, &row)))
+        });
+        let erased = erased.into_iter().map(|version| (wrapped_key_key(&customer.id, version), None));
+        let beside = wrapped.into_iter().chain(erased).collect();
+        let row = (key(customer.id.as_str(), CUSTOMER), Some(encoding::encode_customer(&customer)));
         let refusal = self.0.write(Replacement { table: CUSTOMERS, row, expected, beside }).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
     }
@@ -284,8 +298,8 @@ impl Rows for EmbeddedOperations {
         expected: Option<WriteId>,
         row: OperationRow,
     ) -> Result<Replaced<OperationRow>, StoreError> {
-        let encoded = (key(row.id.kind, &row.id.id), encoding::encode_operation(&row));
-        let refusal = self.0.write(Replacement { table: OPERATIONS, row: encoded, expected, beside: None }).await?;
+        let encoded = (key(row.id.kind, &row.id.id), Some(encoding::encode_operation(&row)));
+        let refusal = self.0.write(Replacement { table: OPERATIONS, row: encoded, expected, beside: vec![] }).await?;
         replaced(refusal, |octets| encoding::decode_operation(row.id, octets))
     }
 }
@@ -450,15 +464,17 @@ fn begin_write(db: &Database) -> Result<WriteTransaction, redb::TransactionError
 
 fn apply(txn: &WriteTransaction, replacement: &Replacement) -> Result<Refusal, StoreError> {
     let mut table = txn.open_table(replacement.table).map_err(away)?;
-    let (key, octets) = &replacement.row;
-    let present = table.get(key.as_slice()).map_err(away)?.map(|value| value.value().to_vec());
+    let present = table.get(replacement.row.0.as_slice()).map_err(away)?.map(|value| value.value().to_vec());
     // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
     let write_id = present.as_deref().map(encoding::write_id).transpose().ok();
     if write_id != Some(replacement.expected) {
         return Ok(Some(present));
     }
-    for (key, octets) in std::iter::once((key, octets)).chain(replacement.beside.as_ref().map(|(k, v)| (k, v))) {
-        table.insert(key.as_slice(), octets.as_slice()).map_err(away)?;
+    for (key, octets) in std::iter::once(&replacement.row).chain(&replacement.beside) {
+        match octets {
+            Some(octets) => drop(table.insert(key.as_slice(), octets.as_slice()).map_err(away)?),
+            None => drop(table.remove(key.as_slice()).map_err(away)?),
+        }
     }
     Ok(None)
 }

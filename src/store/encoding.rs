@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use minicbor::{Decode, Encode};
 
 use super::rows::{
-    Change, Changes, CredentialRow, CustomerRow, CustomerState, IdempotencyKey, KeyRow, KeyVersion, KeyVersionState,
-    Life, Living, OperationId, OperationRow, Revision, State, WriteId, from_microsecond,
+    Change, Changes, CredentialRow, CustomerRow, CustomerState, Erasure, IdempotencyKey, KeyRow, KeyVersion,
+    KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, WriteId, from_microsecond,
 };
 use crate::crypto::Version;
 use crate::ids::{Caller, CredentialRef, CustomerId};
@@ -90,6 +90,20 @@ struct CustomerFields {
     versions: Vec<KeyVersionFields>,
     #[n(4)]
     create_time: i64,
+    #[n(5)]
+    erasure: Option<ErasureFields>,
+}
+
+#[derive(Encode, Decode)]
+struct ErasureFields {
+    #[n(0)]
+    key_versions: u32,
+    #[n(1)]
+    credentials: Option<u64>,
+    #[n(2)]
+    end_time: Option<i64>,
+    #[n(3)]
+    backups_end_time: Option<i64>,
 }
 
 #[derive(Encode, Decode)]
@@ -205,12 +219,18 @@ fn living_from(fields: LivingFields) -> Result<Living, BadRow> {
 }
 
 pub(super) fn encode_customer(row: &CustomerRow) -> Vec<u8> {
-    let (state, destroy_time) = match row.state {
-        CustomerState::Active => (1, None),
-        CustomerState::Disabled => (2, None),
-        CustomerState::PendingDestruction { destroy_time } => (3, Some(micros(destroy_time))),
-        CustomerState::Destroyed { destroy_time } => (4, Some(micros(destroy_time))),
+    let (state, destroy_time, erasure) = match row.state {
+        CustomerState::Active => (1, None, None),
+        CustomerState::Disabled => (2, None, None),
+        CustomerState::PendingDestruction { destroy_time } => (3, Some(micros(destroy_time)), None),
+        CustomerState::Destroyed { destroy_time, erasure } => (4, Some(micros(destroy_time)), Some(erasure)),
     };
+    let erasure = erasure.map(|erasure| ErasureFields {
+        key_versions: erasure.key_versions,
+        credentials: erasure.credentials,
+        end_time: erasure.end_time.map(micros),
+        backups_end_time: erasure.backups_end_time.map(micros),
+    });
     let versions = row.versions.iter().map(|key| KeyVersionFields {
         version: key.version.get(),
         retired: key.state == KeyVersionState::Retired,
@@ -225,18 +245,27 @@ pub(super) fn encode_customer(row: &CustomerRow) -> Vec<u8> {
             primary: row.primary.get(),
             versions: versions.collect(),
             create_time: micros(row.create_time),
+            erasure,
         },
     )
 }
 
 pub(super) fn decode_customer(id: CustomerId, octets: &[u8]) -> Result<CustomerRow, BadRow> {
     let (write_id, fields) = decode::<CustomerFields>(octets)?;
-    let state = match (fields.state, fields.destroy_time) {
-        (1, None) => CustomerState::Active,
-        (2, None) => CustomerState::Disabled,
-        (3, Some(time)) => CustomerState::PendingDestruction { destroy_time: timestamp(time)? },
-        (4, Some(time)) => CustomerState::Destroyed { destroy_time: timestamp(time)? },
-        (_, _) => return Err(BadRow::Corrupt("a customer's state is unknown")),
+    let state = match (fields.state, fields.destroy_time, fields.erasure) {
+        (1, None, None) => CustomerState::Active,
+        (2, None, None) => CustomerState::Disabled,
+        (3, Some(time), None) => CustomerState::PendingDestruction { destroy_time: timestamp(time)? },
+        (4, Some(time), Some(erasure)) => CustomerState::Destroyed {
+            destroy_time: timestamp(time)?,
+            erasure: Erasure {
+                key_versions: erasure.key_versions,
+                credentials: erasure.credentials,
+                end_time: erasure.end_time.map(timestamp).transpose()?,
+                backups_end_time: erasure.backups_end_time.map(timestamp).transpose()?,
+            },
+        },
+        (_, _, _) => return Err(BadRow::Corrupt("a customer's state is unknown")),
     };
     let versions = fields.versions.into_iter().map(|key| {
         Ok(KeyVersion {

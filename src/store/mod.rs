@@ -15,8 +15,9 @@ use async_trait::async_trait;
 
 pub use change::{ChangeError, Decision, change};
 pub use rows::{
-    Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, IdempotencyKey, KeyRow, KeyVersion,
-    KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, Versioned, WriteId, row_time,
+    Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, Erasure, IdempotencyKey, KeyRow,
+    KeyVersion, KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, Versioned, WriteId,
+    row_time,
 };
 
 use crate::crypto::Version;
@@ -83,6 +84,10 @@ pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = Cre
         after: Option<&CredentialRef>,
         limit: usize,
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError>;
+
+    /// Removes a row, tombstone or not, on the condition that it has the write id `expected`. Answered [`Replaced::Done`], it is gone
+    /// from the disk, or was gone. Only the destruction of a customer does this: whatever else ends a secret leaves a tombstone.
+    async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError>;
 }
 
 /// The customers, and their wrapped keys.

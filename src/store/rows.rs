@@ -265,11 +265,26 @@ pub enum CustomerState {
         /// Which.
         destroy_time: Timestamp,
     },
-    /// Its keys and credentials are erased.
+    /// Its keys are erased, and its credentials are or are being.
     Destroyed {
-        /// When.
+        /// When the first key was erased.
         destroy_time: Timestamp,
+        /// What was erased.
+        erasure: Erasure,
     },
+}
+
+/// What a customer's destruction has erased so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erasure {
+    /// Wrapped keys.
+    pub key_versions: u32,
+    /// Credentials that are there to be erased, tombstones among them. `None` until they have been counted.
+    pub credentials: Option<u64>,
+    /// When the last of them was gone. `None`: not yet.
+    pub end_time: Option<Timestamp>,
+    /// From when on no backup that is kept as the settings said then holds any of it.
+    pub backups_end_time: Option<Timestamp>,
 }
 
 /// One version of a customer's key.
@@ -311,13 +326,25 @@ pub struct KeyRow {
     pub kms_key_arn: String,
 }
 
-/// A changed customer, and the key that changes with it in one transaction.
+/// A changed customer, and the keys that change with it in one transaction.
 #[derive(Clone, Debug)]
 pub struct CustomerWrite {
     /// The customer. The condition is on this row.
     pub customer: CustomerRow,
     /// A key that is inserted or replaced.
     pub key: Option<KeyRow>,
+    /// Keys that are erased: at most [`CustomerWrite::MAX_ERASED`].
+    pub erased: Vec<Version>,
+}
+
+impl CustomerWrite {
+    /// A transaction of DynamoDB writes 100 items at most, and one of them is the customer.
+    pub const MAX_ERASED: usize = 90;
+
+    /// A customer whose keys stay as they are.
+    pub fn of(customer: CustomerRow) -> Self {
+        Self { customer, key: None, erased: Vec::new() }
+    }
 }
 
 impl Versioned for CustomerWrite {

@@ -26,7 +26,7 @@ use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapCon
 use crate::ids::CredentialId;
 use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
 use crate::secret::{Opaque, SecretOctets};
-use crate::store::CustomerRow;
+use crate::store::{CustomerRow, Customers};
 use mirror::Mirror;
 use reference::{Call, Mark, Op, OpId, Outcome, Require};
 use world::{Fate, Fault, Near, Remote, RemoteCustomers, Shared, World};
@@ -171,13 +171,18 @@ impl Simulation {
         // States of customers are read at every use: how long a pause is, is not the seed's choice.
         let limits = CacheLimits { roots: 100, refresh_after: long, max_age: long, customer_staleness: Duration::ZERO };
         let keyring = Keyring::start(sources, EnvironmentTiming { poll: long, max_age: long }, limits).await.unwrap();
-        let near = Arc::new(Near(shared.clone()));
-        let before = CustomerDirectory::new(deployment.clone(), near, Arc::new(Factors), keyring.clone(), now);
+        let near: Arc<dyn Customers> = Arc::new(Near(shared.clone()));
+        let credentials = Arc::new(Remote(shared.clone()));
+        let directory = |deployment: &Deployment, customers, keyring: &Keyring| {
+            let (credentials, wrapper) = (credentials.clone(), Arc::new(Factors));
+            CustomerDirectory::new(deployment.clone(), customers, credentials, wrapper, keyring.clone(), now)
+        };
+        let before = directory(&deployment, near, &keyring);
         before.create(&credential_ref(0).customer).await.unwrap();
-        let customers = Arc::new(RemoteCustomers(shared.clone()));
+        let customers: Arc<dyn Customers> = Arc::new(RemoteCustomers(shared.clone()));
         Self {
-            vault: Vault::new(deployment.clone(), Arc::new(Remote(shared.clone())), keyring.clone(), now),
-            directory: CustomerDirectory::new(deployment, customers, Arc::new(Factors), keyring, now),
+            directory: directory(&deployment, customers, &keyring),
+            vault: Vault::new(deployment, credentials.clone(), keyring, now),
         }
     }
 

@@ -87,6 +87,57 @@ async fn customers_and_what_is_known_of_a_credential() {
     assert!(!out.contains("a secret"));
 }
 
+/// What each RPC answers in each state that the command line leads to.
+#[tokio::test]
+async fn a_customer_is_disabled_enabled_and_destroyed_unless_restored() {
+    let (service, _folder) = fresh().await;
+    let customer = async |arguments: &[&'static str]| {
+        let (code, out, error) = text(&service.triseal(&[&["customer"], arguments].concat(), b"").await);
+        (code, out + &error)
+    };
+    let of_acme = ["--customer", "acme", "--credential", "crm"];
+    let credential = async |verb: &'static str, more: &[&'static str]| {
+        let arguments = [&["credential", verb], &of_acme[..], more, &["--output", "json"]].concat();
+        let (code, out, error) = text(&service.triseal(&arguments, b"octets").await);
+        (code, out + &error)
+    };
+    let answers = async |state: &str, opens: Option<&str>| {
+        for (verb, more) in [("encrypt", &["--kind", "opaque"][..]), ("decrypt", &["--view", "full"])] {
+            let (code, told) = credential(verb, more).await;
+            match opens {
+                None => assert_eq!(code, Some(0), "{verb} {state}: {told}"),
+                Some(reason) => assert!(code == Some(4) && told.contains(reason), "{verb} {state}: {told}"),
+            }
+        }
+        assert_eq!(credential("get", &[]).await.0, Some(0), "metadata is shown while {state}");
+        let (code, told) = customer(&["get", "acme"]).await;
+        assert!(code == Some(0) && told.contains(state), "{told}");
+    };
+    customer(&["create", "acme"]).await;
+    answers("active", None).await;
+    let (code, told) = customer(&["destroy", "acme", "--days", "7", "--yes"]).await;
+    assert!(code == Some(4) && told.contains("hint: disable it first"), "{told}");
+
+    assert_eq!(customer(&["disable", "acme"]).await.0, Some(0));
+    answers("disabled", Some("CUSTOMER_DISABLED")).await;
+    let (code, told) = customer(&["destroy", "acme", "--days", "7"]).await;
+    assert!(code == Some(2) && told.contains("add --yes"), "{told}");
+    assert_eq!(customer(&["destroy", "acme", "--days", "6", "--yes"]).await.0, Some(2));
+
+    let (code, told) = customer(&["destroy", "acme", "--days", "7", "--yes"]).await;
+    assert!(code == Some(0) && told.contains("destroy_time"), "{told}");
+    answers("pending_destruction", Some("CUSTOMER_PENDING_DESTRUCTION")).await;
+    let (code, told) = customer(&["enable", "acme"]).await;
+    assert!(code == Some(4) && told.contains("triseal customer restore acme"), "{told}");
+
+    assert_eq!(customer(&["restore", "acme"]).await.0, Some(0));
+    answers("disabled", Some("CUSTOMER_DISABLED")).await;
+    assert_eq!(customer(&["enable", "acme"]).await.0, Some(0));
+    answers("active", None).await;
+    let (code, told) = customer(&["disable", "nobody"]).await;
+    assert!(code == Some(1) && told.contains("does not exist"), "{told}");
+}
+
 #[tokio::test]
 async fn passwords_and_octets_too() {
     let (service, _data) = fresh().await;

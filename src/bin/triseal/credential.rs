@@ -2,8 +2,6 @@
 
 mod arguments;
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
-
 use serde::Serialize;
 use triseal::grpc::v1;
 use triseal::ids::CustomerId;
@@ -150,9 +148,8 @@ async fn list(arguments: &List, service: &Service, output: &mut Output) -> Resul
 
 async fn delete(arguments: &Delete, service: &Service, output: &mut Output) -> Result<(), Failure> {
     let which = &arguments.which;
-    if !arguments.yes {
-        confirm(which)?;
-    }
+    let (customer, credential) = (which.customer.as_str(), which.credential.as_str());
+    arguments.confirm.ask(&format!("erases {credential} of {customer} for good"), credential)?;
     let request = service.request(v1::DeleteCredentialRequest {
         customer_id: which.customer.to_string(),
         credential_id: which.credential.to_string(),
@@ -178,22 +175,6 @@ async fn delete(arguments: &Delete, service: &Service, output: &mut Output) -> R
 }
 
 /// Has the credential's id typed back.
-fn confirm(which: &Which) -> Result<(), Failure> {
-    let (customer, credential) = (which.customer.as_str(), which.credential.as_str());
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage("there is no terminal to confirm the deletion at".to_owned())
-            .with_hint("add --yes to delete without being asked"));
-    }
-    let prompt = format!("this erases {credential} of {customer} for good; type {credential} to go on: ");
-    let _ = io::stderr().write_all(prompt.as_bytes());
-    let mut typed = String::new();
-    let read = io::stdin().lock().take(1_024).read_line(&mut typed);
-    match read {
-        Ok(_) if typed.trim() == credential => Ok(()),
-        Ok(_) | Err(_) => Err(Failure::failed("nothing was deleted: that was not the credential's id".to_owned())),
-    }
-}
-
 fn show(credential: Option<v1::Credential>, output: &mut Output) -> Result<(), Failure> {
     let credential: Credential = credential.ok_or_else(Failure::unknown_answer)?.into();
     match output.format() {

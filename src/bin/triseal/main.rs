@@ -4,6 +4,7 @@
 //! standard input only: arguments are seen by every process of the machine and kept by shells.
 
 mod client;
+mod confirm;
 mod credential;
 mod customer;
 mod failure;
@@ -51,7 +52,7 @@ enum Command {
     /// Encrypt, decrypt, list and delete credentials
     #[command(subcommand)]
     Credential(credential::Command),
-    /// Create and list customers
+    /// Create, list, disable and destroy customers
     #[command(subcommand)]
     Customer(customer::Command),
     /// Make new keys for the codebase or the environment

@@ -120,6 +120,32 @@ pub(crate) struct Customer {
     create_time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     destroy_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Receipt>,
+}
+
+#[derive(Serialize)]
+struct Receipt {
+    key_versions: u32,
+    credentials: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backups_end_time: Option<String>,
+}
+
+impl Receipt {
+    /// A sentence for whoever asked for the destruction.
+    fn sentence(&self) -> String {
+        let Self { key_versions, credentials, end_time, backups_end_time } = self;
+        match (end_time, backups_end_time) {
+            (Some(end), Some(backups)) => format!(
+                "{key_versions} key versions and {credentials} credentials erased by {end}; no backup of the service's tables \
+                 holds them from {backups} on; other copies are their owner's"
+            ),
+            (_, _) => format!("{key_versions} key versions erased; credentials are being erased"),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -153,6 +179,12 @@ impl From<v1::Customer> for Customer {
             key_versions: key_versions.collect(),
             create_time: time(customer.create_time),
             destroy_time: time(customer.destroy_time),
+            receipt: customer.receipt.map(|receipt| Receipt {
+                key_versions: receipt.key_versions,
+                credentials: receipt.credentials,
+                end_time: time(receipt.end_time),
+                backups_end_time: time(receipt.backups_end_time),
+            }),
         }
     }
 }
@@ -178,6 +210,9 @@ impl Customer {
             ("create_time", self.create_time.clone().unwrap_or_default()),
             ("destroy_time", self.destroy_time.clone().unwrap_or_default()),
         ];
+        if let Some(receipt) = &self.receipt {
+            fields.push(("receipt", receipt.sentence()));
+        }
         for key in &self.key_versions {
             let made = key.create_time.as_ref().map(|time| format!(", made {time}")).unwrap_or_default();
             let wrapped = match key.kms_key_arn.as_str() {

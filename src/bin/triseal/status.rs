@@ -125,8 +125,12 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
         "IDEMPOTENCY_KEY_REUSED" => "the key named another change before; use a new key for each change",
         "CHANGED_CONCURRENTLY" => "somebody else changed it at the same time; look at it, and try again",
         "NOT_PERMITTED" => "ask whoever keeps the service's policy",
-        "CUSTOMER_DISABLED" | "CUSTOMER_PENDING_DESTRUCTION" => {
-            "nothing of this customer opens until it is enabled again"
+        "CUSTOMER_DISABLED" => return Some(format!("open it again: triseal customer enable {customer}")),
+        "CUSTOMER_PENDING_DESTRUCTION" => {
+            return Some(format!("take the destruction back first: triseal customer restore {customer}"));
+        }
+        "CUSTOMER_NOT_DISABLED" => {
+            return Some(format!("disable it first, if that is what you want: triseal customer disable {customer}"));
         }
         "CUSTOMER_DESTROYED" => "its id is never provisioned again; use another",
         "KEY_VERSION_RETIRED" | "KEY_VERSION_UNKNOWN" => {

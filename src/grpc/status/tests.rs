@@ -110,6 +110,8 @@ fn every_error_of_the_directory_has_its_code_and_reason() {
     for (error, code, reason) in [
         (E::NotFound, Code::NotFound, "CUSTOMER_NOT_FOUND"),
         (E::Destroyed, Code::FailedPrecondition, "CUSTOMER_DESTROYED"),
+        (E::PendingDestruction, Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION"),
+        (E::NotDisabled, Code::FailedPrecondition, "CUSTOMER_NOT_DISABLED"),
         (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY"),
         (E::Internal("planted"), Code::Internal, "INTERNAL"),
     ] {

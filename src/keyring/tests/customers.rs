@@ -1,14 +1,19 @@
 //! What is known of a customer: its state, and its key versions.
 
 use super::*;
+use crate::store::Erasure;
 
+const NOTHING: Erasure = Erasure { key_versions: 0, credentials: None, end_time: None, backups_end_time: None };
 const STATES: [(CustomerState, KeyringError); 3] = [
     (CustomerState::Disabled, KeyringError::CustomerDisabled),
     (
         CustomerState::PendingDestruction { destroy_time: jiff::Timestamp::MAX },
         KeyringError::CustomerPendingDestruction,
     ),
-    (CustomerState::Destroyed { destroy_time: jiff::Timestamp::UNIX_EPOCH }, KeyringError::CustomerDestroyed),
+    (
+        CustomerState::Destroyed { destroy_time: jiff::Timestamp::UNIX_EPOCH, erasure: NOTHING },
+        KeyringError::CustomerDestroyed,
+    ),
 ];
 
 #[tokio::test(start_paused = true)]

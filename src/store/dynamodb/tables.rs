@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::types::{
 use tokio::time::sleep;
 
 use super::super::{StoreError, WriteId};
-use super::wire::{Condition, DynamoStore, Put, key_item};
+use super::wire::{DynamoStore, Put};
 
 /// The partition of rows that are written to see whether that is permitted. No id begins so.
 pub(super) const PROBE: &str = "#check";
@@ -57,20 +57,11 @@ impl DynamoStore {
         let key = (PROBE.to_owned(), format!("{:032x}", u128::from_be_bytes(id.octets())));
         let octets = [&[1][..], &id.octets()].concat();
         let put = Put { key: key.clone(), write_id: id, octets };
-        let written = self.replace(table, None, put, None).await.map(|_| ());
+        let written = self.replace(table, None, put, Vec::new()).await.map(|_| ());
         let read = self.get(table, &key).await.map(|_| ());
         let queried = self.query(table, PROBE, None, 1).await.map(|_| ());
         let scanned = self.scan(table, None, None, 1).await.map(|_| ());
-        let condition = Condition::of(table, Some(id));
-        let deletion = self
-            .writes
-            .delete_item()
-            .table_name(self.name(table))
-            .set_key(Some(key_item(table, &key)))
-            .condition_expression(condition.expression)
-            .expression_attribute_names("#name", condition.name)
-            .set_expression_attribute_values(condition.values);
-        let deleted = deletion.send().await.map(|_| ()).map_err(|error| self.failure(table, &error));
+        let deleted = self.remove(table, &key, id).await.map(|_| ());
         vec![("PutItem", written), ("GetItem", read), ("Query", queried), ("Scan", scanned), ("DeleteItem", deleted)]
     }
 

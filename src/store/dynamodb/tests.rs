@@ -1,4 +1,5 @@
-//! Against DynamoDB Local, and against a stub for what that does not do. The first test shows that it refuses; without that, the others would show nothing.
+//! Against DynamoDB Local, and against a stub for what that does not do. The first test shows that it refuses; without that, the
+//! others would show nothing.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
@@ -70,7 +71,7 @@ async fn a_table_that_is_missing_is_named_and_is_no_missing_row() {
     let customers = DynamoCustomers(Arc::clone(&store));
     assert_eq!(customers.key(&owner, version(1)).await.unwrap_err(), absent(&names.customers));
     let key = KeyRow { version: version(1), wrapped: vec![1], kms_key_arn: "arn".to_owned() };
-    let write = CustomerWrite { customer: customer("acme"), key: Some(key) };
+    let write = CustomerWrite { key: Some(key), ..CustomerWrite::of(customer("acme")) };
     assert_eq!(customers.replace(None, write).await.unwrap_err(), absent(&names.customers));
     assert_eq!(DynamoOperations(store).get(&operation("x").id).await.unwrap_err(), absent(&names.operations));
 }
@@ -227,7 +228,7 @@ async fn of_customers_created_at_once_with_their_keys_one_is_there() {
                         let row = customer("acme");
                         let key = KeyRow { version: version(1), wrapped: vec![octet], kms_key_arn: octet.to_string() };
                         let made = row.write_id;
-                        Decision::Replace(CustomerWrite { customer: row, key: Some(key) }, made)
+                        Decision::Replace(CustomerWrite { key: Some(key), ..CustomerWrite::of(row) }, made)
                     }
                 })
             })
@@ -269,7 +270,7 @@ async fn stubbed(stub: &Stub) -> (DynamoCredentials, DynamoCustomers) {
 
 fn with_key() -> CustomerWrite {
     let key = KeyRow { version: version(1), wrapped: vec![1], kms_key_arn: "arn".to_owned() };
-    CustomerWrite { customer: customer("acme"), key: Some(key) }
+    CustomerWrite { key: Some(key), ..CustomerWrite::of(customer("acme")) }
 }
 
 #[tokio::test]
@@ -288,6 +289,9 @@ async fn each_failure_of_dynamodb_is_told_apart_for_every_request() {
         stub.answer(&[answer]);
         assert_eq!(customers.replace(None, with_key()).await.map(|_| ()).map_err(kind), Err(kind(error.clone())));
         assert_eq!(stub.calls(), vec!["TransactWriteItems"; writes]);
+        stub.answer(&[answer]);
+        assert_eq!(credentials.remove(&id, WriteId::random().unwrap()).await.unwrap_err(), error);
+        assert_eq!(stub.calls(), vec!["DeleteItem"; writes]);
         stub.answer(&[answer]);
         assert_eq!(credentials.query(Some(&id.customer), None, 1).await.unwrap_err(), error);
         assert_eq!(credentials.query(None, None, 1).await.unwrap_err(), error);

@@ -8,11 +8,13 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::Builder;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, Put as TransactPut, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+    AttributeValue, CancellationReason, Delete as TransactDelete, Put as TransactPut,
+    ReturnValuesOnConditionCheckFailure, TransactWriteItem,
 };
 use tokio::time::sleep;
 
@@ -45,6 +47,9 @@ const WRITE_ID: &str = "write_id";
 /// Partition and sort key of an item.
 pub(super) type Key = (String, String);
 
+/// Names and values.
+type Attributes = HashMap<String, AttributeValue>;
+
 /// An item that is written whole.
 pub(super) struct Put {
     pub(super) key: Key,
@@ -52,10 +57,16 @@ pub(super) struct Put {
     pub(super) octets: Vec<u8>,
 }
 
+/// What is written in the same transaction.
+pub(super) enum Beside {
+    Put(Put),
+    Delete(Key),
+}
+
 /// An item as it was read.
 pub(super) struct Item {
     table: Table,
-    attributes: HashMap<String, AttributeValue>,
+    attributes: Attributes,
 }
 
 impl Item {
@@ -95,11 +106,18 @@ pub struct DynamoStore {
     names: TableNames,
 }
 
+/// A write as it is sent, perhaps more than once.
+enum Write {
+    Put { condition: Condition, item: Attributes },
+    Delete { condition: Condition, key: Key },
+    Transaction { items: Vec<TransactWriteItem>, token: String },
+}
+
 /// What became of one sending of a write.
 enum Sent {
     Done,
     /// The condition failed. This is the present item.
-    Refused(Option<HashMap<String, AttributeValue>>),
+    Refused(Option<Attributes>),
     /// Another transaction has the item: nothing was written, and no condition looked at.
     Busy,
 }
@@ -139,22 +157,47 @@ impl DynamoStore {
         table: Table,
         expected: Option<WriteId>,
         put: Put,
-        beside: Option<Put>,
+        beside: Vec<Beside>,
     ) -> Result<Option<Option<Item>>, StoreError> {
-        if [Some(&put), beside.as_ref()].into_iter().flatten().any(|put| put.octets.len() > MAX_ROW_OCTETS) {
+        let puts = beside.iter().filter_map(|beside| match beside {
+            Beside::Put(put) => Some(put),
+            Beside::Delete(_) => None,
+        });
+        if puts.chain([&put]).any(|put| put.octets.len() > MAX_ROW_OCTETS) {
             return Err(StoreError::Refused("the row is longer than DynamoDB takes".to_owned()));
         }
-        let key = put.key.clone();
         let condition = Condition::of(table, expected);
-        // Were the network to deliver it twice, it would be one transaction.
-        let token = format!("{:032x}", u128::from_be_bytes(put.write_id.octets()));
-        let put = item_of(table, put);
-        let beside = beside.map(|put| item_of(table, put));
+        let (key, write_id) = (put.key.clone(), put.write_id);
+        let item = item_of(table, put);
+        let write = if beside.is_empty() {
+            Write::Put { condition, item }
+        } else {
+            // Were the network to deliver it twice, it would be one transaction.
+            let token = format!("{:032x}", u128::from_be_bytes(write_id.octets()));
+            Write::Transaction { items: self.transaction(table, &condition, item, beside)?, token }
+        };
+        self.settle(table, &key, write).await
+    }
+
+    /// Removes an item on the condition that it has the write id `expected`. `Some`: refused, with the present item.
+    pub(super) async fn remove(
+        &self,
+        table: Table,
+        key: &Key,
+        expected: WriteId,
+    ) -> Result<Option<Option<Item>>, StoreError> {
+        let condition = Condition::of(table, Some(expected));
+        self.settle(table, key, Write::Delete { condition, key: key.clone() }).await
+    }
+
+    /// Sends a write, again while it is throttled, and finds out what became of it.
+    async fn settle(&self, table: Table, key: &Key, write: Write) -> Result<Option<Option<Item>>, StoreError> {
         let mut sendings = 1;
         let sent = loop {
-            let sent = match &beside {
-                None => self.put(table, &condition, put.clone()).await,
-                Some(beside) => self.put_both(table, &condition, put.clone(), beside.clone(), &token).await,
+            let sent = match &write {
+                Write::Put { condition, item } => self.put(table, condition, item).await,
+                Write::Delete { condition, key } => self.delete(table, condition, key).await,
+                Write::Transaction { items, token } => self.transact(table, items, token).await,
             };
             match sent {
                 Err(StoreError::Throttled) if sendings < SENDINGS => sleep(pause(sendings)).await,
@@ -165,21 +208,16 @@ impl DynamoStore {
         match sent {
             Sent::Done => Ok(None),
             Sent::Refused(present) => Ok(Some(present.map(|attributes| Item { table, attributes }))),
-            Sent::Busy => self.get(table, &key).await.map(Some),
+            Sent::Busy => self.get(table, key).await.map(Some),
         }
     }
 
-    async fn put(
-        &self,
-        table: Table,
-        condition: &Condition,
-        item: HashMap<String, AttributeValue>,
-    ) -> Result<Sent, StoreError> {
+    async fn put(&self, table: Table, condition: &Condition, item: &Attributes) -> Result<Sent, StoreError> {
         let request = self
             .writes
             .put_item()
             .table_name(self.name(table))
-            .set_item(Some(item))
+            .set_item(Some(item.clone()))
             .condition_expression(condition.expression)
             .expression_attribute_names("#name", condition.name)
             .set_expression_attribute_values(condition.values.clone())
@@ -194,30 +232,65 @@ impl DynamoStore {
         }
     }
 
-    async fn put_both(
+    async fn delete(&self, table: Table, condition: &Condition, key: &Key) -> Result<Sent, StoreError> {
+        let request = self
+            .writes
+            .delete_item()
+            .table_name(self.name(table))
+            .set_key(Some(key_item(table, key)))
+            .condition_expression(condition.expression)
+            .expression_attribute_names("#name", condition.name)
+            .set_expression_attribute_values(condition.values.clone())
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        match request.send().await {
+            Ok(_) => Ok(Sent::Done),
+            Err(error) => match error.as_service_error() {
+                Some(DeleteItemError::ConditionalCheckFailedException(refusal)) => {
+                    Ok(Sent::Refused(refusal.item.clone()))
+                }
+                Some(DeleteItemError::TransactionConflictException(_)) => Ok(Sent::Busy),
+                Some(_) | None => Err(self.failure(table, &error)),
+            },
+        }
+    }
+
+    /// The condition is on the first item.
+    fn transaction(
         &self,
         table: Table,
         condition: &Condition,
-        item: HashMap<String, AttributeValue>,
-        beside: HashMap<String, AttributeValue>,
-        token: &str,
-    ) -> Result<Sent, StoreError> {
+        item: Attributes,
+        beside: Vec<Beside>,
+    ) -> Result<Vec<TransactWriteItem>, StoreError> {
+        let incomplete = |_| StoreError::Refused("a request is incomplete".to_owned());
         let first = TransactPut::builder()
             .table_name(self.name(table))
             .set_item(Some(item))
             .condition_expression(condition.expression)
             .expression_attribute_names("#name", condition.name)
             .set_expression_attribute_values(condition.values.clone())
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .build();
-        let second = TransactPut::builder().table_name(self.name(table)).set_item(Some(beside)).build();
-        let incomplete = |_| StoreError::Refused("a request is incomplete".to_owned());
-        let request = self
-            .writes
-            .transact_write_items()
-            .transact_items(TransactWriteItem::builder().put(first.map_err(incomplete)?).build())
-            .transact_items(TransactWriteItem::builder().put(second.map_err(incomplete)?).build())
-            .client_request_token(token);
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let mut items = vec![TransactWriteItem::builder().put(first.build().map_err(incomplete)?).build()];
+        for one in beside {
+            let item = TransactWriteItem::builder();
+            items.push(match one {
+                Beside::Put(put) => {
+                    let put = TransactPut::builder().table_name(self.name(table)).set_item(Some(item_of(table, put)));
+                    item.put(put.build().map_err(incomplete)?).build()
+                }
+                Beside::Delete(key) => {
+                    let key = Some(key_item(table, &key));
+                    let delete = TransactDelete::builder().table_name(self.name(table)).set_key(key);
+                    item.delete(delete.build().map_err(incomplete)?).build()
+                }
+            });
+        }
+        Ok(items)
+    }
+
+    async fn transact(&self, table: Table, items: &[TransactWriteItem], token: &str) -> Result<Sent, StoreError> {
+        let request =
+            self.writes.transact_write_items().set_transact_items(Some(items.to_vec())).client_request_token(token);
         match request.send().await {
             Ok(_) => Ok(Sent::Done),
             Err(error) => match error.as_service_error() {
@@ -298,14 +371,14 @@ impl DynamoStore {
 }
 
 /// On the present item of a write's key.
-pub(super) struct Condition {
-    pub(super) expression: &'static str,
-    pub(super) name: &'static str,
-    pub(super) values: Option<HashMap<String, AttributeValue>>,
+struct Condition {
+    expression: &'static str,
+    name: &'static str,
+    values: Option<Attributes>,
 }
 
 impl Condition {
-    pub(super) fn of(table: Table, expected: Option<WriteId>) -> Self {
+    fn of(table: Table, expected: Option<WriteId>) -> Self {
         let (partition_name, _) = table.keys();
         match expected {
             None => Self { expression: "attribute_not_exists(#name)", name: partition_name, values: None },
@@ -318,7 +391,7 @@ impl Condition {
     }
 }
 
-/// Why a transaction of two items was cancelled: the condition is on the first.
+/// Why a transaction was cancelled: the condition is on the first item.
 fn cancellation(reasons: &[CancellationReason]) -> Result<Sent, StoreError> {
     let mut codes = reasons.iter().map(|reason| reason.code().unwrap_or_default());
     if let Some(first) = reasons.first().filter(|first| first.code() == Some("ConditionalCheckFailed")) {
@@ -335,8 +408,8 @@ fn cancellation(reasons: &[CancellationReason]) -> Result<Sent, StoreError> {
 
 fn found(
     table: Table,
-    items: Option<Vec<HashMap<String, AttributeValue>>>,
-    last: Option<HashMap<String, AttributeValue>>,
+    items: Option<Vec<Attributes>>,
+    last: Option<Attributes>,
 ) -> Result<(Vec<Item>, Option<Key>), StoreError> {
     let items = items.unwrap_or_default().into_iter().map(|attributes| Item { table, attributes }).collect();
     let bad = || StoreError::Corrupt("the last item of a page has no keys".to_owned());
@@ -344,21 +417,21 @@ fn found(
     Ok((items, last))
 }
 
-pub(super) fn item_of(table: Table, put: Put) -> HashMap<String, AttributeValue> {
+pub(super) fn item_of(table: Table, put: Put) -> Attributes {
     let mut item = key_item(table, &put.key);
     item.insert(WRITE_ID.to_owned(), blob(&put.write_id.octets()));
     item.insert(ROW.to_owned(), AttributeValue::B(Blob::new(put.octets)));
     item
 }
 
-pub(super) fn key_item(table: Table, (partition, sort): &Key) -> HashMap<String, AttributeValue> {
+pub(super) fn key_item(table: Table, (partition, sort): &Key) -> Attributes {
     let (partition_name, sort_name) = table.keys();
     [(partition_name, partition), (sort_name, sort)]
         .map(|(name, value)| (name.to_owned(), AttributeValue::S(value.clone())))
         .into()
 }
 
-fn key_of(table: Table, attributes: &HashMap<String, AttributeValue>) -> Option<Key> {
+fn key_of(table: Table, attributes: &Attributes) -> Option<Key> {
     let (partition_name, sort_name) = table.keys();
     let text = |name| attributes.get(name).and_then(|value| value.as_s().ok()).cloned();
     Some((text(partition_name)?, text(sort_name)?))

@@ -44,7 +44,7 @@ async fn what_was_written_is_there_after_opening_again() {
     {
         let store = open(&path).unwrap();
         EmbeddedCredentials(Arc::clone(&store)).replace(None, row.clone()).await.unwrap();
-        let write = CustomerWrite { customer: owner.clone(), key: Some(key.clone()) };
+        let write = CustomerWrite { key: Some(key.clone()), ..CustomerWrite::of(owner.clone()) };
         EmbeddedCustomers(Arc::clone(&store)).replace(None, write).await.unwrap();
         EmbeddedOperations(store).replace(None, record.clone()).await.unwrap();
     }
@@ -138,8 +138,8 @@ fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
     let (sender, waiting) = mpsc::sync_channel(writes);
     let answers = (0..writes).map(|_| {
         let row = living("acme", "crm");
-        let put = (credential_key(&row.id), encoding::encode_credential(&row));
-        let replacement = Replacement { table: CREDENTIALS, row: put, expected: None, beside: None };
+        let put = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
+        let replacement = Replacement { table: CREDENTIALS, row: put, expected: None, beside: vec![] };
         let (answer, answered) = oneshot::channel();
         sender.send(Write { replacement, answer }).unwrap();
         answered

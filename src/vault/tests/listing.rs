@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::Erasure;
 use crate::store::contract::living as sample_row;
 
 fn of(customer: &str) -> ListFilter {
@@ -75,7 +76,7 @@ async fn an_empty_list_is_a_fact_about_a_customer_that_is_there() {
     for state in [
         CustomerState::Disabled,
         CustomerState::PendingDestruction { destroy_time: Timestamp::MAX },
-        CustomerState::Destroyed { destroy_time: Timestamp::UNIX_EPOCH },
+        CustomerState::Destroyed { destroy_time: Timestamp::UNIX_EPOCH, erasure: Erasure::default() },
     ] {
         setup.customer_becomes("acme", state).await;
         assert_eq!(list("acme").await, Ok(0));

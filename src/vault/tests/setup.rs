@@ -139,6 +139,10 @@ impl Credentials for FaultyCredentials {
             Some(_) | None => self.inner.query(customer, after, limit).await,
         }
     }
+
+    async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+        unreachable!("a vault removes no row")
+    }
 }
 
 /// The customers, which may be away.
@@ -245,7 +249,14 @@ impl Setup {
         let timing = EnvironmentTiming { poll: hour, max_age: hour };
         let limits = CacheLimits { roots: 100, refresh_after: hour, max_age: hour, customer_staleness: hour };
         let keyring = Keyring::start(sources, timing, limits).await.unwrap();
-        let directory = CustomerDirectory::new(deployment.clone(), customers.clone(), wrapper, keyring.clone(), clock);
+        let directory = CustomerDirectory::new(
+            deployment.clone(),
+            customers.clone(),
+            credentials.clone(),
+            wrapper,
+            keyring.clone(),
+            clock,
+        );
         for customer in ["acme", "other"] {
             directory.create(&customer_id(customer)).await.unwrap();
         }
@@ -288,7 +299,7 @@ impl Setup {
     pub(super) async fn customer_becomes(&self, id: &str, state: CustomerState) {
         let row = self.customers.get(&customer_id(id)).await.unwrap().unwrap();
         let customer = CustomerRow { state, write_id: WriteId::random().unwrap(), ..row.clone() };
-        self.customers.replace(Some(row.write_id), CustomerWrite { customer, key: None }).await.unwrap();
+        self.customers.replace(Some(row.write_id), CustomerWrite::of(customer)).await.unwrap();
         self.keyring.forget(&customer_id(id));
     }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use triseal::ids::{CredentialId, CustomerId};
 
+use crate::confirm::Confirm;
+
 /// The commands.
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -139,9 +141,8 @@ pub(crate) struct Delete {
     /// Only if the credential is at this revision
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) if_revision: Option<u64>,
-    /// Do not ask
-    #[arg(long)]
-    pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) confirm: Confirm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::contract::{credential_ref, customer, customer_id as id, time as microsecond, version};
-use crate::store::{KeyVersion, KeyVersionState};
+use crate::store::{Erasure, KeyVersion, KeyVersionState};
 
 fn credential(state: State) -> Credential {
     Credential {
@@ -86,7 +86,11 @@ fn a_customer_is_shown_with_its_key_versions_and_listed_without() {
         (CustomerState::Active, v1::CustomerState::Active, None),
         (CustomerState::Disabled, v1::CustomerState::Disabled, None),
         (CustomerState::PendingDestruction { destroy_time }, v1::CustomerState::PendingDestruction, time(5, 0)),
-        (CustomerState::Destroyed { destroy_time }, v1::CustomerState::Destroyed, time(5, 0)),
+        (
+            CustomerState::Destroyed { destroy_time, erasure: Erasure::default() },
+            v1::CustomerState::Destroyed,
+            time(5, 0),
+        ),
     ] {
         let shown = customer_message(&CustomerRow { state, ..customer("acme") });
         assert_eq!((shown.state(), shown.destroy_time), (wanted, destroyed));

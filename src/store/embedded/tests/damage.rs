@@ -21,7 +21,7 @@ async fn sample() -> Sample {
         join_all(half.iter().map(|row| port.replace(None, row.clone()))).await;
     }
     let customer = customer("acme");
-    let write = CustomerWrite { customer: customer.clone(), key: None };
+    let write = CustomerWrite::of(customer.clone());
     EmbeddedCustomers(Arc::clone(&store)).replace(None, write).await.unwrap();
     let crashed = std::fs::read(&path).unwrap();
     drop((port, store));

@@ -1,0 +1,200 @@
+//! The end of a customer, on its day: first the wrapped keys, so that nothing opens any more whatever copies there are, then the
+//! credentials. A tombstone with the receipt stays.
+//!
+//! Every step is a conditional write that can be repeated: a process that dies leaves the rest to the next sweep, on any replica, and
+//! two replicas at once do no harm.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use super::{CustomerDirectory, CustomerError, new_write_id};
+use crate::ids::CustomerId;
+use crate::store::{
+    CredentialRow, CustomerRow, CustomerState, CustomerWrite, Decision, Erasure, Replaced, StoreError, change, row_time,
+};
+
+/// Rows read at once.
+const PAGE: usize = 500;
+
+/// Between two sweeps. A destruction has a day and not a minute, and a sweep reads every customer.
+const SWEEP: Duration = Duration::from_hours(1);
+
+/// Sweeps now and every hour, for as long as the directory lives.
+pub async fn sweep_for_ever(directory: Weak<CustomerDirectory>, backup_retention: SignedDuration) {
+    while let Some(directory) = directory.upgrade() {
+        if let Err(error) = directory.sweep(backup_retention).await {
+            error!(%error, "customers whose day has come could not be looked for");
+        }
+        drop(directory);
+        sleep(SWEEP).await;
+    }
+}
+
+/// What one sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Customers whose destruction is complete now.
+    pub destroyed: u64,
+    /// Customers whose destruction was due and is not complete. The next sweep goes on.
+    pub failed: u64,
+}
+
+impl CustomerDirectory {
+    /// Destroys every customer whose day has come. `backup_retention` is how long backups of the store are kept.
+    ///
+    /// # Errors
+    /// The store's, if the customers can't be listed. What fails for one customer is logged and counted, and holds up no other.
+    pub async fn sweep(&self, backup_retention: SignedDuration) -> Result<Swept, CustomerError> {
+        let (mut swept, mut after) = (Swept::default(), None);
+        loop {
+            let page = self.customers.query(after.as_ref(), PAGE).await?;
+            for row in page.rows {
+                if !is_due(&row, (self.clock)()) {
+                    continue;
+                }
+                match self.destroy_now(&row.id, backup_retention).await {
+                    Ok(erasure) => {
+                        swept.destroyed += 1;
+                        info!(customer = row.id.as_str(), key_versions = erasure.key_versions, "customer destroyed");
+                    }
+                    // Restored on its last day, and in time.
+                    Err(CustomerError::NotDisabled) => {}
+                    Err(error) => {
+                        swept.failed += 1;
+                        warn!(customer = row.id.as_str(), %error, "customer not destroyed yet");
+                    }
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(swept);
+            }
+        }
+    }
+
+    async fn destroy_now(&self, id: &CustomerId, backup_retention: SignedDuration) -> Result<Erasure, CustomerError> {
+        // One transaction erases so many keys; the first also closes the way back.
+        while !self.update(id, |row| erase_keys(row, (self.clock)())).await?.versions.is_empty() {}
+        self.keyring.forget(id);
+
+        let credentials = self.count(id).await?;
+        self.update(id, |row| record(row, |erasure| erasure.credentials = erasure.credentials.or(Some(credentials))))
+            .await?;
+        while self.erase_some(id).await? {}
+
+        let now = row_time((self.clock)());
+        let backups_end = now.checked_add(backup_retention).map_or(Timestamp::MAX, row_time);
+        let row = self
+            .update(id, |row| {
+                record(row, |erasure| {
+                    erasure.end_time = erasure.end_time.or(Some(now));
+                    erasure.backups_end_time = erasure.backups_end_time.or(Some(backups_end));
+                })
+            })
+            .await?;
+        erasure(&row)
+    }
+
+    /// Writes what `step` makes of the customer, and answers it; `None`: nothing is left to do.
+    async fn update(
+        &self,
+        id: &CustomerId,
+        step: impl Fn(&CustomerRow) -> Result<Option<CustomerWrite>, CustomerError>,
+    ) -> Result<CustomerRow, CustomerError> {
+        change(self.customers.as_ref(), id, |present: Option<CustomerRow>| {
+            let decided = present.ok_or(CustomerError::NotFound).and_then(|row| {
+                Ok(match step(&row)? {
+                    None => Decision::Done(row),
+                    Some(write) => {
+                        let written = write.customer.clone();
+                        Decision::Replace(write, written)
+                    }
+                })
+            });
+            std::future::ready(decided)
+        })
+        .await
+    }
+
+    async fn count(&self, id: &CustomerId) -> Result<u64, CustomerError> {
+        let (mut count, mut after) = (0, None);
+        loop {
+            let page = self.credentials.query(Some(id), after.as_ref(), PAGE).await?;
+            count += page.rows.len() as u64;
+            after = page.next;
+            if after.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Removes a page of credentials. Answers whether there may be more.
+    async fn erase_some(&self, id: &CustomerId) -> Result<bool, CustomerError> {
+        let page = self.credentials.query(Some(id), None, PAGE).await?;
+        let more = !page.rows.is_empty() || page.next.is_some();
+        for CredentialRow { id, write_id, .. } in page.rows {
+            match self.credentials.remove(&id, write_id).await? {
+                Replaced::Done => {}
+                // Written meanwhile by a call that began before the end: the next page has it again.
+                Replaced::Refused(_) => {}
+            }
+        }
+        Ok(more)
+    }
+}
+
+fn is_due(row: &CustomerRow, now: Timestamp) -> bool {
+    match row.state {
+        CustomerState::Active | CustomerState::Disabled => false,
+        CustomerState::PendingDestruction { destroy_time } => destroy_time <= now,
+        CustomerState::Destroyed { erasure, .. } => erasure.end_time.is_none(),
+    }
+}
+
+/// Erases the first keys that are left. From the first of them on the customer is destroyed, and can't be restored.
+fn erase_keys(row: &CustomerRow, now: Timestamp) -> Result<Option<CustomerWrite>, CustomerError> {
+    let (destroy_time, mut erasure) = match row.state {
+        CustomerState::Active | CustomerState::Disabled => return Err(CustomerError::NotDisabled),
+        CustomerState::PendingDestruction { destroy_time } if destroy_time > now => {
+            return Err(CustomerError::NotDisabled);
+        }
+        CustomerState::PendingDestruction { .. } => (row_time(now), Erasure::default()),
+        CustomerState::Destroyed { .. } if row.versions.is_empty() => return Ok(None),
+        CustomerState::Destroyed { destroy_time, erasure } => (destroy_time, erasure),
+    };
+    let erased: Vec<_> = row.versions.iter().take(CustomerWrite::MAX_ERASED).map(|key| key.version).collect();
+    erasure.key_versions = erasure.key_versions.saturating_add(u32::try_from(erased.len()).unwrap_or(u32::MAX));
+    let customer = CustomerRow {
+        state: CustomerState::Destroyed { destroy_time, erasure },
+        versions: row.versions.iter().skip(erased.len()).cloned().collect(),
+        write_id: new_write_id()?,
+        ..row.clone()
+    };
+    Ok(Some(CustomerWrite { erased, ..CustomerWrite::of(customer) }))
+}
+
+/// Notes what a destruction has come to.
+fn record(row: &CustomerRow, note: impl Fn(&mut Erasure)) -> Result<Option<CustomerWrite>, CustomerError> {
+    let before = erasure(row)?;
+    let CustomerState::Destroyed { destroy_time, .. } = row.state else { return Err(CustomerError::NotDisabled) };
+    let mut after = before;
+    note(&mut after);
+    if after == before {
+        return Ok(None);
+    }
+    let state = CustomerState::Destroyed { destroy_time, erasure: after };
+    Ok(Some(CustomerWrite::of(CustomerRow { state, write_id: new_write_id()?, ..row.clone() })))
+}
+
+fn erasure(row: &CustomerRow) -> Result<Erasure, CustomerError> {
+    match row.state {
+        CustomerState::Destroyed { erasure, .. } => Ok(erasure),
+        CustomerState::Active | CustomerState::Disabled | CustomerState::PendingDestruction { .. } => {
+            Err(CustomerError::Store(StoreError::Corrupt("a destroyed customer is not destroyed".to_owned())))
+        }
+    }
+}
