@@ -76,7 +76,9 @@ impl Failure {
     pub(crate) fn of<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Self {
         match error {
             // There is one before credentials were found, too: nothing can be told from it but that nothing was asked.
-            SdkError::ConstructionFailure(_) => Self::Away("the request could not be made".to_owned()),
+            SdkError::ConstructionFailure(_) => {
+                Self::Away("the request could not be made; are there credentials?".to_owned())
+            }
             SdkError::TimeoutError(_) => Self::Away("no answer in time".to_owned()),
             SdkError::DispatchFailure(failure) if failure.is_timeout() => {
                 Self::Away("no connection in time".to_owned())

@@ -30,6 +30,9 @@ use single_flight::SingleFlight;
 pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A source that has not answered in this time is away.
 const LOOK_UP: Duration = Duration::from_secs(10);
+/// A call waits so long for environment keys that are read for its sake, and not until its own deadline: its caller is then told the
+/// reason. The reading goes on.
+const ASKED: Duration = Duration::from_secs(3);
 /// After a background refresh that failed, the next is tried no sooner.
 const REFRESH_AGAIN: Duration = Duration::from_secs(30);
 /// While the store is away at the start, it is asked for the fingerprints so often.

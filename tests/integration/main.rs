@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod architecture;
+mod aws;
 mod bad_input;
 mod codebase_keys;
 mod command_line;

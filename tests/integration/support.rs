@@ -1,5 +1,8 @@
 //! What the tests share: the real programs, each with files of its own, clients, and seeded random numbers. It knows no test.
 
+pub(crate) mod proxy;
+pub(crate) mod site;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -100,6 +103,11 @@ impl Service {
     /// A client for customers, on a connection of its own.
     pub(crate) fn customers(&self) -> CustomerServiceClient<Channel> {
         CustomerServiceClient::new(self.channel())
+    }
+
+    /// How it ended, when it has.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        self.child.wait().await.expect("it can be waited for")
     }
 
     /// SIGKILL. When this returns it is gone.

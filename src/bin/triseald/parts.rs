@@ -24,7 +24,7 @@ impl Aws {
             return Ok(Self(None));
         }
         let config = triseal::aws::load().await;
-        if config.region().is_none() {
+        if config.region().is_none_or(|region| region.as_ref().is_empty()) {
             return Err("no AWS region is set: set AWS_REGION, or AWS_PROFILE to a profile that has one".into());
         }
         Ok(Self(Some(config)))

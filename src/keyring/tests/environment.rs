@@ -203,6 +203,25 @@ async fn a_hundred_requests_for_a_new_version_read_once_and_all_open() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_holds_no_call_up_for_long() {
+    let fakes = Fakes::new();
+    let keyring = fakes.keyring().await;
+    fakes.environment.calls.take(MINUTE);
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert_eq!(keyring.opens(lineage(1, 2, 1)).await, Err(KeyringError::SecretsUnavailable));
+        assert_eq!(begun.elapsed(), ASKED);
+    }
+    sleep(15 * MINUTE).await;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert_eq!(keyring.seals().await, Err(KeyringError::KeysStale));
+        assert!(begun.elapsed() <= ASKED, "{:?}", begun.elapsed());
+        assert_eq!(keyring.opens(lineage(1, 1, 1)).await, Ok(()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_version_that_is_denied_for_a_minute_does_not_exist() {
     let fakes = Fakes::new();
     let keyring = fakes.unpolled().await;
