@@ -1,4 +1,4 @@
-//! Customer keys wrapped by AWS KMS. Every call carries the encryption context and names the KMS key, and the key that answers
+//! Customer keys wrapped by AWS KMS, and MACs made by it. Every call for a customer key carries the encryption context and names the KMS key, and the key that answers
 //! is compared. What stands beside a wrapped key only chooses among the configured KMS keys.
 //!
 //! What the SDK leaves of a key in its buffers is wiped by the allocator of the program, not here.
@@ -11,7 +11,9 @@ use aws_config::SdkConfig;
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::Builder;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::operation::verify_mac::VerifyMacError;
 use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::types::MacAlgorithmSpec;
 use zeroize::Zeroizing;
 
 use super::{FactorError, KeyWrapper, WrapContext, WrappedKey};
@@ -101,6 +103,46 @@ impl KeyWrapper for KmsWrapper {
         answered_by(source, answer.source_key_id())?;
         answered_by(&self.wrap_with, answer.key_id())?;
         wrapped(answer.ciphertext_blob, &self.wrap_with)
+    }
+}
+
+/// MACs under one KMS key of HMAC_256, which never leaves KMS. Not a factor: the heads of audit streams carry them.
+pub struct KmsMac {
+    client: Client,
+    key: String,
+}
+
+impl KmsMac {
+    /// Names the key by its ARN.
+    pub fn new(config: &SdkConfig, key: String) -> Self {
+        Self { client: client(config), key }
+    }
+
+    /// The MAC of a message of at most 4,096 octets: HMAC-SHA-256.
+    ///
+    /// # Errors
+    /// A [`FactorError`].
+    pub async fn make(&self, message: &[u8]) -> Result<Vec<u8>, FactorError> {
+        let request = self.client.generate_mac().key_id(&self.key).mac_algorithm(MacAlgorithmSpec::HmacSha256);
+        let answer = request.message(Blob::new(message)).send().await.map_err(|error| factor_error(&error))?;
+        answered_by(&self.key, answer.key_id())?;
+        let mac = answer.mac.map(Blob::into_inner).filter(|mac| !mac.is_empty());
+        mac.ok_or_else(|| FactorError::Away("KMS answered without a MAC".to_owned()))
+    }
+
+    /// Whether this is the MAC of the message.
+    ///
+    /// # Errors
+    /// A [`FactorError`]; a wrong MAC is none.
+    pub async fn verify(&self, message: &[u8], mac: &[u8]) -> Result<bool, FactorError> {
+        let request = self.client.verify_mac().key_id(&self.key).mac_algorithm(MacAlgorithmSpec::HmacSha256);
+        match request.message(Blob::new(message)).mac(Blob::new(mac)).send().await {
+            Ok(answer) => answered_by(&self.key, answer.key_id()).map(|()| answer.mac_valid()),
+            Err(error) => match error.as_service_error() {
+                Some(VerifyMacError::KmsInvalidMacException(_)) => Ok(false),
+                Some(_) | None => Err(factor_error(&error)),
+            },
+        }
     }
 }
 

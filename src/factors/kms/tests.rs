@@ -1,5 +1,7 @@
 //! Against LocalStack's KMS. The first test shows that it refuses; without that, the others would show nothing.
 
+use aws_sdk_kms::types::{KeySpec, KeyUsageType};
+
 use super::*;
 use crate::aws::emulators::{localstack, unique};
 use crate::aws::stub::{Answer, Stub};
@@ -152,6 +154,30 @@ async fn what_another_key_answers_is_not_taken() {
         let refused = wrapper.unwrap(&acme().context(), &wrapped).await;
         assert!(matches!(refused, Err(FactorError::Corrupt(_))), "{refused:?}");
     }
+}
+
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn a_mac_is_its_messages_and_its_keys() {
+    let config = localstack().await;
+    let client = Client::new(&config);
+    let new_mac = async || {
+        let made = client.create_key().key_usage(KeyUsageType::GenerateVerifyMac).key_spec(KeySpec::Hmac256);
+        KmsMac::new(&config, made.send().await.unwrap().key_metadata.unwrap().arn.unwrap())
+    };
+    let (mac, other) = (new_mac().await, new_mac().await);
+    let made = mac.make(b"message").await.unwrap();
+    assert_eq!(made.len(), 32);
+    assert_eq!(mac.verify(b"message", &made).await, Ok(true));
+    assert_eq!(mac.verify(b"another message", &made).await, Ok(false));
+    assert_eq!(mac.verify(b"message", &[0; 32]).await, Ok(false));
+    assert_eq!(other.verify(b"message", &made).await, Ok(false));
+    // A key that encrypts makes no MACs.
+    let encrypting = KmsMac::new(&config, new_key(&client).await);
+    assert!(matches!(encrypting.make(b"message").await, Err(FactorError::Refused(_))));
+    client.disable_key().key_id(&mac.key).send().await.unwrap();
+    assert!(matches!(mac.make(b"message").await, Err(FactorError::Refused(_))));
+    assert!(matches!(mac.verify(b"message", &made).await, Err(FactorError::Refused(_))));
 }
 
 const ARN: &str = "arn:aws:kms:eu-central-1:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab";
