@@ -1,5 +1,5 @@
 //! The DynamoDB backend: three tables, which somebody else has made. A row stands there as its octets (`encoding`), with its keys and
-//! its write id beside them as attributes; docs/adr/0007 says why. It never overwrites what it can't read, and makes no table unless
+//! its write id beside them as attributes; docs/adr/0008 says why. It never overwrites what it can't read, and makes no table unless
 //! an operator asks for it.
 //!
 //! Requests and what DynamoDB answers to them are in [`wire`].
