@@ -135,14 +135,14 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     settings.check()?;
     triseal::telemetry::start(&settings.telemetry.log)?;
 
-    // Before anything is made: a port in use changes nothing.
+    // Before anything is made: a missing region and a port in use change nothing.
+    let aws = Aws::load(&settings).await?;
     let listener = server::bind(settings.server.listen).await?;
     if arguments.dev {
         prepare_development(&settings, &arguments.data)?;
     }
 
     // The keys are read before a store is made: a start that is refused for them leaves none behind.
-    let aws = Aws::load(&settings).await?;
     let sources = parts::Sources::new(&settings, &aws)?;
     sources.environment.fetch().await.map_err(|error| format!("the environment keys can't be read: {error}"))?;
 

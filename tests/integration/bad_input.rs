@@ -187,14 +187,21 @@ async fn each_protection_is_lifted_by_its_own_setting() {
         ("INSECURE__PLAINTEXT", "false", &["insecure.plaintext"][..]),
         ("INSECURE__DEVELOPMENT_CODEBASE_KEY", "false", &["well-known", "TRISEAL_CODEBASE_KEYS"]),
         ("INSECURE__LOCAL_KMS", "false", &["insecure.local_kms"]),
-        ("STORE__BACKEND", "dynamodb", &["store.backend"]),
-        ("FACTORS__CUSTOMER", "kms", &["factors.customer"]),
-        ("FACTORS__ENVIRONMENT", "secrets-manager", &["factors.environment"]),
+        ("STORE__BACKEND", "dynamodb", &["AWS_REGION"]),
+        ("FACTORS__CUSTOMER", "kms", &["factors.kms.wrap_with"]),
+        ("FACTORS__ENVIRONMENT", "secrets-manager", &["factors.secrets_manager.secret_id"]),
         ("FACTORS__CODEBASE_PRIMARY", "3", &["factors.codebase_primary"]),
         ("SERVER__LISTN", "x", &["listn"]),
     ] {
         let name = format!("TRISEAL__{setting}");
-        assert_says(&refused_dev(&data, &[(name.as_str(), value)]).await, parts);
+        // No region of the machine's.
+        let variables = [
+            (name.as_str(), value),
+            ("AWS_REGION", ""),
+            ("AWS_CONFIG_FILE", "/dev/null"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ];
+        assert_says(&refused_dev(&data, &variables).await, parts);
     }
     let everywhere = ["--dev", "--listen", "0.0.0.0:0", "--data", data.to_str().unwrap()];
     assert_says(&refused(&everywhere, &[]).await, &["server.listen", "loopback"]);
