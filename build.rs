@@ -65,6 +65,8 @@ fn compile_protocol() -> Result<(), Box<dyn Error>> {
             config = config.field_attribute(format!("{message}.{time}"), "#[zeroize(skip)]");
         }
     }
+    // The crate that makes the details of our errors has this message, too.
+    config = config.extern_path(".google.rpc", "::tonic_types");
     config.skip_debug(secrets).compile_fds(descriptors.clone())?;
     // Reflection shows the API and not the stored form, and has no use for comments.
     descriptors.file.retain(|file| file.package() != "triseal.storage.v1");

@@ -1,9 +1,13 @@
 //! Encrypt, decrypt, get, list, delete: the order of the steps, top to bottom. It knows traits only; what a request may
 //! contain was checked at the edge, and how the row is written is `store::change`'s.
 
+mod batch;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
+
+pub use batch::{Opened, Reading};
 
 use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
 use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
@@ -54,6 +58,12 @@ pub enum VaultError {
     /// A newer release wrote it.
     #[error("the stored secret has an encoding that this release does not know")]
     EncodingUnknown,
+    /// Its keys did not come while others of the same batch were waiting.
+    #[error("the customer's keys did not come in time")]
+    TooSlow,
+    /// What was opened before it in the same batch leaves no room for it in the answer.
+    #[error("the answer has no room for it")]
+    NoRoom,
     /// Its fields are within their limits, and together too long.
     #[error("the secret is longer than {} octets", crypto::MAX_PLAINTEXT_OCTETS - 1)]
     SecretTooLong,
@@ -222,24 +232,10 @@ impl Vault {
         revision: Option<Revision>,
     ) -> Result<(Secret, Credential), VaultError> {
         let row = self.credentials.get(id).await?;
-        let Some((row, living)) = row.as_ref().and_then(living) else {
-            return Err(self.missing(&id.customer).await);
-        };
-        check_revision(row, revision)?;
-        match (view, living.kind, &living.state) {
-            (View::Access, Kind::SalesforceOAuth, State::Active) | (View::Full, _, _) => {}
-            (View::Access, Kind::Password | Kind::Opaque, _) => return Err(VaultError::NoAccessView),
-            (View::Access, Kind::SalesforceOAuth, State::NeedsReauth { .. }) => return Err(VaultError::NeedsReauth),
+        match readable(row.as_ref(), view, revision)? {
+            Some((row, living)) => self.opened(row, living, view).await,
+            None => Err(self.missing(&id.customer).await),
         }
-        let plaintext = self.open(row, living).await?;
-        let mut secret = stored::decode(living.kind, &plaintext)?;
-        if view == View::Access {
-            secret.drop_refresh_token();
-        }
-        let mut credential = shown(row)?;
-        // The row's own column is a hint; the opened secret is not.
-        credential.access_token_expire_time = secret.access_token_expire_time();
-        Ok((secret, credential))
     }
 
     /// What is known of a credential.
@@ -323,6 +319,24 @@ impl Vault {
         let context = self.context(id, kind, revision)?;
         crypto::seal(root, lineage, &context, Salt::new(salt), plaintext)
             .map_err(|_| VaultError::Internal("a plaintext within its limits was not sealed"))
+    }
+
+    /// The secret of a row that may be read.
+    async fn opened(
+        &self,
+        row: &CredentialRow,
+        living: &Living,
+        view: View,
+    ) -> Result<(Secret, Credential), VaultError> {
+        let plaintext = self.open(row, living).await?;
+        let mut secret = stored::decode(living.kind, &plaintext)?;
+        if view == View::Access {
+            secret.drop_refresh_token();
+        }
+        let mut credential = shown(row)?;
+        // The row's own column is a hint; the opened secret is not.
+        credential.access_token_expire_time = secret.access_token_expire_time();
+        Ok((secret, credential))
     }
 
     async fn open(&self, row: &CredentialRow, living: &Living) -> Result<Plaintext, VaultError> {
@@ -496,6 +510,21 @@ fn decide_delete(
         life: Life::Deleted { time: now },
         ..row
     })))
+}
+
+/// What is to be opened for a reading. `None`: nothing lives there.
+fn readable(
+    row: Option<&CredentialRow>,
+    view: View,
+    revision: Option<Revision>,
+) -> Result<Option<(&CredentialRow, &Living)>, VaultError> {
+    let Some((row, living)) = row.and_then(living) else { return Ok(None) };
+    check_revision(row, revision)?;
+    match (view, living.kind, &living.state) {
+        (View::Access, Kind::SalesforceOAuth, State::Active) | (View::Full, _, _) => Ok(Some((row, living))),
+        (View::Access, Kind::Password | Kind::Opaque, _) => Err(VaultError::NoAccessView),
+        (View::Access, Kind::SalesforceOAuth, State::NeedsReauth { .. }) => Err(VaultError::NeedsReauth),
+    }
 }
 
 fn check_revision(row: &CredentialRow, wanted: Option<Revision>) -> Result<(), VaultError> {

@@ -28,7 +28,10 @@ use triseal::factors::{KeySet, local};
 use triseal::grpc::server;
 use triseal::ids::CustomerId;
 use triseal::keyring::{CacheLimits, Keyring, Sources};
+use triseal::ops::{self, Phase, Readiness};
 use triseal::store::embedded::EmbeddedStore;
+use triseal::telemetry::dependency::{Dependency, Name};
+use triseal::telemetry::{self, metrics};
 use triseal::vault::Vault;
 use zeroize::Zeroizing;
 use zeroizing_alloc::ZeroAlloc;
@@ -60,6 +63,9 @@ struct Arguments {
     /// Listen here instead
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Serve /livez, /readyz and /metrics here instead
+    #[arg(long, value_name = "ADDR")]
+    ops_listen: Option<SocketAddr>,
     /// Where --dev keeps its store and keys
     #[arg(long, value_name = "DIR", default_value = ".triseal", requires = "dev")]
     data: PathBuf,
@@ -124,30 +130,36 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Tables(TablesCommand::Create { config })) => return create_tables(config).await,
         None => {}
     }
-    let mut settings = match &arguments.config {
-        Some(path) => Settings::from_file(path)?,
-        None => Settings::dev(&arguments.data)?,
-    };
-    if let Some(listen) = arguments.listen {
-        settings.server.listen = listen;
-    }
+    let settings = settings(&arguments)?;
     let codebase = codebase_keys(&settings, arguments.dev)?;
     settings.check()?;
-    triseal::telemetry::start(&settings.telemetry.log)?;
+    telemetry::start(&settings.telemetry.log)?;
+    // Before all that counts.
+    let numbers = metrics::start()?;
 
     // Before anything is made: a missing region and a port in use change nothing.
     let aws = Aws::load(&settings).await?;
-    let listener = server::bind(settings.server.listen).await?;
+    let named_by = |option: &'static str| move |error| format!("{error}; {option} names another address");
+    let listener = server::bind(settings.server.listen).await.map_err(named_by("--listen"))?;
+    let ops_listener = server::bind(settings.server.ops_listen).await.map_err(named_by("--ops-listen"))?;
+    let (listen, ops_listen) = (listener.local_addr()?, ops_listener.local_addr()?);
+    let [store_state, environment_state, wrapper_state] =
+        [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
+    let dependencies = [&store_state, &environment_state, &wrapper_state].map(Arc::clone);
+    let readiness = Arc::new(Readiness::new(dependencies.to_vec()));
+    // From the first moment: a start that takes long is alive, and not ready.
+    tokio::spawn(ops::serve(ops_listener, Arc::clone(&readiness), numbers));
     if arguments.dev {
         prepare_development(&settings, &arguments.data)?;
     }
 
     // The keys are read before a store is made: a start that is refused for them leaves none behind.
-    let sources = parts::Sources::new(&settings, &aws)?;
+    let sources = parts::Sources::new(&settings, &aws, &environment_state, &wrapper_state)?;
     sources.environment.fetch().await.map_err(|error| format!("the environment keys can't be read: {error}"))?;
 
     let deployment = settings.deployment.clone();
-    let store = parts::Store::new(&settings, &aws)?;
+    let store = parts::Store::new(&settings, &aws, &store_state)?;
+    tokio::spawn(ops::probe(Arc::clone(&store.operations)));
     let (customers, wrapper) = (store.customers, sources.wrapper);
     let timing = sources.timing;
     let sources = Sources {
@@ -180,17 +192,35 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
 
-    let listen = listener.local_addr()?;
-    info!(%listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    let (signalled, file, proof) = (stop()?, store.file.clone(), keyring.clone());
-    let stop = async move {
-        tokio::select! {
-            () = signalled => {}
-            () = parts::Store::failed(file) => error!("the store can't be written any more: stopping"),
-            Err(error) = proof.proven() => error!(%error, "stopping"),
+    let signalled = signalled()?;
+    // Not ready before the fingerprints are compared: the store may be away.
+    let ready_later = async {
+        if keyring.proven().await.is_ok() {
+            readiness.enter(Phase::Serving);
         }
+        std::future::pending::<()>().await;
     };
-    server::serve(listener, vault, directory, stop, settings.server.drain).await?;
+    let stop = async {
+        tokio::select! {
+            () = signalled => info!("stopping: answering what is under way"),
+            () = parts::Store::failed(store.file.as_deref()) => {
+                error!("the store can't be written any more: stopping");
+            }
+            Err(error) = keyring.proven() => error!(%error, "stopping"),
+            () = ready_later => {}
+        }
+        readiness.enter(Phase::Draining);
+    };
+    let limits = server::Limits {
+        concurrent_requests: settings.server.max_concurrent_requests,
+        connection_age: settings.server.max_connection_age,
+        drain: settings.server.drain,
+    };
+    if let Some(Ok(())) = keyring.proven().now_or_never() {
+        readiness.enter(Phase::Serving);
+    }
+    info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
+    server::serve(listener, server::Plaintext, vault, directory, limits, stop).await?;
     if store.file.as_deref().is_some_and(EmbeddedStore::has_failed) {
         return Err("the store can't be written any more, perhaps for want of disk space: mend that and start again; \
                     nothing that was acknowledged is lost"
@@ -214,6 +244,17 @@ async fn check(config: &Path) -> Result<(), Failure> {
 async fn create_tables(config: &Path) -> Result<(), Failure> {
     let settings = Settings::from_file(config)?;
     check::create_tables(&settings, &Aws::load(&settings).await?).await
+}
+
+/// The settings, with what the arguments name instead.
+fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
+    let mut settings = match &arguments.config {
+        Some(path) => Settings::from_file(path)?,
+        None => Settings::dev(&arguments.data)?,
+    };
+    settings.server.listen = arguments.listen.unwrap_or(settings.server.listen);
+    settings.server.ops_listen = arguments.ops_listen.unwrap_or(settings.server.ops_listen);
+    Ok(settings)
 }
 
 /// The embedded keys, under the primary that the settings ask for. The well-known key needs a setting; a real one refuses to be
@@ -303,13 +344,12 @@ async fn self_check(keyring: &Keyring) -> Result<(), Failure> {
 }
 
 /// Ends with SIGTERM or SIGINT.
-fn stop() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+fn signalled() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("stopping: answering what is under way");
     })
 }

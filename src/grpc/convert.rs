@@ -1,20 +1,24 @@
 //! Messages ↔ domain values. Every check of a length or a character set is here, and all that is wrong with a request is
 //! told at once. Nothing is checked again after this, and nothing is repaired. Descriptions never repeat a value.
 
+mod batch;
+
 use base64ct::{Base64UrlUnpadded, Encoding};
 use jiff::Timestamp;
 use tonic::Status;
 use tonic_types::FieldViolation;
+
+pub(super) use batch::{batch_request, batch_response, room_for_secrets};
 
 use super::status::bad_fields;
 use super::wire::v1;
 use crate::crypto::Lineage;
 use crate::customers::StateFilter;
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
-use crate::secret::stored::to_timestamp as timestamp;
+use crate::secret::stored::{self, to_timestamp as timestamp};
 use crate::secret::{Kind, Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString, View};
 use crate::store::{CustomerRow, CustomerState, IdempotencyKey, KeyVersionState, Page, Revision, State};
-use crate::vault::{Condition, Credential, ListFilter};
+use crate::vault::{Condition, Credential, ListFilter, Reading, VaultError};
 
 const MAX_TOKEN: usize = 16_384;
 const MAX_URL: usize = 2_048;
@@ -139,9 +143,16 @@ pub(super) fn encrypt_request(request: v1::EncryptCredentialRequest) -> Result<E
     check.done(request)
 }
 
-pub(super) fn decrypt_request(
-    request: &v1::DecryptCredentialRequest,
-) -> Result<(CredentialRef, View, Option<Revision>), Status> {
+/// Tells, before anything is sent, what this release would refuse a request to seal for.
+///
+/// # Errors
+/// What the service would answer.
+pub fn check_encrypt_request(request: v1::EncryptCredentialRequest) -> Result<(), Status> {
+    let request = encrypt_request(request)?;
+    stored::encode(request.secret).map(drop).map_err(|_| VaultError::SecretTooLong.into())
+}
+
+pub(super) fn decrypt_request(request: &v1::DecryptCredentialRequest) -> Result<Reading, Status> {
     let mut check = Check::default();
     let id = check.credential(&request.customer_id, &request.credential_id);
     let revision = check.revision(request.if_revision);
@@ -153,7 +164,7 @@ pub(super) fn decrypt_request(
             View::Access
         }
     };
-    check.done(id.map(|id| (id, view, revision)))
+    check.done(id.map(|id| Reading { id, view, revision }))
 }
 
 pub(super) fn credential_ref(customer: &str, credential: &str) -> Result<CredentialRef, Status> {
@@ -337,6 +348,11 @@ fn opaque_from(check: &mut Check, opaque: &mut v1::Opaque) -> Secret {
         check.wrong("secret.opaque.content_type", format!("must have at most {MAX_CONTENT_TYPE} ASCII characters"));
     }
     Secret::Opaque(Opaque { data: SecretOctets::new(std::mem::take(&mut opaque.data)), content_type })
+}
+
+pub(super) fn decrypted((secret, credential): (Secret, Credential)) -> v1::DecryptCredentialResponse {
+    let credential = Some(credential_message(&credential));
+    v1::DecryptCredentialResponse { secret: Some(secret_message(secret)), credential }
 }
 
 /// The secret as a message, which wipes itself when it has been sent.

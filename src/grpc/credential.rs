@@ -8,7 +8,7 @@ use super::convert;
 use super::identity;
 use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialService;
-use crate::vault::Vault;
+use crate::vault::{Reading, Vault};
 
 /// CredentialService over a vault.
 pub struct Credentials {
@@ -28,7 +28,7 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::EncryptCredentialRequest>,
     ) -> Result<Response<v1::EncryptCredentialResponse>, Status> {
-        let caller = identity::caller(&request);
+        let caller = identity::caller(&request)?;
         let request = convert::encrypt_request(request.into_inner())?;
         let credential =
             self.vault.encrypt(&caller, &request.id, request.secret, request.condition, request.key).await?;
@@ -40,11 +40,18 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::DecryptCredentialRequest>,
     ) -> Result<Response<v1::DecryptCredentialResponse>, Status> {
-        let (id, view, revision) = convert::decrypt_request(request.get_ref())?;
-        let (secret, credential) = self.vault.decrypt(&id, view, revision).await?;
-        let credential = Some(convert::credential_message(&credential));
-        let secret = Some(convert::secret_message(secret));
-        Ok(Response::new(v1::DecryptCredentialResponse { secret, credential }))
+        let Reading { id, view, revision } = convert::decrypt_request(request.get_ref())?;
+        Ok(Response::new(convert::decrypted(self.vault.decrypt(&id, view, revision).await?)))
+    }
+
+    async fn batch_decrypt_credentials(
+        &self,
+        request: Request<v1::BatchDecryptCredentialsRequest>,
+    ) -> Result<Response<v1::BatchDecryptCredentialsResponse>, Status> {
+        let requests = convert::batch_request(request.get_ref())?;
+        let right: Vec<_> = requests.iter().flatten().collect();
+        let opened = self.vault.decrypt_many(&right, convert::room_for_secrets(requests.len())).await;
+        Ok(Response::new(convert::batch_response(requests, opened)))
     }
 
     async fn get_credential(
@@ -70,7 +77,7 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::DeleteCredentialRequest>,
     ) -> Result<Response<v1::DeleteCredentialResponse>, Status> {
-        let caller = identity::caller(&request);
+        let caller = identity::caller(&request)?;
         let (id, revision) = convert::delete_request(request.get_ref())?;
         self.vault.delete(&caller, &id, revision).await?;
         Ok(Response::new(v1::DeleteCredentialResponse {}))

@@ -1,13 +1,18 @@
 //! The edge: all that knows tonic and the generated code. A handler asks who calls, converts, makes one call, and converts
 //! back.
 
+mod call;
+mod connection;
 mod convert;
 pub mod credential;
 pub mod customer;
 mod identity;
+mod limits;
+mod preface;
 pub mod server;
 mod status;
 mod wire;
 
+pub use convert::check_encrypt_request;
 pub use status::{DOMAIN, REASON_TRAILER};
 pub use wire::v1;

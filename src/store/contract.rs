@@ -41,6 +41,7 @@ pub(crate) async fn check_all(backend: &Backend<'_>) {
     a_customer_and_its_key_are_written_together(customers).await;
     a_credential_is_removed_on_its_write_id_alone(credentials).await;
     every_field_is_read_as_it_was_written(backend).await;
+    many_are_read_in_the_order_asked(credentials).await;
     pages_hold_every_credential_once(credentials).await;
     pages_hold_every_customer_once(customers).await;
 }
@@ -214,6 +215,40 @@ async fn every_field_is_read_as_it_was_written(backend: &Backend<'_>) {
         let other_kind = OperationId { kind: "fingerprin", id: row.id.id };
         assert_eq!(backend.operations.get(&other_kind).await.unwrap(), None);
     }
+}
+
+async fn many_are_read_in_the_order_asked(credentials: &dyn Credentials) {
+    assert!(credentials.get_many(&[]).await.is_empty());
+    // More than any backend reads in one request, of two customers, and not in the order in which they are stored.
+    let mut rows = Vec::new();
+    for number in (0..120).rev() {
+        let owner = if number % 2 == 0 { "many" } else { "many.more" };
+        let life = match number % 10 {
+            0 => Life::Deleted { time: time(5) },
+            _ => living(owner, "x").life,
+        };
+        let row = CredentialRow { life, ..living(owner, &format!("credential-{number}")) };
+        done(credentials.replace(None, row.clone()).await);
+        rows.push(row);
+    }
+    // Some are missing, and some are asked for twice.
+    let missing = credential_ref("many", "missing");
+    let mut asked: Vec<_> = rows.iter().map(|row| (&row.id, Some(row))).collect();
+    for place in [0, 7, 64, asked.len()] {
+        asked.insert(place, (&missing, None));
+        asked.insert(place, (&rows[3].id, Some(&rows[3])));
+    }
+    let ids: Vec<_> = asked.iter().map(|(id, _)| *id).collect();
+    let read = credentials.get_many(&ids).await;
+    assert_eq!(read.len(), asked.len());
+    for ((id, row), read) in asked.iter().zip(read) {
+        assert_eq!(read.unwrap().as_ref(), *row, "{id:?}");
+    }
+    // A write that was answered is read.
+    let changed = CredentialRow { id: rows[3].id.clone(), ..living("many", "x") };
+    done(credentials.replace(Some(rows[3].write_id), changed.clone()).await);
+    let read = credentials.get_many(&[&changed.id, &changed.id]).await;
+    assert!(read.into_iter().all(|read| read.unwrap().as_ref() == Some(&changed)));
 }
 
 async fn pages_hold_every_credential_once(credentials: &dyn Credentials) {

@@ -12,6 +12,8 @@ mod encoding;
 mod rows;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream;
 
 pub use change::{ChangeError, Decision, change};
 pub use rows::{
@@ -46,6 +48,9 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+/// Rows that one call reads at the same time, where a backend has no better way to read many.
+const READ_AT_ONCE: usize = 16;
+
 /// What became of a conditional write.
 #[derive(Debug)]
 pub enum Replaced<R> {
@@ -76,6 +81,13 @@ pub trait Rows: Send + Sync {
 /// The credentials. Tombstones are rows, too.
 #[async_trait]
 pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = CredentialRow> {
+    /// Many rows, as [`Rows::get`] and in the order of their ids, of which some may be the same. One that can't be read fails by
+    /// itself alone.
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
+        let reading: Vec<_> = ids.iter().map(|id| self.get(id)).collect();
+        stream::iter(reading).buffered(READ_AT_ONCE).collect().await
+    }
+
     /// At most `limit` rows of a customer, or of all, which come after `after`; in the backend's order, which does not change.
     /// A page may be shorter; it is the last if it names no successor.
     async fn query(

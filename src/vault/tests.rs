@@ -1,5 +1,6 @@
 //! The vault over the embedded store and local factors, with a clock that is set by hand.
 
+mod batch;
 mod idempotency;
 mod listing;
 mod setup;

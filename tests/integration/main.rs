@@ -6,10 +6,15 @@
 mod architecture;
 mod aws;
 mod bad_input;
+mod batch;
 mod codebase_keys;
 mod command_line;
 mod crash;
 mod encodings;
+mod import;
+mod limits;
+mod logs;
 mod memory;
+mod ops;
 mod service;
 mod support;

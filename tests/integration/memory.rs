@@ -84,7 +84,7 @@ fn as_nobody(path: &str, arguments: &[&str]) -> tokio::process::Command {
     program("setpriv", &[&["--reuid", &id, "--regid", &id, "--clear-groups", path], arguments].concat())
 }
 
-/// Encrypts and decrypts secrets of each kind that hold the mark, on a connection that is closed in the end.
+/// Encrypts and decrypts secrets of each kind that hold the mark, alone and in batches, on a connection that is closed in the end.
 async fn call(service: &Service, connection: usize, customer: &str, mark: &str) {
     let mut client = service.credentials();
     for number in 0..CALLS / 2 / CONNECTIONS {
@@ -97,6 +97,13 @@ async fn call(service: &Service, connection: usize, customer: &str, mark: &str) 
         client.encrypt_credential(encrypt(customer, &id, secret)).await.unwrap();
         let opened = client.decrypt_credential(decrypt(customer, &id, v1::View::Full)).await.unwrap();
         assert!(opened.into_inner().secret.is_some());
+        if number % 100 == 99 {
+            let requests = (0..50)
+                .map(|number| decrypt(customer, &format!("c{connection}.{number}"), v1::View::Full).into_inner());
+            let request = v1::BatchDecryptCredentialsRequest { requests: requests.collect() };
+            let results = client.batch_decrypt_credentials(request).await.unwrap().into_inner().results;
+            assert_eq!(results.len(), 50);
+        }
     }
 }
 

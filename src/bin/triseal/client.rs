@@ -9,10 +9,13 @@ use http::Uri;
 use http::uri::Scheme;
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 
 use crate::failure::Failure;
+use crate::status::{self, Subject};
 
 /// A connection that takes longer to make is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,6 +76,15 @@ impl Service {
 
     pub(crate) fn customers(&self) -> CustomerServiceClient<Channel> {
         CustomerServiceClient::new(self.channel.clone())
+    }
+
+    /// Whether anything answers at the endpoint.
+    pub(crate) async fn reach(&self) -> Result<(), Failure> {
+        let asked = self.request(HealthCheckRequest::default());
+        match HealthClient::new(self.channel.clone()).check(asked).await {
+            Err(status) if status::is_unreached(&status) => Err(Failure::from_status(&status, Subject::default())),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// The message with the deadline.

@@ -1,6 +1,7 @@
 //! `triseal credential`: the one call of each command, and how the answer is shown. The arguments are in `arguments`.
 
 mod arguments;
+mod import;
 
 use serde::Serialize;
 use triseal::grpc::v1;
@@ -28,6 +29,7 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
         Command::Get(which) => get(&which, &service, output).await,
         Command::List(arguments) => list(&arguments, &service, output).await,
         Command::Delete(arguments) => delete(&arguments, &service, output).await,
+        Command::Import(arguments) => import::run(&arguments, &service, output).await,
     }
 }
 

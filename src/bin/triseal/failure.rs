@@ -11,7 +11,7 @@ use crate::output::{Format, printable};
 /// What goes to standard error, and the exit code.
 #[derive(Debug, Serialize)]
 pub(crate) struct Failure {
-    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `REFUSED` for what the command line itself finds.
+    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `INCOMPLETE`, `REFUSED` for what the command line itself finds.
     pub(crate) code: &'static str,
     /// The service's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,6 +36,8 @@ pub(crate) enum Exit {
     Failed = 1,
     /// The arguments or the input are wrong.
     Usage = 2,
+    /// All that was asked for was tried, and some of it was not done.
+    DoneInPart = 3,
     /// Policy or the state of things forbids it.
     Refused = 4,
 }
@@ -51,6 +53,10 @@ impl Failure {
 
     pub(crate) fn failed(message: String) -> Self {
         Self::local("FAILED", Exit::Failed, message)
+    }
+
+    pub(crate) fn incomplete(message: String) -> Self {
+        Self::local("INCOMPLETE", Exit::DoneInPart, message)
     }
 
     pub(crate) fn refused(message: String) -> Self {

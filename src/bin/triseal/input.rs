@@ -14,19 +14,23 @@ use crate::failure::Failure;
 use crate::metadata::to_proto;
 
 /// What a request may have in all, so no secret has more.
-const MAX_INPUT_OCTETS: usize = 1_048_576;
+pub(crate) const MAX_INPUT_OCTETS: usize = 1_048_576;
 
 /// Reads the file, or standard input if there is none or it is `-`.
 pub(crate) fn read(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    read_bounded(open(path)?)
+}
+
+/// Opens the file, or standard input if there is none or it is `-`.
+pub(crate) fn open(path: Option<&Path>) -> Result<File, Failure> {
     // The path is not repeated in errors: it may be a secret that was given in the wrong place.
-    let input = match path {
+    match path {
         Some(path) if path != Path::new("-") => {
             let file = File::open(path);
-            file.map_err(|error| Failure::failed(format!("cannot open the input file: {error}")))?
+            file.map_err(|error| Failure::failed(format!("cannot open the input file: {error}")))
         }
-        Some(_) | None => standard_input()?,
-    };
-    read_bounded(input)
+        Some(_) | None => standard_input(),
+    }
 }
 
 /// Standard input without the standard library's buffer, which is never wiped.
@@ -91,7 +95,8 @@ fn json_failure(field: Option<&str>, error: &serde_json::Error) -> Failure {
             Some(_) | None,
         ) => "the input is not JSON".to_owned(),
     };
-    Failure::input(format!("{problem}, at line {}, column {}", error.line(), error.column()))
+    let line = if error.line() > 1 { format!("line {}, ", error.line()) } else { String::new() };
+    Failure::input(format!("{problem}, at {line}column {}", error.column()))
 }
 
 /// A text that is wiped when dropped. Only where the JSON has escapes does the parser keep a copy that is not.
@@ -269,9 +274,9 @@ mod tests {
         );
         assert_eq!(
             message(br#"{"acess_token": ""}"#),
-            "the input has a field that is unknown or missing, at line 1, column 14"
+            "the input has a field that is unknown or missing, at column 14"
         );
-        assert_eq!(message(b"{"), "the input is not JSON, at line 1, column 1");
+        assert_eq!(message(b"{"), "the input is not JSON, at column 1");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod salesforce;
 mod status;
 mod wiped;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +25,11 @@ use clap::{Parser, Subcommand};
 use client::Connect;
 use failure::Failure;
 use output::{Format, Output};
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes what is freed: an import passes many secrets through the buffers of the RPC stack.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Seals and opens credentials with a triseal service.
 #[derive(Parser)]
@@ -49,7 +55,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Encrypt, decrypt, list and delete credentials
+    /// Encrypt, decrypt, list, delete and import credentials
     #[command(subcommand)]
     Credential(credential::Command),
     /// Create, list, disable and destroy customers
@@ -71,7 +77,7 @@ With --output json every answer is one JSON object on a line of its own, and a l
 Fields have the names of the protocol; times are RFC 3339. Errors are one object on standard error:
 {\"error\": {\"code\", \"reason\", \"message\", \"details\", \"hint\"}}.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or arguments, 4 refused by policy or precondition.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or arguments, 3 done with failures, 4 refused by policy or precondition.";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

@@ -49,6 +49,16 @@ impl Failure {
     }
 }
 
+/// Whether nobody answered.
+pub(crate) fn is_unreached(status: &Status) -> bool {
+    before_any_answer(status).is_some()
+}
+
+/// The service's own name for what is wrong.
+pub(crate) fn reason_of(status: &Status) -> Option<String> {
+    reason(status, &status.get_error_details())
+}
+
 /// What the transport on this side ran into.
 fn before_any_answer(status: &Status) -> Option<Failure> {
     let mut source = status.source();
@@ -69,6 +79,26 @@ fn before_any_answer(status: &Status) -> Option<Failure> {
         source = error.source();
     }
     None
+}
+
+/// Whether the same call may be answered otherwise when it is made again, and after how long at the least. Where the service names a
+/// reason and no time, someone has to act first.
+pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
+    if is_unreached(status) {
+        return Some(Duration::ZERO);
+    }
+    let details = status.get_error_details();
+    let named = details.retry_info().and_then(|info| info.retry_delay);
+    let reason = reason(status, &details);
+    let again = match (status.code(), reason.as_deref()) {
+        (Code::DeadlineExceeded | Code::ResourceExhausted, _) => true,
+        (Code::Aborted, reason) => matches!(reason, None | Some("CHANGED_CONCURRENTLY")),
+        (Code::Unavailable, Some(reason)) => named.is_some() || reason == "AUDIT_UNAVAILABLE",
+        // What a broken connection looks like from here.
+        (Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, None) => true,
+        (_, _) => false,
+    };
+    again.then(|| named.unwrap_or_default())
 }
 
 fn unreachable(code: &'static str, message: &str, hint: &str) -> Failure {
@@ -216,7 +246,7 @@ mod tests {
         ] {
             assert_eq!(Failure::from_status(&Status::new(code, ""), SUBJECT).exit, exit, "{code:?}");
         }
-        assert_eq!([Failed as u8, Usage as u8, Refused as u8], [1, 2, 4]);
+        assert_eq!([Failed as u8, Usage as u8, Exit::DoneInPart as u8, Refused as u8], [1, 2, 3, 4]);
     }
 
     #[test]
@@ -258,5 +288,50 @@ mod tests {
         details.set_error_info("KMS_THROTTLED", DOMAIN, HashMap::new());
         let status = Status::with_error_details(Code::ResourceExhausted, "too much", details);
         assert_eq!(Failure::from_status(&status, SUBJECT).hint.as_deref(), Some("try again in 2 s"));
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_someone_must_mend_is_not() {
+        let status = |code, reason: &str, delay: Option<u64>| {
+            let mut details = ErrorDetails::new();
+            if !reason.is_empty() {
+                details.set_error_info(reason, DOMAIN, HashMap::new());
+            }
+            if let Some(seconds) = delay {
+                details.set_retry_info(Some(Duration::from_secs(seconds)));
+            }
+            retry_after(&Status::with_error_details(code, "", details)).map(|delay| delay.as_secs())
+        };
+        for (code, reason, delay) in
+            [(Code::Unavailable, "STORE_UNAVAILABLE", Some(1)), (Code::ResourceExhausted, "OVERLOADED", Some(2))]
+        {
+            assert_eq!(status(code, reason, delay), delay, "{reason}");
+        }
+        for (code, reason) in [
+            (Code::Aborted, "CHANGED_CONCURRENTLY"),
+            (Code::Unavailable, "AUDIT_UNAVAILABLE"),
+            (Code::ResourceExhausted, "RATE_LIMITED"),
+            (Code::DeadlineExceeded, ""),
+            (Code::Unavailable, ""),
+            (Code::Unknown, ""),
+            (Code::Cancelled, ""),
+            (Code::Internal, ""),
+        ] {
+            assert_eq!(status(code, reason, None), Some(0), "{code:?} {reason}");
+        }
+        for (code, reason) in [
+            (Code::Unavailable, "KMS_REFUSED"),
+            (Code::Aborted, "REVISION_MISMATCH"),
+            (Code::Internal, "INTERNAL"),
+            (Code::InvalidArgument, "BAD_FIELD"),
+            (Code::NotFound, "CUSTOMER_NOT_FOUND"),
+            (Code::AlreadyExists, "CREDENTIAL_EXISTS"),
+            (Code::PermissionDenied, "NOT_PERMITTED"),
+            (Code::FailedPrecondition, "CUSTOMER_DISABLED"),
+            (Code::DataLoss, "NOT_AUTHENTIC"),
+            (Code::Unimplemented, ""),
+        ] {
+            assert_eq!(status(code, reason, None), None, "{code:?} {reason}");
+        }
     }
 }

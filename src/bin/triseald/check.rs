@@ -1,6 +1,8 @@
 //! `triseald check`: does once what the service will do with each of its parts, and says what is missing. `triseald tables create`:
 //! makes the tables, which the service never does.
 
+use std::sync::Arc;
+
 use triseal::config::{Backend, CustomerFrom, EnvironmentFrom, Settings};
 use triseal::crypto::Version;
 use triseal::factors::{FactorError, KeyWrapper, WrapContext};
@@ -8,6 +10,7 @@ use triseal::ids::CustomerId;
 use triseal::store::WriteId;
 use triseal::store::dynamodb::{Created, Table};
 use triseal::store::embedded::EmbeddedStore;
+use triseal::telemetry::dependency::{Dependency, Name};
 
 use super::Failure;
 use super::parts::{Aws, Sources, tables};
@@ -35,7 +38,9 @@ impl Report {
 /// Tries everything. An error says that something is missing; what, stands in the lines before.
 pub(super) async fn check(settings: &Settings, aws: &Aws) -> Result<(), Failure> {
     let mut report = Report { missing: 0 };
-    match Sources::new(settings, aws) {
+    let [environment, wrapper] =
+        [Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
+    match Sources::new(settings, aws, &environment, &wrapper) {
         Ok(sources) => {
             let read = sources.environment.fetch().await.map(|_| ());
             report.line(environment_name(settings), read);

@@ -9,9 +9,11 @@ use triseal::factors::local::{EnvironmentFile, LocalWrapper};
 use triseal::factors::secrets_manager::SecretsManager;
 use triseal::factors::{EnvironmentSource, KeyWrapper};
 use triseal::keyring::EnvironmentTiming;
+use triseal::observed::Observed;
 use triseal::store::dynamodb::{DynamoCredentials, DynamoCustomers, DynamoOperations, DynamoStore, TableNames};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use triseal::store::{Credentials, Customers, Operations};
+use triseal::telemetry::dependency::Dependency;
 
 use super::Failure;
 
@@ -43,25 +45,33 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Reads what stands in files. Nothing is asked of AWS yet.
-    pub(super) fn new(settings: &Settings, aws: &Aws) -> Result<Self, Failure> {
+    /// Reads what stands in files. Nothing is asked of AWS yet. What is asked later is told to these dependencies.
+    pub(super) fn new(
+        settings: &Settings,
+        aws: &Aws,
+        environment_state: &Arc<Dependency>,
+        wrapper_state: &Arc<Dependency>,
+    ) -> Result<Self, Failure> {
         let factors = &settings.factors;
         let wrapper: Arc<dyn KeyWrapper> = match factors.customer {
             CustomerFrom::Kms => {
                 let (wrap_with, unwrap_with) = (factors.kms.wrap_with.clone(), factors.kms.unwrap_with.clone());
-                Arc::new(KmsWrapper::new(aws.config()?, wrap_with, unwrap_with))
+                Arc::new(Observed::new(KmsWrapper::new(aws.config()?, wrap_with, unwrap_with), wrapper_state))
             }
-            CustomerFrom::Local => Arc::new(LocalWrapper::open(&factors.local.master_key)?),
+            CustomerFrom::Local => {
+                Arc::new(Observed::new(LocalWrapper::open(&factors.local.master_key)?, wrapper_state))
+            }
         };
         let (environment, poll, max_age): (Arc<dyn EnvironmentSource>, _, _) = match factors.environment {
             EnvironmentFrom::SecretsManager => {
                 let secret = &factors.secrets_manager;
                 let source = SecretsManager::new(aws.config()?, secret.secret_id.clone());
-                (Arc::new(source), secret.poll, secret.max_age)
+                (Arc::new(Observed::new(source, environment_state)), secret.poll, secret.max_age)
             }
             EnvironmentFrom::File => {
                 let file = &factors.file;
-                (Arc::new(EnvironmentFile::new(file.path.clone())), file.poll, file.max_age)
+                let source = EnvironmentFile::new(file.path.clone());
+                (Arc::new(Observed::new(source, environment_state)), file.poll, file.max_age)
             }
         };
         Ok(Self { environment, timing: EnvironmentTiming { poll, max_age }, wrapper })
@@ -78,24 +88,24 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the file, or names the tables; nothing is asked of AWS yet.
-    pub(super) fn new(settings: &Settings, aws: &Aws) -> Result<Self, Failure> {
+    /// Opens the file, or names the tables; nothing is asked of AWS yet. What is asked later is told to this dependency.
+    pub(super) fn new(settings: &Settings, aws: &Aws, state: &Arc<Dependency>) -> Result<Self, Failure> {
         Ok(match settings.store.backend {
             Backend::Dynamodb => {
                 let store = Arc::new(tables(settings, aws)?);
                 Self {
-                    credentials: Arc::new(DynamoCredentials(Arc::clone(&store))),
-                    customers: Arc::new(DynamoCustomers(Arc::clone(&store))),
-                    operations: Arc::new(DynamoOperations(store)),
+                    credentials: Arc::new(Observed::new(DynamoCredentials(Arc::clone(&store)), state)),
+                    customers: Arc::new(Observed::new(DynamoCustomers(Arc::clone(&store)), state)),
+                    operations: Arc::new(Observed::new(DynamoOperations(store), state)),
                     file: None,
                 }
             }
             Backend::Embedded => {
                 let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &settings.deployment)?);
                 Self {
-                    credentials: Arc::new(EmbeddedCredentials(Arc::clone(&store))),
-                    customers: Arc::new(EmbeddedCustomers(Arc::clone(&store))),
-                    operations: Arc::new(EmbeddedOperations(Arc::clone(&store))),
+                    credentials: Arc::new(Observed::new(EmbeddedCredentials(Arc::clone(&store)), state)),
+                    customers: Arc::new(Observed::new(EmbeddedCustomers(Arc::clone(&store)), state)),
+                    operations: Arc::new(Observed::new(EmbeddedOperations(Arc::clone(&store)), state)),
                     file: Some(store),
                 }
             }
@@ -103,7 +113,7 @@ impl Store {
     }
 
     /// Ends when the file can't be written any more.
-    pub(super) async fn failed(file: Option<Arc<EmbeddedStore>>) {
+    pub(super) async fn failed(file: Option<&EmbeddedStore>) {
         match file {
             Some(file) => file.failed().await,
             None => std::future::pending().await,

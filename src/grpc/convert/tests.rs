@@ -1,4 +1,5 @@
 mod answers;
+mod batch;
 mod limits;
 
 use tonic::Code;
@@ -171,11 +172,10 @@ fn decrypt_and_delete_name_a_credential_a_view_and_a_revision() {
         if_revision,
     };
     for (view, wanted) in [(0, View::Access), (1, View::Access), (2, View::Full)] {
-        let (id, view, revision) = decrypt_request(&request(view, None)).unwrap();
+        let Reading { id, view, revision } = decrypt_request(&request(view, None)).unwrap();
         assert_eq!((id.customer.as_str(), id.credential.as_str(), view, revision), ("acme", "crm", wanted, None));
     }
-    let (_, _, revision) = decrypt_request(&request(0, Some(7))).unwrap();
-    assert_eq!(revision, Revision::new(7));
+    assert_eq!(decrypt_request(&request(0, Some(7))).unwrap().revision, Revision::new(7));
     assert_eq!(wrong(decrypt_request(&request(3, Some(0)))), ["if_revision", "view"]);
     assert_eq!(wrong(decrypt_request(&request(-1, None))), ["view"]);
 

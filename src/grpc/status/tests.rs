@@ -24,6 +24,8 @@ fn told(status: Status) -> (Code, String, Option<u64>, Option<String>) {
     assert_eq!(info.domain, DOMAIN);
     let trailer = status.metadata().get(REASON_TRAILER).unwrap().to_str().unwrap();
     assert_eq!(trailer, info.reason, "the trailer repeats the reason");
+    let counted = outcome(status.clone().into_http::<()>().headers());
+    assert_eq!(counted, Some((code_name(status.code()), info.reason.as_str())), "it is counted as what it is");
     assert!(!format!("{status:?}{details:?}").contains("planted"), "{status:?}");
     assert!(!status.message().is_empty());
     let retry = details.retry_info().map(|retry| retry.retry_delay.unwrap().as_secs());
@@ -64,6 +66,7 @@ fn every_error_of_the_vault_has_its_code_and_reason() {
         (E::NotAuthentic, Code::DataLoss, "NOT_AUTHENTIC", None),
         (E::EncodingUnknown, Code::Unavailable, "ENCODING_UNKNOWN", Some(30)),
         (E::SecretTooLong, Code::InvalidArgument, "BAD_FIELD", None),
+        (E::NoRoom, Code::ResourceExhausted, "REPLY_FULL", Some(0)),
         (E::Internal("planted"), Code::Internal, "INTERNAL", None),
     ] {
         assert_eq!(told(error.into()), (code, reason.to_owned(), retry, None));
@@ -136,6 +139,27 @@ fn not_authentic_is_one_text_and_an_internal_error_names_its_reference() {
 }
 
 #[test]
+fn what_is_refused_at_once_says_when_to_try_again() {
+    for (status, reason) in [(overloaded(), "OVERLOADED"), (rate_limited(), "RATE_LIMITED")] {
+        assert_eq!(told(status), (Code::ResourceExhausted, reason.to_owned(), Some(1), None));
+    }
+    let nobody = told(no_client_certificate());
+    assert_eq!(nobody, (Code::Unauthenticated, "NO_CLIENT_CERTIFICATE".to_owned(), None, None));
+    assert_eq!(told(panicked()).1, "INTERNAL");
+}
+
+#[test]
+fn an_outcome_is_read_from_headers_and_no_foreign_text_counts_as_a_reason() {
+    assert_eq!(outcome(&HeaderMap::new()), None);
+    let ends = outcome(&stream_ends());
+    assert_eq!(ends, Some(("UNAVAILABLE", "")));
+    let mut headers = HeaderMap::new();
+    headers.insert("grpc-status", "5".parse().unwrap());
+    headers.insert(REASON_TRAILER, "planted".parse().unwrap());
+    assert_eq!(outcome(&headers), Some(("NOT_FOUND", "")));
+}
+
+#[test]
 fn every_violation_is_told() {
     let violations = || vec![FieldViolation::new("a", "must be b"), FieldViolation::new("c", "must be d")];
     let status = bad_fields(violations());
@@ -145,5 +169,23 @@ fn every_violation_is_told() {
     assert_eq!(pairs, [("a", "must be b"), ("c", "must be d")]);
     assert_eq!(told(status).1, "BAD_FIELD");
     assert_eq!(bad_fields(violations()[..1].to_vec()).message(), "a: must be b");
-    assert_eq!(deadline_exceeded().code(), Code::DeadlineExceeded);
+    for status in [deadline_exceeded(), VaultError::TooSlow.into()] {
+        assert_eq!((status.code(), status.metadata().len()), (Code::DeadlineExceeded, 0));
+    }
+}
+
+#[test]
+fn an_item_of_a_batch_has_the_error_of_the_call_alone() {
+    use tonic_types::RpcStatusExt;
+    let away = || VaultError::Store(StoreError::Away(planted()));
+    let mismatch = || VaultError::RevisionMismatch { current: revision(7) };
+    for status in [away().into(), mismatch().into(), bad_fields(vec![FieldViolation::new("view", "must be b")])] {
+        let (item, details) = (item_error(&status), details(&status));
+        assert_eq!((item.code, item.message.as_str()), (status.code() as i32, status.message()));
+        assert!(!item.details.is_empty());
+        assert_eq!(format!("{:?}", item.get_error_details()), format!("{details:?}"));
+    }
+    let bare = item_error(&deadline_exceeded());
+    assert_eq!((bare.code, bare.details.len()), (Code::DeadlineExceeded as i32, 0));
+    assert_eq!(bare.message, deadline_exceeded().message());
 }

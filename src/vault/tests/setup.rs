@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::customers::CustomerDirectory;
-use crate::factors::KeySet;
 use crate::factors::document::{Form, KeyDocument, KeyEntry, KeyState};
 use crate::factors::local::{EnvironmentFile, LocalWrapper, create};
+use crate::factors::{KeySet, KeyWrapper};
 use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
 use crate::secret::{Password, SalesforceOAuth, SecretString};
 use crate::store::contract::time;
@@ -205,7 +206,8 @@ pub(super) struct Setup {
     pub(super) keyring: Keyring,
     pub(super) credentials: Arc<FaultyCredentials>,
     customers: Arc<FaultyCustomers>,
-    _files: TempDir,
+    store: Arc<EmbeddedStore>,
+    files: TempDir,
 }
 
 fn document<F>(octet: u8) -> (KeyDocument, KeySet<F>) {
@@ -222,46 +224,71 @@ fn document<F>(octet: u8) -> (KeyDocument, KeySet<F>) {
     (document(), KeySet::from_document(document()).unwrap())
 }
 
+fn deployment() -> Deployment {
+    Deployment::parse("test").unwrap()
+}
+
+async fn keyring(
+    files: &TempDir,
+    store: &Arc<EmbeddedStore>,
+    customers: Arc<FaultyCustomers>,
+    wrapper: Arc<dyn KeyWrapper>,
+) -> Keyring {
+    let sources = Sources {
+        deployment: deployment(),
+        codebase: document(1).1,
+        environment: Arc::new(EnvironmentFile::new(files.path().join("environment.json"))),
+        wrapper,
+        customers,
+        operations: Arc::new(EmbeddedOperations(Arc::clone(store))),
+    };
+    let hour = Duration::from_hours(1);
+    let timing = EnvironmentTiming { poll: hour, max_age: hour };
+    let limits = CacheLimits { roots: 100, refresh_after: hour, max_age: hour, customer_staleness: hour };
+    Keyring::start(sources, timing, limits).await.unwrap()
+}
+
 impl Setup {
     pub(super) async fn new() -> Self {
         at(1_000);
         let files = tempfile::tempdir().unwrap();
         let path = |name: &str| files.path().join(name);
-        let deployment = Deployment::parse("test").unwrap();
         let environment = document::<crate::crypto::Environment>(2).0.to_json(Form::Environment);
         create(&path("environment.json"), environment.as_bytes()).unwrap();
         create(&path("local.key"), Base64::encode_string(&[3; 32]).as_bytes()).unwrap();
-        let store = Arc::new(EmbeddedStore::open(&path("store.redb"), &deployment).unwrap());
+        let store = Arc::new(EmbeddedStore::open(&path("store.redb"), &deployment()).unwrap());
         let wrapper = Arc::new(LocalWrapper::open(&path("local.key")).unwrap());
         let inner = EmbeddedCredentials(Arc::clone(&store));
         let credentials = Arc::new(FaultyCredentials { inner, faults: Mutex::default() });
         let inner = EmbeddedCustomers(Arc::clone(&store));
         let customers = Arc::new(FaultyCustomers { inner, away: Mutex::new(false) });
-        let sources = Sources {
-            deployment: deployment.clone(),
-            codebase: document(1).1,
-            environment: Arc::new(EnvironmentFile::new(path("environment.json"))),
-            wrapper: wrapper.clone(),
-            customers: customers.clone(),
-            operations: Arc::new(EmbeddedOperations(store)),
-        };
-        let hour = Duration::from_hours(1);
-        let timing = EnvironmentTiming { poll: hour, max_age: hour };
-        let limits = CacheLimits { roots: 100, refresh_after: hour, max_age: hour, customer_staleness: hour };
-        let keyring = Keyring::start(sources, timing, limits).await.unwrap();
-        let directory = CustomerDirectory::new(
-            deployment.clone(),
-            customers.clone(),
-            credentials.clone(),
-            wrapper,
-            keyring.clone(),
-            clock,
-        );
-        for customer in ["acme", "other"] {
-            directory.create(&customer_id(customer)).await.unwrap();
+        let keyring = keyring(&files, &store, customers.clone(), wrapper.clone()).await;
+        let vault = Vault::new(deployment(), credentials.clone(), keyring.clone(), clock);
+        let setup = Self { vault, keyring, credentials, customers, store, files };
+        setup.create(["acme", "other"].map(customer_id)).await;
+        setup
+    }
+
+    /// The key file that [`LocalWrapper`] opens.
+    pub(super) fn wrapping_key(&self) -> PathBuf {
+        self.files.path().join("local.key")
+    }
+
+    /// Another vault over the same store, which has unwrapped nothing yet.
+    pub(super) async fn cold(&self, wrapper: Arc<dyn KeyWrapper>) -> Vault {
+        let keyring = keyring(&self.files, &self.store, self.customers.clone(), wrapper).await;
+        Vault::new(deployment(), self.credentials.clone(), keyring, clock)
+    }
+
+    /// Creates further customers.
+    pub(super) async fn create(&self, ids: impl IntoIterator<Item = CustomerId>) {
+        let wrapper = Arc::new(LocalWrapper::open(&self.wrapping_key()).unwrap());
+        let (customers, credentials) = (self.customers.clone(), self.credentials.clone());
+        let directory =
+            CustomerDirectory::new(deployment(), customers, credentials, wrapper, self.keyring.clone(), clock);
+        for id in ids {
+            directory.create(&id).await.unwrap();
         }
-        let vault = Vault::new(deployment, credentials.clone(), keyring.clone(), clock);
-        Self { vault, keyring, credentials, customers, _files: files }
     }
 
     /// Stores a credential of acme without an idempotency key.

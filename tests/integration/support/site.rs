@@ -143,7 +143,7 @@ impl Aws {
     fn toml(&self) -> String {
         format!(
             "deployment = 'test'\n\
-             server = {{ listen = '127.0.0.1:0', drain = '2s' }}\n\
+             server = {{ listen = '127.0.0.1:0', ops_listen = '127.0.0.1:0', drain = '2s' }}\n\
              factors.secrets_manager.secret_id = '{}'\n\
              factors.kms.wrap_with = '{}'\n\
              store.dynamodb = {{ credentials_table = '{}', customers_table = '{}', operations_table = '{}' }}\n\

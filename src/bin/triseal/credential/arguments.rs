@@ -24,6 +24,9 @@ pub(crate) enum Command {
     /// Erase a secret
     #[command(after_help = DELETE_HELP)]
     Delete(Delete),
+    /// Store the secrets of a file, many at a time; safe to stop and to repeat
+    #[command(after_help = IMPORT_HELP)]
+    Import(Import),
 }
 
 const ENCRYPT_HELP: &str = "\
@@ -64,6 +67,29 @@ Asks for the credential's id to be typed back; without a terminal, --yes is need
 Examples:
   triseal credential delete --customer acme --credential crm
   triseal credential delete --customer acme --credential crm --if-revision 3 --yes";
+
+const IMPORT_HELP: &str = "\
+Each line of FILE is a JSON object: \"customer\" and \"credential\", and one of these, each as `credential encrypt` takes it:
+
+  \"from_salesforce\"   the object that Salesforce's token endpoint answered; beside it, if need be, \"token_url\"
+  \"salesforce_oauth\"  an object with any of access_token, refresh_token, instance_url, token_url, identity_url, scopes,
+                      issue_time and access_token_expire_time
+  \"password\"          an object with any of username, password, security_token, login_url
+  \"opaque\"            {\"data\": BASE64} or {\"text\": TEXT}, and if need be \"content_type\"
+
+Nothing is written over: a credential that is there already is opened and compared, and counted as \"already there\" or
+\"differing\". What is stored is opened again and compared, too, so the policy must permit to decrypt --view full. The command can
+be stopped at any time, and run again. Of two lines with the same ids the first is stored. A bad line stops nothing.
+
+While the service is away or overloaded, lines are tried again. If none succeeds for --retry-for, the command stops (exit code 1).
+Exit code 3: every line was tried, and some failed or differ. --dry-run tells of each line what the service would refuse, and, if a
+service answers, what is there already; it does not look for ids that the file has twice.
+
+Examples:
+  triseal credential import tokens.jsonl --dry-run
+  triseal credential import tokens.jsonl --create-customers --report problems.jsonl
+  psql -qAtc \"SELECT json_build_object('customer', org_id, 'credential', 'realsync.main', 'from_salesforce', answer)
+    FROM tokens\" | triseal credential import -";
 
 /// Names one credential.
 #[derive(Args)]
@@ -143,6 +169,27 @@ pub(crate) struct Delete {
     pub(super) if_revision: Option<u64>,
     #[command(flatten)]
     pub(super) confirm: Confirm,
+}
+
+#[derive(Args)]
+pub(crate) struct Import {
+    /// A JSON object on each line, of at most 1 MiB; - for standard input
+    pub(super) file: PathBuf,
+    /// Create the customers that do not exist
+    #[arg(long)]
+    pub(super) create_customers: bool,
+    /// Write nothing: tell what is wrong, and what is there already
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// A new file, for a JSON object on a line for each line that failed or differs
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+    /// How many lines are under way at the same time
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(super) concurrency: u16,
+    /// For how long to try again while the service is away or overloaded
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(super) retry_for: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,0 +1,159 @@
+//! `triseal credential import`: many lines of a file, some at a time, each stored, opened again and compared, or else told of. It
+//! holds as many lines as are under way, however long the file is.
+//!
+//! What makes it safe to stop and to repeat: a line is stored only where nothing lives (`if_revision` 0), under a random key that
+//! all attempts of one run share, so that a write whose answer was lost is recognised. A later run finds what is there, and compares.
+
+mod entry;
+mod lines;
+mod progress;
+mod report;
+mod transfer;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::thread;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+
+use super::arguments::Import;
+use crate::client::Service;
+use crate::failure::{Exit, Failure};
+use crate::input::{self, MAX_INPUT_OCTETS};
+use crate::output::Output;
+use entry::{BadEntry, Entry, Id};
+use lines::Lines;
+use progress::Progress;
+use report::Report;
+use transfer::{Mode, Outcome, Transfer};
+
+/// Lines that are read ahead of those under way.
+const LINES_AHEAD: usize = 32;
+
+/// Does what is asked.
+pub(super) async fn run(arguments: &Import, service: &Service, output: &mut Output) -> Result<(), Failure> {
+    let unreadable = |failure| Failure { code: "INPUT", exit: Exit::Usage, ..failure };
+    let input = input::open(Some(&arguments.file)).map_err(unreadable)?;
+    let reached = service.reach().await;
+    let mode = match (arguments.dry_run, reached) {
+        (false, reached) => reached.map(|()| Mode::Store)?,
+        (true, Ok(())) => Mode::Look,
+        (true, Err(_)) => Mode::Check,
+    };
+    let mut report = Report::new(mode, arguments.report.as_deref())?;
+    let mut progress = Progress::new(&input, output.format());
+    let transfer = Transfer::new(service, mode, arguments.create_customers, Duration::from_secs(arguments.retry_for));
+    let ended = import(input, usize::from(arguments.concurrency), &transfer, &mut report, &mut progress).await;
+    progress.end();
+    if report.lines() == 0 {
+        ended?;
+        return Err(Failure::input("the input has no lines".to_owned()));
+    }
+    report.show(ended.is_ok(), output)?;
+    ended?;
+    report.verdict()
+}
+
+/// What the reading thread has to say.
+struct Told {
+    number: u64,
+    octets: u64,
+    entry: Result<Entry, Box<BadEntry>>,
+}
+
+/// Reads and parses in a thread of its own: a pipe may have nothing to read for long, and calls are under way meanwhile.
+fn read(input: File, told: &mpsc::Sender<Result<Told, Failure>>) {
+    let mut lines = Lines::new(input);
+    loop {
+        let line = match lines.next() {
+            Ok(Some(line)) => Ok(Told {
+                number: line.number,
+                octets: line.octets,
+                entry: match line.text {
+                    Some(text) => entry::parse(text),
+                    None => {
+                        let message = format!("the line is longer than {MAX_INPUT_OCTETS} octets");
+                        Err(Box::new(BadEntry { id: None, failure: Failure::input(message) }))
+                    }
+                },
+            }),
+            Ok(None) => return,
+            Err(error) => Err(Failure::input(format!("cannot read the input any further: {}", error.kind()))),
+        };
+        let is_last = line.is_err();
+        // Nobody listens any more when the command stops.
+        if told.blocking_send(line).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// A line that was tried.
+struct Tried {
+    number: u64,
+    octets: u64,
+    id: Id,
+    outcome: Outcome,
+}
+
+/// Tries every line, at most so many at the same time.
+///
+/// # Errors
+/// Why it ended before the last one.
+async fn import(
+    input: File,
+    concurrency: usize,
+    transfer: &Transfer<'_>,
+    report: &mut Report,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let (telling, mut told) = mpsc::channel(LINES_AHEAD);
+    thread::spawn(move || read(input, &telling));
+    let mut under_way = FuturesUnordered::new();
+    // Lines with the same ids follow one another, so that it is always the first that is stored.
+    let mut busy = HashSet::new();
+    let mut next: Option<(u64, u64, Entry)> = None;
+    let mut ended = None;
+    loop {
+        if let Some((number, octets, entry)) = next.take_if(|(_, _, entry)| !busy.contains(&entry.id)) {
+            busy.insert(entry.id.clone());
+            under_way.push(async move {
+                let outcome = transfer.transfer(&entry).await;
+                Tried { number, octets, id: entry.id, outcome }
+            });
+        }
+        let has_room = next.is_none() && under_way.len() < concurrency && ended.is_none();
+        tokio::select! {
+            tried = under_way.next(), if !under_way.is_empty() => {
+                let Some(Tried { number, octets, id, outcome }) = tried else { continue };
+                busy.remove(&id);
+                if let Some(stop) = transfer.reason_to_stop(&outcome) {
+                    ended.get_or_insert(Err(stop));
+                    next = None;
+                }
+                report.conclude(number, Some(&id), outcome)?;
+                progress.reached(octets);
+            }
+            line = told.recv(), if has_room => match line {
+                Some(Ok(Told { number, octets, entry: Ok(entry) })) => next = Some((number, octets, entry)),
+                Some(Ok(Told { number, octets, entry: Err(bad) })) => {
+                    let BadEntry { id, failure } = *bad;
+                    report.conclude(number, id.as_ref(), Outcome::Failed(failure))?;
+                    progress.reached(octets);
+                }
+                Some(Err(failure)) => ended = Some(Err(failure)),
+                None => ended = Some(Ok(())),
+            },
+            () = progress.due() => progress.show(report, transfer.trouble().as_deref()),
+        }
+        if under_way.is_empty()
+            && next.is_none()
+            && let Some(ended) = ended.take()
+        {
+            return ended;
+        }
+    }
+}
