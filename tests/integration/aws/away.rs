@@ -162,8 +162,10 @@ async fn without_the_store_it_starts_and_neither_opens_nor_seals_until_it_is_bac
         let refused: Told = replica.open("acme").await.unwrap_err();
         assert!(["STORE_UNAVAILABLE", "OVERLOADED"].contains(&refused.reason.as_str()), "{fault:?}: {refused:?}");
         assert!(replica.seal("acme", "x").await.is_err());
+        assert_eq!(replica.service.ops("/readyz").await.0, 503, "{fault:?}");
         replica.store.set(Fault::None);
         until(&Ok("before".to_owned()), async || replica.open("acme").await).await;
+        until(&200, async || replica.service.ops("/readyz").await.0).await;
         assert!(replica.seal("acme", "before").await.is_ok());
     }
     // What is not away but wrong is no reason to wait.

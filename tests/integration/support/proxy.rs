@@ -57,7 +57,8 @@ impl Proxy {
         self.fault.send_replace(fault);
     }
 
-    /// The operations that were asked for since this was last called, such as `GetItem`.
+    /// The operations that were asked for since this was last called, such as `Decrypt`; of DynamoDB with the last word of the table's name,
+    /// such as `GetItem credentials`.
     pub(crate) fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls.lock().expect("no panic"))
     }
@@ -116,7 +117,10 @@ async fn serve(
         Fault::ResetMidAnswerOfWrites => Fault::None,
         fault => fault,
     };
-    calls.lock().expect("no panic").push(operation);
+    calls.lock().expect("no panic").push(match table(&request) {
+        Some(table) => format!("{operation} {table}"),
+        None => operation,
+    });
     let answered = async {
         match fault {
             Fault::None => {
@@ -182,6 +186,13 @@ fn body_length(request: &[u8]) -> Option<(usize, usize)> {
 fn operation(request: &[u8]) -> String {
     let target = field(request, "x-amz-target").unwrap_or_default();
     target.rsplit('.').next().unwrap_or_default().to_owned()
+}
+
+/// Of the table that is named first.
+fn table(request: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(request);
+    let (name, _) = text.split_once("\"TableName\":\"")?.1.split_once('"')?;
+    name.rsplit('-').next().map(str::to_owned)
 }
 
 fn field(request: &[u8], name: &str) -> Option<String> {
