@@ -12,7 +12,6 @@ use crate::support::{Service, decrypt, encrypt, oauth, opaque, opaque_data, pass
 on_both_sites! {
     each_result_is_what_the_call_alone_would_answer,
     a_batch_of_none_or_too_many_is_refused_as_a_whole,
-    what_one_reply_has_no_room_for_comes_with_the_next,
 }
 
 fn asked(customer: &str, credential: &str, view: v1::View) -> v1::DecryptCredentialRequest {
@@ -101,7 +100,9 @@ async fn a_batch_of_none_or_too_many_is_refused_as_a_whole(site: &Site) {
 }
 
 /// 100 secrets of the greatest length are more than one reply holds. Who asks again for those that it left out gets all of them.
-async fn what_one_reply_has_no_room_for_comes_with_the_next(site: &Site) {
+#[tokio::test]
+async fn what_one_reply_has_no_room_for_comes_with_the_next() {
+    let site = Site::embedded();
     let service = site.start().await;
     let mut credentials = service.credentials();
     let secret = |number: usize| {
