@@ -2,7 +2,7 @@
 //! its write id beside them as attributes; docs/adr/0008 says why. It never overwrites what it can't read, and makes no table unless
 //! an operator asks for it.
 //!
-//! Requests and what DynamoDB answers to them are in [`wire`].
+//! Requests and what DynamoDB answers to them are in `wire`.
 
 mod tables;
 mod wire;

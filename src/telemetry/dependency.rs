@@ -176,7 +176,7 @@ impl Dependency {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has it do something, for at most [`ANSWER`], and remembers how that ended.
+    /// Has it do something, for at most ten seconds, and remembers how that ended.
     ///
     /// # Errors
     /// The operation's own.
