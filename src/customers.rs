@@ -3,8 +3,10 @@
 //! Every transition is decided in pure code and written by the one rule; asking for the state that a customer is in changes nothing.
 
 pub mod destruction;
+mod rotation;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -32,7 +34,13 @@ pub enum CustomerError {
     /// Only a disabled customer is destroyed, and only one pending destruction is restored.
     #[error("the customer is not disabled")]
     NotDisabled,
-    /// Others changed the row each time.
+    /// It has no such key version.
+    #[error("the customer has no key of that version")]
+    KeyVersionUnknown,
+    /// A key version can't be retired yet, or not at all.
+    #[error(transparent)]
+    KeyVersionInUse(#[from] InUse),
+    /// Others changed the row each time, or rotated the key meanwhile.
     #[error("the customer was changed by others at the same time")]
     ChangedConcurrently,
     /// The wrapper of customer keys made none, or one that does not unwrap.
@@ -53,6 +61,26 @@ impl From<ChangeError> for CustomerError {
             ChangeError::Store(error) => Self::Store(error),
         }
     }
+}
+
+/// Why a key version has to stay.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InUse {
+    /// It seals.
+    #[error("the version is the primary: rotate the key first")]
+    Primary,
+    /// Some replica may still seal under it.
+    #[error("the version was the primary until a moment ago, and some replica may not know that yet")]
+    TooEarly {
+        /// After so long none does.
+        wait: Duration,
+    },
+    /// Records are sealed under it.
+    #[error("{records} records are sealed under the version: re-encrypt them first")]
+    Records {
+        /// So many.
+        records: u64,
+    },
 }
 
 /// Which customers to list: those in one state, or all.
@@ -113,7 +141,15 @@ impl CustomerDirectory {
                 Some(row) if matches!(row.state, CustomerState::Destroyed { .. }) => Err(CustomerError::Destroyed),
                 Some(row) => Ok(Decision::Done(row)),
                 None => {
-                    let (customer, key) = self.provision(id).await?;
+                    let (version, key) = self.new_key(id, Version::FIRST).await?;
+                    let customer = CustomerRow {
+                        id: id.clone(),
+                        write_id: new_write_id()?,
+                        state: CustomerState::Active,
+                        primary: version.version,
+                        create_time: version.create_time,
+                        versions: vec![version],
+                    };
                     let write = CustomerWrite { key: Some(key), ..CustomerWrite::of(customer.clone()) };
                     Ok(Decision::Replace(write, customer))
                 }
@@ -224,27 +260,19 @@ impl CustomerDirectory {
         changed
     }
 
-    async fn provision(&self, id: &CustomerId) -> Result<(CustomerRow, KeyRow), CustomerError> {
-        let version = Version::FIRST;
+    /// A new version of a customer's key, which nobody sees: it is unwrapped once as a proof.
+    async fn new_key(&self, id: &CustomerId, version: Version) -> Result<(KeyVersion, KeyRow), CustomerError> {
         let context = WrapContext { deployment: &self.deployment, customer: id, version };
         let wrapped = self.wrapper.wrap_new(&context).await?;
         drop(self.wrapper.unwrap(&context, &wrapped).await?);
-        let now = row_time((self.clock)());
         let key_version = KeyVersion {
             version,
             state: KeyVersionState::Enabled,
-            create_time: now,
+            create_time: row_time((self.clock)()),
+            primary_until: None,
             kms_key_arn: wrapped.kms_key_arn.clone(),
         };
-        let customer = CustomerRow {
-            id: id.clone(),
-            write_id: new_write_id()?,
-            state: CustomerState::Active,
-            primary: version,
-            versions: vec![key_version],
-            create_time: now,
-        };
-        Ok((customer, KeyRow { version, wrapped: wrapped.octets, kms_key_arn: wrapped.kms_key_arn }))
+        Ok((key_version, KeyRow { version, wrapped: wrapped.octets, kms_key_arn: wrapped.kms_key_arn }))
     }
 }
 

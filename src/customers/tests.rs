@@ -1,4 +1,5 @@
 mod destruction;
+mod rotation;
 
 use std::cell::Cell;
 use std::sync::Mutex;

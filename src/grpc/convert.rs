@@ -8,7 +8,7 @@ use tonic_types::FieldViolation;
 
 use super::status::bad_fields;
 use super::wire::v1;
-use crate::crypto::Lineage;
+use crate::crypto::{Lineage, Version};
 use crate::customers::StateFilter;
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
 use crate::secret::stored::to_timestamp as timestamp;
@@ -235,6 +235,16 @@ pub(super) fn destroy_request(request: &v1::DestroyCustomerRequest) -> Result<(C
         check.wrong("days", format!("must be {} to {}", DAYS.start(), DAYS.end()));
     }
     check.done(id.zip(days))
+}
+
+pub(super) fn retire_request(request: &v1::RetireCustomerKeyVersionRequest) -> Result<(CustomerId, Version), Status> {
+    let mut check = Check::default();
+    let id = check.id("customer_id", CustomerId::parse(&request.customer_id));
+    let version = Version::new(request.version);
+    if version.is_none() {
+        check.wrong("version", "must be at least 1");
+    }
+    check.done(id.zip(version))
 }
 
 pub(super) fn list_customers_request(

@@ -5,6 +5,7 @@ mod convert;
 pub mod credential;
 pub mod customer;
 mod identity;
+pub mod key;
 pub mod server;
 mod status;
 mod wire;

@@ -20,10 +20,12 @@ use tracing::warn;
 
 use super::credential::Credentials;
 use super::customer::Customers;
+use super::key::Keys;
 use super::status::{self, deadline_exceeded};
 use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialServiceServer;
 use super::wire::v1::customer_service_server::CustomerServiceServer;
+use super::wire::v1::key_service_server::KeyServiceServer;
 use crate::customers::CustomerDirectory;
 use crate::vault::Vault;
 
@@ -73,7 +75,10 @@ pub async fn serve(
     let credentials = CredentialServiceServer::new(Credentials::new(vault))
         .max_decoding_message_size(MAX_REQUEST_OCTETS)
         .max_encoding_message_size(MAX_REPLY_OCTETS);
-    let customers = CustomerServiceServer::new(Customers::new(directory))
+    let customers = CustomerServiceServer::new(Customers::new(directory.clone()))
+        .max_decoding_message_size(MAX_REQUEST_OCTETS)
+        .max_encoding_message_size(MAX_REPLY_OCTETS);
+    let keys = KeyServiceServer::new(Keys::new(directory))
         .max_decoding_message_size(MAX_REQUEST_OCTETS)
         .max_encoding_message_size(MAX_REPLY_OCTETS);
     let reflection = || {
@@ -84,6 +89,7 @@ pub async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CredentialServiceServer<Credentials>>().await;
     health.set_serving::<CustomerServiceServer<Customers>>().await;
+    health.set_serving::<KeyServiceServer<Keys>>().await;
 
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let stop = async move {
@@ -92,6 +98,7 @@ pub async fn serve(
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         health.set_not_serving::<CredentialServiceServer<Credentials>>().await;
         health.set_not_serving::<CustomerServiceServer<Customers>>().await;
+        health.set_not_serving::<KeyServiceServer<Keys>>().await;
         // The receiver lives for as long as the server does.
         let _ = stopping.send(());
     };
@@ -101,6 +108,7 @@ pub async fn serve(
         .add_service(reflection().build_v1alpha()?)
         .add_service(Deadline(credentials))
         .add_service(Deadline(customers))
+        .add_service(Deadline(keys))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop);
     tokio::pin!(server);
     let grace = async {

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use tracing::{error, warn};
 
-use crate::customers::CustomerError;
+use crate::customers::{CustomerError, InUse};
 use crate::factors::FactorError;
 use crate::keyring::{ASK_AGAIN, KeyringError};
 use crate::store::{Revision, StoreError};
@@ -133,6 +133,13 @@ impl From<CustomerError> for Status {
             E::Destroyed => Told::new(Code::FailedPrecondition, "CUSTOMER_DESTROYED", text),
             E::PendingDestruction => Told::new(Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION", text),
             E::NotDisabled => Told::new(Code::FailedPrecondition, "CUSTOMER_NOT_DISABLED", text),
+            E::KeyVersionUnknown => Told::new(Code::FailedPrecondition, "KEY_VERSION_UNKNOWN", text),
+            E::KeyVersionInUse(InUse::Primary | InUse::Records { .. }) => {
+                Told::new(Code::FailedPrecondition, "KEY_VERSION_IN_USE", text)
+            }
+            E::KeyVersionInUse(InUse::TooEarly { wait }) => {
+                Told::new(Code::FailedPrecondition, "KEY_VERSION_IN_USE", text).retry_after(wait)
+            }
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
             E::Wrapper(error) => from_wrapper(error),
             E::Store(error) => from_store(error),

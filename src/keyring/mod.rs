@@ -229,6 +229,11 @@ impl Keyring {
         self.0.roots.retain(|(owner, _), _| owner != customer);
     }
 
+    /// For how long a replica may go on sealing under what it knows of a customer.
+    pub fn customer_staleness(&self) -> Duration {
+        self.0.limits.customer_staleness
+    }
+
     /// A lineage of this process's primaries and a customer key that lives no longer than the call, for the self-check.
     ///
     /// # Errors

@@ -181,6 +181,7 @@ async fn every_field_is_read_as_it_was_written(backend: &Backend<'_>) {
         version: version(number),
         state,
         create_time: time(i64::from(number)),
+        primary_until: (number == 2).then(|| time(-3)),
         kms_key_arn: format!("arn:aws:kms:eu-central-1:000000000000:key/{number}"),
     });
     let states = [
@@ -376,6 +377,7 @@ pub(crate) fn customer(id: &str) -> CustomerRow {
         version: Version::FIRST,
         state: KeyVersionState::Enabled,
         create_time,
+        primary_until: None,
         kms_key_arn: "arn".to_owned(),
     };
     CustomerRow {

@@ -11,6 +11,7 @@ use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
+use triseal::grpc::v1::key_service_client::KeyServiceClient;
 
 use crate::failure::Failure;
 
@@ -73,6 +74,10 @@ impl Service {
 
     pub(crate) fn customers(&self) -> CustomerServiceClient<Channel> {
         CustomerServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn keys(&self) -> KeyServiceClient<Channel> {
+        KeyServiceClient::new(self.channel.clone())
     }
 
     /// The message with the deadline.

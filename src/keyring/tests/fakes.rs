@@ -121,6 +121,7 @@ impl FakeCustomers {
             version: version(number),
             state,
             create_time: jiff::Timestamp::UNIX_EPOCH,
+            primary_until: None,
             kms_key_arn: "arn".to_owned(),
         });
         let row = CustomerRow { state, primary: version(primary), versions: versions.collect(), ..customer(id) };
