@@ -17,6 +17,7 @@
 pub mod grpc;
 
 pub mod customers;
+pub mod jobs;
 pub mod vault;
 
 pub mod keyring;

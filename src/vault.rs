@@ -1,6 +1,8 @@
 //! Encrypt, decrypt, get, list, delete: the order of the steps, top to bottom. It knows traits only; what a request may
 //! contain was checked at the edge, and how the row is written is `store::change`'s.
 
+mod reseal;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -91,6 +93,8 @@ impl From<DecodeError> for VaultError {
         }
     }
 }
+
+pub use reseal::{Resealed, Target};
 
 /// What must be there for a secret to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -304,7 +304,23 @@ impl Rows for EmbeddedOperations {
     }
 }
 
-impl Operations for EmbeddedOperations {}
+#[async_trait]
+impl Operations for EmbeddedOperations {
+    async fn query(
+        &self,
+        kind: &'static str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError> {
+        let after = after.map(|id| key(kind, id));
+        let found = self.0.range(OPERATIONS, &key(kind, ""), after.as_deref(), limit, |_| true)?;
+        let id = |key: &[u8]| match split(key) {
+            Some((_, id)) => Ok(id.to_owned()),
+            None => Err(BadRow::Corrupt("a record's key has one part")),
+        };
+        Ok(page(&found, limit, id, |id, octets| encoding::decode_operation(OperationId { kind, id }, octets)))
+    }
+}
 
 /// The credentials of an [`EmbeddedStore`].
 pub struct EmbeddedCredentials(pub Arc<EmbeddedStore>);

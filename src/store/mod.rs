@@ -84,6 +84,25 @@ pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = Cre
         limit: usize,
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError>;
 
+    /// Into how many parts a walk over all credentials is best cut, so that several can walk at once. From 1.
+    fn parts(&self) -> u32 {
+        1
+    }
+
+    /// As [`Credentials::query`] of all customers, but of one part of the rows only: every row is in exactly one of `of` parts, which
+    /// is a number that [`Credentials::parts`] gave.
+    async fn scan(
+        &self,
+        part: Part,
+        after: Option<&CredentialRef>,
+        limit: usize,
+    ) -> Result<Page<CredentialRow, CredentialRef>, StoreError> {
+        match part.of {
+            1 => self.query(None, after, limit).await,
+            _ => Err(StoreError::Refused("this store is walked as a whole".to_owned())),
+        }
+    }
+
     /// Removes a row, tombstone or not, on the condition that it has the write id `expected`. Answered [`Replaced::Done`], it is gone
     /// from the disk, or was gone. Only the destruction of a customer does this: whatever else ends a secret leaves a tombstone.
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError>;
@@ -103,8 +122,26 @@ pub trait Customers: Rows<Id = CustomerId, Row = CustomerRow, Write = CustomerWr
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError>;
 }
 
-/// The service's own records: fingerprints of factor versions.
-pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = OperationRow> {}
+/// One of the parts of a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which one, from 0.
+    pub index: u32,
+    /// Of how many.
+    pub of: u32,
+}
+
+/// The service's own records: fingerprints of factor versions, jobs, what replicas report.
+#[async_trait]
+pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = OperationRow> {
+    /// At most `limit` records of one kind whose ids come after `after`, in the order of their ids; consistently.
+    async fn query(
+        &self,
+        kind: &'static str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError>;
+}
 
 /// Rows that one list call reads, at most, before it answers with a page that is not full.
 const MAX_LIST_READ: usize = 1_000;

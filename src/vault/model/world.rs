@@ -464,4 +464,14 @@ impl Rows for Shared {
     }
 }
 
-impl Operations for Shared {}
+#[async_trait]
+impl Operations for Shared {
+    async fn query(
+        &self,
+        _: &'static str,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError> {
+        unreachable!("nothing is listed")
+    }
+}
