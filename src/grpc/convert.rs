@@ -11,6 +11,7 @@ use super::wire::v1;
 use crate::crypto::{Lineage, Version};
 use crate::customers::StateFilter;
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
+use crate::jobs::{Job, JobId, JobKind, JobState, Progress, Replica, VersionCount};
 use crate::secret::stored::to_timestamp as timestamp;
 use crate::secret::{Kind, Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString, View};
 use crate::store::{CustomerRow, CustomerState, IdempotencyKey, KeyVersionState, Page, Revision, State};
@@ -245,6 +246,118 @@ pub(super) fn retire_request(request: &v1::RetireCustomerKeyVersionRequest) -> R
         check.wrong("version", "must be at least 1");
     }
     check.done(id.zip(version))
+}
+
+/// Records a second: more than any store writes.
+const MAX_RATE: u32 = 1_000_000;
+
+pub(super) fn start_reencryption_request(
+    request: &v1::StartReencryptionRequest,
+) -> Result<(JobKind, Option<CustomerId>, Option<u32>), Status> {
+    let mut check = Check::default();
+    let customer = match request.customer_id.as_str() {
+        "" => None,
+        id => check.id("customer_id", CustomerId::parse(id)),
+    };
+    if request.rate > MAX_RATE {
+        check.wrong("rate", format!("must be at most {MAX_RATE}; 0 means as fast as it goes"));
+    }
+    let kind = if request.dry_run { JobKind::Count } else { JobKind::Reencryption };
+    check.done(Some((kind, customer, Some(request.rate).filter(|rate| *rate > 0))))
+}
+
+pub(super) fn job_id(id: &str) -> Result<JobId, Status> {
+    let mut check = Check::default();
+    let id = JobId::parse(id);
+    if id.is_none() {
+        check.wrong("job_id", "must be the name of a job, as StartReencryption answered it");
+    }
+    check.done(id)
+}
+
+pub(super) fn list_jobs_request(request: &v1::ListJobsRequest) -> Result<(Option<JobId>, usize), Status> {
+    let mut check = Check::default();
+    let limit = check.page_size(request.page_size);
+    let after = match request.page_token.as_str() {
+        "" => None,
+        token => {
+            let id = read_page_token(token).and_then(|text| JobId::parse(&text));
+            if id.is_none() {
+                check.wrong("page_token", "must be the next_page_token of the same list");
+            }
+            id
+        }
+    };
+    check.done(Some((after, limit)))
+}
+
+/// A job, and how far its present pass has come.
+pub(super) fn job_message(job: &Job, progress: Option<Progress>) -> v1::Job {
+    let state = match job.state {
+        JobState::Running => v1::JobState::Running,
+        JobState::Done => v1::JobState::Done,
+        JobState::DoneWithFailures => v1::JobState::DoneWithFailures,
+        JobState::Cancelled => v1::JobState::Cancelled,
+    };
+    let progress = progress.unwrap_or_default();
+    let under_way = if job.state == JobState::Running { progress.changed } else { 0 };
+    let counts = progress.counts.into_iter().map(|(version, records)| {
+        let (factor, version) = match version {
+            VersionCount::Codebase(version) => (v1::Factor::Codebase, version),
+            VersionCount::Environment(version) => (v1::Factor::Environment, version),
+            VersionCount::Customer(version) => (v1::Factor::Customer, version),
+        };
+        v1::VersionCount { factor: factor.into(), version, records }
+    });
+    let failures = progress.failures.into_iter().map(|failure| v1::JobFailure {
+        customer_id: failure.id.customer.to_string(),
+        credential_id: failure.id.credential.to_string(),
+        reason: failure.reason,
+    });
+    v1::Job {
+        job_id: job.id.to_string(),
+        kind: v1::JobKind::Reencryption.into(),
+        state: state.into(),
+        dry_run: job.kind == JobKind::Count,
+        customer_id: job.customer.as_ref().map(ToString::to_string).unwrap_or_default(),
+        target: Some(v1::Lineage {
+            codebase_version: job.target.codebase.get(),
+            environment_version: job.target.environment.get(),
+            customer_version: 0,
+        }),
+        total: job.total,
+        done: progress.done,
+        changed: job.changed + under_way,
+        skipped: progress.skipped,
+        failed: progress.failed,
+        failures: failures.collect(),
+        counts: counts.collect(),
+        create_time: Some(timestamp(job.create_time)),
+        update_time: Some(timestamp(job.update_time)),
+        pass: job.pass,
+    }
+}
+
+pub(super) fn list_jobs_response(page: &Page<Job, JobId>) -> v1::ListJobsResponse {
+    v1::ListJobsResponse {
+        jobs: page.rows.iter().map(|job| job_message(job, None)).collect(),
+        next_page_token: page.next.as_ref().map(|id| page_token(id.as_str())).unwrap_or_default(),
+    }
+}
+
+pub(super) fn list_replicas_response(replicas: Vec<Replica>) -> v1::ListReplicasResponse {
+    let replicas = replicas.into_iter().map(|replica| v1::Replica {
+        replica_id: replica.id,
+        release: replica.release,
+        primaries: replica.primaries.map(|(codebase, environment)| v1::Lineage {
+            codebase_version: codebase.get(),
+            environment_version: environment.get(),
+            customer_version: 0,
+        }),
+        primaries_time: Some(timestamp(replica.primaries_since)),
+        report_time: Some(timestamp(replica.report_time)),
+    });
+    v1::ListReplicasResponse { replicas: replicas.collect() }
 }
 
 pub(super) fn list_customers_request(

@@ -15,6 +15,7 @@ use tracing::{error, warn};
 
 use crate::customers::{CustomerError, InUse};
 use crate::factors::FactorError;
+use crate::jobs::JobError;
 use crate::keyring::{ASK_AGAIN, KeyringError};
 use crate::store::{Revision, StoreError};
 use crate::vault::VaultError;
@@ -142,6 +143,22 @@ impl From<CustomerError> for Status {
             }
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
             E::Wrapper(error) => from_wrapper(error),
+            E::Store(error) => from_store(error),
+            E::Internal(what) => internal(what),
+        };
+        told.into_status()
+    }
+}
+
+impl From<JobError> for Status {
+    fn from(error: JobError) -> Self {
+        use JobError as E;
+        let text = error.to_string();
+        let told = match error {
+            E::NotFound => Told::new(Code::NotFound, "JOB_NOT_FOUND", text),
+            E::Running(_) => Told::new(Code::AlreadyExists, "JOB_RUNNING", text),
+            E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
+            E::Keyring(error) => from_keyring(error),
             E::Store(error) => from_store(error),
             E::Internal(what) => internal(what),
         };
