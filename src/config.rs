@@ -19,7 +19,7 @@ pub struct Settings {
     /// Bound into every envelope and every wrapped key.
     #[serde(deserialize_with = "deployment", default = "default_deployment")]
     pub deployment: Deployment,
-    /// The gRPC listener.
+    /// The two listeners.
     #[serde(default)]
     pub server: Server,
     /// Where the three factors come from.
@@ -45,6 +45,13 @@ pub struct Settings {
 pub struct Server {
     /// Address and port.
     pub listen: SocketAddr,
+    /// Address and port of `/livez`, `/readyz` and `/metrics`.
+    pub ops_listen: SocketAddr,
+    /// Calls under way, at most. Above it, they are refused at once.
+    pub max_concurrent_requests: usize,
+    /// A connection is asked to end after this time, so that load spreads.
+    #[serde(deserialize_with = "duration")]
+    pub max_connection_age: Duration,
     /// Calls under way at the end have so long.
     #[serde(deserialize_with = "duration")]
     pub drain: Duration,
@@ -52,7 +59,13 @@ pub struct Server {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), drain: Duration::from_secs(20) }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)),
+            ops_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, OPS_PORT)),
+            max_concurrent_requests: 512,
+            max_connection_age: Duration::from_mins(10),
+            drain: Duration::from_secs(20),
+        }
     }
 }
 
@@ -257,6 +270,8 @@ one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
 
 /// The port of the gRPC listener.
 pub const PORT: u16 = 7443;
+/// The port of the ops listener.
+pub const OPS_PORT: u16 = 7480;
 
 /// Why there are no settings to run with. The text names the key and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -303,6 +318,7 @@ impl Settings {
         let text = format!(
             "deployment = 'dev'\n\
              server.listen = '127.0.0.1:{PORT}'\n\
+             server.ops_listen = '127.0.0.1:{OPS_PORT}'\n\
              server.drain = '2s'\n\
              factors = {{ environment = 'file', customer = 'local', file.path = {}, local.master_key = {} }}\n\
              store = {{ backend = 'embedded', embedded.path = {} }}\n\
@@ -336,6 +352,9 @@ impl Settings {
         }
         if !is_loopback(self.server.listen.ip()) {
             return wrong("server.listen", "must be a loopback address, such as 127.0.0.1:7443, without TLS");
+        }
+        if !(1..=100_000).contains(&self.server.max_concurrent_requests) {
+            return wrong("server.max_concurrent_requests", "must be 1 to 100,000");
         }
         if self.factors.environment == EnvironmentFrom::SecretsManager {
             return wrong("factors.environment", "this release knows no AWS yet: set it to \"file\"");

@@ -90,9 +90,65 @@ impl Caller {
     }
 }
 
+/// A request id has at most so many characters.
+const MAX_REQUEST_ID_OCTETS: usize = 128;
+
+/// The text is no request id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must have 1 to {MAX_REQUEST_ID_OCTETS} visible ASCII characters")]
+pub struct BadRequestId;
+
+/// What names one call: in logs, in the audit log, and to its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// Takes 1 to 128 visible ASCII characters, which may be logged and sent in a header.
+    ///
+    /// # Errors
+    /// [`BadRequestId`] for any other text. Nothing is repaired.
+    pub fn parse(text: &str) -> Result<Self, BadRequestId> {
+        let visible = text.bytes().all(|octet| octet.is_ascii_graphic());
+        if visible && (1..=MAX_REQUEST_ID_OCTETS).contains(&text.len()) {
+            Ok(Self(text.into()))
+        } else {
+            Err(BadRequestId)
+        }
+    }
+
+    /// A new one: 128 random bits, in hexadecimal.
+    pub fn random() -> Self {
+        let mut octets = [0; 16];
+        // Without a generator it is 0, which names no call alone; nothing is sealed then, either.
+        let _ = getrandom::fill(&mut octets);
+        Self(format!("{:032x}", u128::from_be_bytes(octets)).into())
+    }
+
+    /// The id as it was given or made.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn request_ids_are_visible_and_bounded() {
+        let longest = "~".repeat(128);
+        for good in ["a", "0190-3f", "Root=1-67891233-abcdef", "\"quoted\\\"", longest.as_str()] {
+            assert_eq!(RequestId::parse(good).unwrap().as_str(), good);
+        }
+        let too_long = "a".repeat(129);
+        for bad in ["", " ", "a b", "ä", "a\0", "a\r\nb", "\u{7f}", too_long.as_str()] {
+            assert_eq!(RequestId::parse(bad), Err(BadRequestId), "{bad:?}");
+        }
+        let (one, other) = (RequestId::random(), RequestId::random());
+        assert_ne!(one, other);
+        assert_eq!(RequestId::parse(one.as_str()), Ok(one.clone()));
+        assert!(one.as_str().len() == 32 && one.as_str().bytes().all(|octet| octet.is_ascii_hexdigit()));
+    }
 
     #[test]
     fn ids_keep_to_their_character_set_and_length() {

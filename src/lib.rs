@@ -15,8 +15,10 @@
 //! Dependencies point down the list of modules below and never up; a test holds them to it.
 
 pub mod grpc;
+pub mod ops;
 
 pub mod customers;
+pub mod observed;
 pub mod vault;
 
 pub mod keyring;

@@ -23,7 +23,11 @@ use triseal::factors::{EnvironmentSource, KeySet};
 use triseal::grpc::server;
 use triseal::ids::CustomerId;
 use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
+use triseal::observed::Observed;
+use triseal::ops::{self, Phase, Readiness};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
+use triseal::telemetry::dependency::{Dependency, Name};
+use triseal::telemetry::{self, metrics};
 use triseal::vault::Vault;
 use zeroize::Zeroizing;
 use zeroizing_alloc::ZeroAlloc;
@@ -51,6 +55,9 @@ struct Arguments {
     /// Listen here instead
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Serve /livez, /readyz and /metrics here instead
+    #[arg(long, value_name = "ADDR")]
+    ops_listen: Option<SocketAddr>,
     /// Where --dev keeps its store and keys
     #[arg(long, value_name = "DIR", default_value = ".triseal", requires = "dev")]
     data: PathBuf,
@@ -85,38 +92,48 @@ fn harden(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let mut settings = match &arguments.config {
-        Some(path) => Settings::from_file(path)?,
-        None => Settings::dev(&arguments.data)?,
-    };
-    if let Some(listen) = arguments.listen {
-        settings.server.listen = listen;
-    }
+    let settings = settings(&arguments)?;
     let codebase = codebase_keys(&settings, arguments.dev)?;
     settings.check()?;
-    triseal::telemetry::start(&settings.telemetry.log)?;
+    telemetry::start(&settings.telemetry.log)?;
+    // Before all that counts.
+    let numbers = metrics::start()?;
 
     // Before anything is made: a port in use changes nothing.
-    let listener = server::bind(settings.server.listen).await?;
+    let named_by = |option: &'static str| move |error| format!("{error}; {option} names another address");
+    let listener = server::bind(settings.server.listen).await.map_err(named_by("--listen"))?;
+    let ops_listener = server::bind(settings.server.ops_listen).await.map_err(named_by("--ops-listen"))?;
+    let (listen, ops_listen) = (listener.local_addr()?, ops_listener.local_addr()?);
+    let [store_state, environment_state, wrapper_state] =
+        [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
+    let dependencies = [&store_state, &environment_state, &wrapper_state].map(Arc::clone);
+    let readiness = Arc::new(Readiness::new(dependencies.to_vec()));
+    // From the first moment: a start that takes long is alive, and not ready.
+    tokio::spawn(ops::serve(ops_listener, Arc::clone(&readiness), numbers));
     if arguments.dev {
         prepare_development(&settings, &arguments.data)?;
     }
 
     // Both key files are read before a store is made: a start that is refused for them leaves none behind.
-    let wrapper = Arc::new(LocalWrapper::open(&settings.factors.local.master_key)?);
-    let environment = Arc::new(EnvironmentFile::new(settings.factors.file.path.clone()));
+    let wrapper = LocalWrapper::open(&settings.factors.local.master_key)?;
+    let wrapper = Arc::new(Observed::new(wrapper, &wrapper_state));
+    let environment = EnvironmentFile::new(settings.factors.file.path.clone());
+    let environment = Arc::new(Observed::new(environment, &environment_state));
     environment.fetch().await?;
 
     let deployment = settings.deployment.clone();
     let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &deployment)?);
-    let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
+    let credentials = Arc::new(Observed::new(EmbeddedCredentials(Arc::clone(&store)), &store_state));
+    let customers = Arc::new(Observed::new(EmbeddedCustomers(Arc::clone(&store)), &store_state));
+    let operations = Arc::new(Observed::new(EmbeddedOperations(Arc::clone(&store)), &store_state));
+    tokio::spawn(ops::probe(operations.clone()));
     let sources = Sources {
         deployment: deployment.clone(),
         codebase,
         environment,
         wrapper: wrapper.clone(),
         customers: customers.clone(),
-        operations: Arc::new(EmbeddedOperations(Arc::clone(&store))),
+        operations,
     };
     let timing = EnvironmentTiming { poll: settings.factors.file.poll, max_age: settings.factors.file.max_age };
     let limits = CacheLimits {
@@ -128,7 +145,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
-    let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
     let vault = Arc::new(Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), Timestamp::now));
     let directory =
         Arc::new(CustomerDirectory::new(deployment, customers, credentials, wrapper, keyring, Timestamp::now));
@@ -141,16 +157,22 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
 
-    let listen = listener.local_addr()?;
-    info!(%listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    let (signalled, written) = (stop()?, Arc::clone(&store));
-    let stop = async move {
+    let signalled = signalled()?;
+    let stop = async {
         tokio::select! {
-            () = signalled => {}
-            () = written.failed() => error!("the store can't be written any more: stopping"),
+            () = signalled => info!("stopping: answering what is under way"),
+            () = store.failed() => error!("the store can't be written any more: stopping"),
         }
+        readiness.enter(Phase::Draining);
     };
-    server::serve(listener, vault, directory, stop, settings.server.drain).await?;
+    let limits = server::Limits {
+        concurrent_requests: settings.server.max_concurrent_requests,
+        connection_age: settings.server.max_connection_age,
+        drain: settings.server.drain,
+    };
+    readiness.enter(Phase::Serving);
+    info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
+    server::serve(listener, server::Plaintext, vault, directory, limits, stop).await?;
     if store.has_failed() {
         return Err("the store can't be written any more, perhaps for want of disk space: mend that and start again; \
                     nothing that was acknowledged is lost"
@@ -158,6 +180,17 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     info!("stopped");
     Ok(())
+}
+
+/// The settings, with what the arguments name instead.
+fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
+    let mut settings = match &arguments.config {
+        Some(path) => Settings::from_file(path)?,
+        None => Settings::dev(&arguments.data)?,
+    };
+    settings.server.listen = arguments.listen.unwrap_or(settings.server.listen);
+    settings.server.ops_listen = arguments.ops_listen.unwrap_or(settings.server.ops_listen);
+    Ok(settings)
 }
 
 /// The embedded keys, under the primary that the settings ask for. The well-known key needs a setting; a real one refuses to be
@@ -247,13 +280,12 @@ async fn self_check(keyring: &Keyring) -> Result<(), Failure> {
 }
 
 /// Ends with SIGTERM or SIGINT.
-fn stop() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+fn signalled() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("stopping: answering what is under way");
     })
 }

@@ -28,7 +28,10 @@ fn an_empty_file_has_the_safe_defaults() {
     let settings = read("").unwrap();
     assert_eq!(settings.deployment.as_str(), "production");
     assert_eq!(settings.server.listen.to_string(), "0.0.0.0:7443");
-    assert_eq!(settings.server.drain, Duration::from_secs(20));
+    assert_eq!(settings.server.ops_listen.to_string(), "0.0.0.0:7480");
+    let Server { max_concurrent_requests, max_connection_age, drain, .. } = settings.server;
+    assert_eq!((max_concurrent_requests, max_connection_age), (512, Duration::from_mins(10)));
+    assert_eq!(drain, Duration::from_secs(20));
     assert_eq!(settings.factors.codebase_primary, None);
     assert_eq!(settings.factors.environment, EnvironmentFrom::SecretsManager);
     assert_eq!(settings.factors.customer, CustomerFrom::Kms);
@@ -133,10 +136,12 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
-    let edits: [(&str, Edit); 11] = [
+    let edits: [(&str, Edit); 13] = [
         ("insecure.plaintext", |settings| settings.insecure.plaintext = false),
         ("server.listen", |settings| settings.server.listen = "0.0.0.0:7443".parse().unwrap()),
         ("server.listen", |settings| settings.server.listen = "[::ffff:127.0.0.1]:7443".parse().unwrap()),
+        ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 0),
+        ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 100_001),
         ("factors.environment", |settings| settings.factors.environment = EnvironmentFrom::SecretsManager),
         ("factors.customer", |settings| settings.factors.customer = CustomerFrom::Kms),
         ("factors.customer", |settings| settings.insecure.local_kms = false),
@@ -155,7 +160,8 @@ fn each_refusal_names_its_key() {
             Ok(()) => panic!("{wanted} was accepted"),
         }
     }
-    let bounds: [Edit; 4] = [
+    let bounds: [Edit; 5] = [
+        |settings| settings.server.max_concurrent_requests = 1,
         |settings| settings.cache.roots = 10_000_000,
         |settings| settings.cache.refresh_after = settings.cache.max_age,
         |settings| settings.factors.file.poll = settings.factors.file.max_age / 2,
@@ -189,6 +195,7 @@ fn development_runs_below_its_directory_whatever_that_is_called() {
         let settings = Settings::dev(Path::new(data)).unwrap();
         settings.check().unwrap();
         assert_eq!(settings.deployment.as_str(), "dev");
+        assert!(settings.server.listen.ip().is_loopback() && settings.server.ops_listen.ip().is_loopback());
         assert!(settings.insecure.development_codebase_key);
         assert_eq!(settings.store.embedded.path, Path::new(data).join("store.redb"));
         assert_eq!(settings.factors.file.path, Path::new(data).join("environment.json"));

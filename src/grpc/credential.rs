@@ -28,7 +28,7 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::EncryptCredentialRequest>,
     ) -> Result<Response<v1::EncryptCredentialResponse>, Status> {
-        let caller = identity::caller(&request);
+        let caller = identity::caller(&request)?;
         let request = convert::encrypt_request(request.into_inner())?;
         let credential =
             self.vault.encrypt(&caller, &request.id, request.secret, request.condition, request.key).await?;
@@ -77,7 +77,7 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::DeleteCredentialRequest>,
     ) -> Result<Response<v1::DeleteCredentialResponse>, Status> {
-        let caller = identity::caller(&request);
+        let caller = identity::caller(&request)?;
         let (id, revision) = convert::delete_request(request.get_ref())?;
         self.vault.delete(&caller, &id, revision).await?;
         Ok(Response::new(v1::DeleteCredentialResponse {}))

@@ -1,10 +1,14 @@
-//! Who calls. Without TLS nobody can tell, so everyone who reaches the loopback port is one caller.
+//! Who calls: whoever is at the other end of the connection, as the handshake found out.
 
-use tonic::Request;
+use tonic::{Request, Status};
 
+use super::status;
 use crate::ids::Caller;
 
 /// The caller of a request.
-pub(super) fn caller<T>(_request: &Request<T>) -> Caller {
-    Caller::insecure_plaintext()
+///
+/// # Errors
+/// UNAUTHENTICATED, if the connection is nobody's.
+pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get::<Caller>().cloned().ok_or_else(status::no_client_certificate)
 }

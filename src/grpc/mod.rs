@@ -1,10 +1,14 @@
 //! The edge: all that knows tonic and the generated code. A handler asks who calls, converts, makes one call, and converts
 //! back.
 
+mod call;
+mod connection;
 mod convert;
 pub mod credential;
 pub mod customer;
 mod identity;
+mod limits;
+mod preface;
 pub mod server;
 mod status;
 mod wire;

@@ -30,6 +30,48 @@ const RETRY_AWAY: Duration = Duration::from_secs(1);
 const RETRY_THROTTLED: Duration = Duration::from_secs(2);
 /// When to meet an upgraded replica.
 const RETRY_ENCODING: Duration = Duration::from_secs(30);
+/// When to try again where too much was asked for at once. Another replica may do it at once.
+const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
+
+/// Every reason there is, for counting: api.md's list. What is not here is counted as none.
+const REASONS: &[&str] = &[
+    "BAD_FIELD",
+    "IDEMPOTENCY_KEY_REUSED",
+    "NO_CLIENT_CERTIFICATE",
+    "NOT_PERMITTED",
+    "CREDENTIAL_NOT_FOUND",
+    "CUSTOMER_NOT_FOUND",
+    "JOB_NOT_FOUND",
+    "CREDENTIAL_EXISTS",
+    "JOB_RUNNING",
+    "REVISION_MISMATCH",
+    "LEASE_LOST",
+    "CHANGED_CONCURRENTLY",
+    "CUSTOMER_DISABLED",
+    "CUSTOMER_PENDING_DESTRUCTION",
+    "CUSTOMER_DESTROYED",
+    "CUSTOMER_NOT_DISABLED",
+    "NEEDS_REAUTH",
+    "REFRESH_IN_PROGRESS",
+    "NOT_REFRESHABLE",
+    "NO_ACCESS_VIEW",
+    "KEY_VERSION_RETIRED",
+    "KEY_VERSION_UNKNOWN",
+    "KEY_VERSION_IN_USE",
+    "NOT_AUTHENTIC",
+    "MALFORMED",
+    "OVERLOADED",
+    "RATE_LIMITED",
+    "KMS_THROTTLED",
+    "KMS_UNAVAILABLE",
+    "SECRETS_UNAVAILABLE",
+    "STORE_UNAVAILABLE",
+    "KEYS_STALE",
+    "ENCODING_UNKNOWN",
+    "KMS_REFUSED",
+    "AUDIT_UNAVAILABLE",
+    "INTERNAL",
+];
 
 /// When to ask for what a full reply left out.
 const RETRY_LEFT_OUT: Duration = Duration::ZERO;
@@ -95,6 +137,68 @@ pub(super) fn with_reason(answer: http::Response<Body>) -> http::Response<Body> 
     }
     let description = "must be a message of the method's type, of at most 1,048,576 octets, with texts in UTF-8";
     bad_fields(vec![FieldViolation::new("request", description)]).into_http()
+}
+
+/// As many calls as may be are under way.
+pub(super) fn overloaded() -> Status {
+    let told = Told::new(Code::ResourceExhausted, "OVERLOADED", "this replica has as many calls under way as it may");
+    told.retry_after(RETRY_OVERLOADED).into_status()
+}
+
+/// The caller has its share under way.
+pub(super) fn rate_limited() -> Status {
+    let told = Told::new(Code::ResourceExhausted, "RATE_LIMITED", "this caller has its share of the calls under way");
+    told.retry_after(RETRY_OVERLOADED).into_status()
+}
+
+/// Nobody knows who calls.
+pub(super) fn no_client_certificate() -> Status {
+    let message = "the connection has no client certificate that is good: connect with one";
+    Told::new(Code::Unauthenticated, "NO_CLIENT_CERTIFICATE", message).into_status()
+}
+
+/// A handler panicked.
+pub(super) fn panicked() -> Status {
+    internal("a handler panicked").into_status()
+}
+
+/// The trailers of a stream whose connection is about to end.
+pub(super) fn stream_ends() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // Cannot fail: neither message nor metadata has anything to encode.
+    let _ = Status::unavailable("the connection ends: connect anew").add_header(&mut trailers);
+    trailers
+}
+
+/// Code and reason of an answer, by its headers or trailers. `None`: they follow later.
+pub(super) fn outcome(headers: &HeaderMap) -> Option<(&'static str, &'static str)> {
+    let code = code_name(Code::from_bytes(headers.get("grpc-status")?.as_bytes()));
+    let reason = headers.get(REASON_TRAILER).and_then(|reason| reason.to_str().ok());
+    let known = reason.and_then(|reason| REASONS.iter().find(|known| **known == reason));
+    Some((code, known.copied().unwrap_or_default()))
+}
+
+/// As the protocol writes it.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// The error of one item of a batch: what the status says as the answer of a call, as a message within one. The reason stands in

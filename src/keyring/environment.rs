@@ -13,6 +13,7 @@ use super::{ASK_AGAIN, KeyringError, LOOK_UP, jittered};
 use crate::crypto::{Environment, Version};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, Lookup, Regression};
 use crate::store::Operations;
+use crate::telemetry::metrics::{EnvironmentRead, environment_read};
 
 /// A version that the source has denied for so long does not exist: Secrets Manager has no consistent read.
 const DENIED: Duration = Duration::from_secs(60);
@@ -161,7 +162,19 @@ impl EnvironmentKeys {
     /// Reads the keys now.
     pub(super) async fn read(self: &Arc<Self>) -> Result<(), EnvironmentError> {
         let this = Arc::clone(self);
-        let read = move || async move { this.read_once().await };
+        let read = move || async move {
+            let read = this.read_once().await;
+            environment_read(match &read {
+                Ok(()) => EnvironmentRead::Accepted,
+                Err(
+                    EnvironmentError::Regression(_) | EnvironmentError::Fingerprint(FingerprintError::Mismatch { .. }),
+                ) => EnvironmentRead::Refused,
+                Err(EnvironmentError::Source(_) | EnvironmentError::Fingerprint(_) | EnvironmentError::Interrupted) => {
+                    EnvironmentRead::Unavailable
+                }
+            });
+            read
+        };
         self.reading.start(&(), read).await.unwrap_or(Err(EnvironmentError::Interrupted))
     }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 use tokio::time::{Instant, interval, timeout};
 use tracing::{debug, warn};
 
@@ -21,6 +22,7 @@ use crate::crypto::{Codebase, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
 use crate::ids::{CustomerId, Deployment};
 use crate::store::{CustomerState, Customers, KeyVersionState, Operations, StoreError};
+use crate::telemetry::metrics::{Counter, RootCache};
 use environment::EnvironmentKeys;
 use single_flight::SingleFlight;
 
@@ -113,12 +115,24 @@ struct Inner {
     customers: Arc<dyn Customers>,
     limits: CacheLimits,
     /// Versions count from 1 for every customer, so a lineage alone names nothing.
-    roots: Cache<(CustomerId, Lineage), Arc<CachedRoot>>,
+    roots: Cache<(CustomerId, Lineage), Arc<CachedRoot>, UnitWeighter, DefaultHashBuilder, CountEvictions>,
     standings: Cache<CustomerId, Arc<Standing>>,
     /// When a customer was last read because a header named an unknown version.
     asked: Cache<CustomerId, Instant>,
     unwrapping: SingleFlight<(CustomerId, Lineage), Result<Arc<CachedRoot>, KeyringError>>,
     reading: SingleFlight<CustomerId, Result<Arc<Standing>, KeyringError>>,
+    metrics: RootCache,
+}
+
+#[derive(Clone)]
+struct CountEvictions(Counter);
+
+impl<K, V> Lifecycle<K, V> for CountEvictions {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _: K, _: V) {
+        self.0.increment(1);
+    }
 }
 
 struct CachedRoot {
@@ -163,6 +177,8 @@ impl Keyring {
     ) -> Result<Self, EnvironmentError> {
         fingerprints::check(sources.operations.as_ref(), "codebase", &sources.codebase).await?;
         let environment = EnvironmentKeys::start(sources.environment, sources.operations, timing).await?;
+        let metrics = RootCache::new();
+        let evictions = CountEvictions(metrics.evictions.clone());
         let inner = Arc::new(Inner {
             deployment: sources.deployment,
             codebase: sources.codebase,
@@ -170,11 +186,18 @@ impl Keyring {
             wrapper: sources.wrapper,
             customers: sources.customers,
             limits,
-            roots: Cache::new(limits.roots),
+            roots: Cache::with(
+                limits.roots,
+                limits.roots as u64,
+                UnitWeighter,
+                DefaultHashBuilder::default(),
+                evictions,
+            ),
             standings: Cache::new(limits.roots),
             asked: Cache::new(limits.roots),
             unwrapping: SingleFlight::new(),
             reading: SingleFlight::new(),
+            metrics,
         });
         let (polled, swept) = (Arc::downgrade(&inner.environment), Arc::downgrade(&inner));
         tokio::spawn(environment::poll(polled, timing.poll));
@@ -351,9 +374,11 @@ impl Inner {
     async fn root_of(self: &Arc<Self>, customer: &CustomerId, lineage: Lineage) -> Result<SharedRoot, KeyringError> {
         let key = (customer.clone(), lineage);
         if let Some(cached) = self.roots.get(&key).filter(|cached| self.is_young(cached)) {
+            self.metrics.hits.increment(1);
             self.refresh_if_due(&key, &cached);
             return Ok(SharedRoot(cached));
         }
+        self.metrics.misses.increment(1);
         let (this, work_key) = (Arc::clone(self), key.clone());
         let unwrap = move || async move {
             // A look-up may have ended since.

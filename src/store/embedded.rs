@@ -24,6 +24,7 @@ use super::{
 };
 use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
+use crate::telemetry::metrics::{Histogram, group_size};
 
 /// Rows as they stand in the file: keys and octets.
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
@@ -124,11 +125,12 @@ impl EmbeddedStore {
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
         let written = Arc::clone(&db);
         let (ended, writing) = watch::channel(());
+        let sizes = group_size();
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
                 let _ended = ended;
-                write_groups(&waiting, |group| commit(&written, group));
+                write_groups(&waiting, &sizes, |group| commit(&written, group));
             })
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self { db, writes: Some(writes), writer: Some(writer), writing })
@@ -439,6 +441,7 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 /// write is answered as away.
 fn write_groups(
     waiting: &mpsc::Receiver<Write>,
+    sizes: &Histogram,
     mut commit: impl FnMut(&[Replacement]) -> Result<Vec<Refusal>, StoreError>,
 ) {
     let mut healthy = true;
@@ -447,6 +450,7 @@ fn write_groups(
         group.extend(waiting.try_iter().take(MAX_GROUP - 1));
         let (replacements, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|write| (write.replacement, write.answer)).unzip();
+        sizes.record(replacements.len() as f64);
         let outcomes = commit(&replacements);
         // redb takes no write after one that failed, until the file is opened anew.
         healthy = outcomes.is_ok();

@@ -13,7 +13,8 @@ use source::{Used, paths, read_source, test_modules, without_tests};
 
 /// From the edge down. A module uses its own layer and those below it.
 const LAYERS: &[&[&str]] = &[
-    &["grpc"],
+    &["grpc", "ops"],
+    &["observed"],
     &["access", "vault", "refresh", "customers", "rotation", "jobs", "audit"],
     &["keyring"],
     &["factors"],
@@ -61,6 +62,18 @@ const RULES: &[Rule] = &[
         except: &[],
         places: Places::OnlyIn(&["grpc/", "secret/stored.rs", "bin/triseal/"]),
         reason: "the edge alone knows the wire; for the stored form see docs/adr/0002",
+    },
+    Rule {
+        paths: &["hyper*", "tower*"],
+        except: &[],
+        places: Places::OnlyIn(&["grpc/", "ops.rs"]),
+        reason: "two listeners speak HTTP, and nothing else does",
+    },
+    Rule {
+        paths: &["metrics::counter", "metrics::gauge", "metrics::histogram", "metrics_exporter*"],
+        except: &[],
+        places: Places::OnlyIn(&["telemetry/"]),
+        reason: "every metric stands in telemetry/metrics.rs, with its closed labels",
     },
     Rule {
         paths: &["std::env"],
@@ -298,6 +311,9 @@ fn crates_out_of_their_place_are_found() {
     finds("store/encoding.rs", "use {std::fmt, prost_types::Timestamp};", 1, "`prost*`");
     finds("bin/triseald.rs", "use std::{fs, env};\n", 1, "`std::env`");
     finds("vault.rs", "const A: &str = \"//\";\nfn f() { std::env::var(\"X\") }", 2, "`std::env`");
+    finds("vault.rs", "fn f() { metrics::counter!(\"x\", \"customer\" => id).increment(1) }", 1, "`metrics::counter`");
+    finds("vault.rs", "use hyper::Request;", 1, "`hyper*`");
+    accepts("vault.rs", "use crate::telemetry::metrics; fn f(x: &metrics::RootCache) {}");
     accepts("factors/kms.rs", "use aws_sdk_kms::Client;");
     accepts("secret/stored.rs", "tonic::include_proto!(\"triseal.storage.v1\");");
     accepts("config.rs", "std::env::vars_os();");

@@ -63,9 +63,14 @@ async fn a_port_in_use_is_refused_before_anything_is_made() {
     let (_folder, data) = data();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let said = refused(&["--dev", "--listen", &address, "--data", data.to_str().unwrap()], &[]).await;
-    assert_says(&said, &[&address, "in use"]);
-    assert!(!data.exists());
+    let data = data.to_str().unwrap();
+    for (listen, ops_listen, option) in
+        [(address.as_str(), "127.0.0.1:0", "--listen"), ("127.0.0.1:0", &address, "--ops-listen")]
+    {
+        let said = refused(&["--dev", "--listen", listen, "--ops-listen", ops_listen, "--data", data], &[]).await;
+        assert_says(&said, &[&address, "in use", option]);
+        assert!(!Path::new(data).exists());
+    }
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ impl Searched {
             ("text", secret.to_vec()),
             ("hex", hex::encode(secret).into_bytes()),
             ("hex in capitals", hex::encode_upper(secret).into_bytes()),
+            ("quoted octets", secret.escape_ascii().to_string().into_bytes()),
+            ("quoted octets", secret.escape_ascii().to_string().replace(r"\x00", r"\0").into_bytes()),
             ("UTF-16", secret.iter().flat_map(|octet| [*octet, 0]).collect()),
         ];
         for (name, separator) in [("a list", ", "), ("a compact list", ",")] {
@@ -52,6 +54,10 @@ fn each_encoding_is_found() {
     assert!(found(hex::encode(secret).into_bytes()));
     assert!(found(hex::encode_upper(secret).into_bytes()));
     assert!(found(format!("{secret:?}").into_bytes()));
+    let binary = Searched::new(b"5Aep\xff\x00Weug_xvFH");
+    for quoted in [&br#"b"5Aep\xff\0Weug_xvFH""#[..], br#""5Aep\xff\x00Weug_xvFH""#] {
+        assert!(binary.found_in(quoted).next().is_some());
+    }
     assert!(found(serde_json::to_vec(&secret.to_vec()).unwrap()));
     for before in ["", "x", "xy", "xyz"] {
         let shifted = [before.as_bytes(), secret, b"tail"].concat();

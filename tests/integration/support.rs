@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -25,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Service {
     child: Child,
     stderr: Arc<Mutex<String>>,
-    /// `None` until it serves; closed when it has ended.
-    listen: watch::Receiver<Option<SocketAddr>>,
+    /// Both of its addresses. `None` until it serves; closed when it has ended.
+    listen: watch::Receiver<Option<(SocketAddr, SocketAddr)>>,
 }
 
 impl Service {
@@ -39,8 +40,8 @@ impl Service {
         let log = Arc::clone(&stderr);
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                if let Some(address) = serving(&line) {
-                    found.send_replace(Some(address));
+                if let Some(addresses) = serving(&line) {
+                    found.send_replace(Some(addresses));
                 }
                 *log.lock().unwrap() += &format!("{line}\n");
             }
@@ -69,7 +70,30 @@ impl Service {
 
     /// Its URL.
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.listen.borrow().expect("it serves"))
+        format!("http://{}", self.address())
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listen.borrow().expect("it serves").0
+    }
+
+    /// Status and body of the answer of its ops listener.
+    pub(crate) async fn ops(&self, path: &str) -> (u16, String) {
+        let address = self.listen.borrow().expect("it serves").1;
+        let mut stream = TcpStream::connect(address).await.expect("the ops listener accepts");
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: ops\r\n\r\n").as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers in UTF-8");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer of HTTP/1");
+        (head[9..12].parse().expect("a status"), body.to_owned())
+    }
+
+    /// What its metrics say of one series, such as `triseal_connections`; 0 if it is not there.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let (_, text) = self.ops("/metrics").await;
+        let mut found = text.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        found.next().map_or(0.0, |value| value.parse().expect("a number"))
     }
 
     /// Whether it has not ended.
@@ -109,9 +133,19 @@ impl Service {
 
     /// SIGTERM, and how it ended.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
+        self.signal().await;
+        self.ended().await
+    }
+
+    /// SIGTERM.
+    pub(crate) async fn signal(&self) {
         let process = self.process().to_string();
         let sent = Command::new("kill").args(["-TERM", &process]).status().await.expect("kill runs");
         assert!(sent.success(), "SIGTERM was not sent");
+    }
+
+    /// How it ended, once it has.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.unwrap_or_else(|_| panic!("it did not stop:\n{}", self.stderr())).expect("it can be waited for")
     }
@@ -143,6 +177,8 @@ pub(crate) fn triseal(arguments: &[&str]) -> Command {
 pub(crate) fn program(path: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(path);
     command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
+    // A port that nobody has: many services run at once.
+    command.env("TRISEAL__SERVER__OPS_LISTEN", "127.0.0.1:0");
     command
 }
 
@@ -173,10 +209,11 @@ pub(crate) async fn fresh() -> (Service, TempDir) {
     (Service::dev(&data).await, folder)
 }
 
-/// The address in the log line that says that the service serves.
-fn serving(line: &str) -> Option<SocketAddr> {
+/// The addresses in the log line that says that the service serves.
+fn serving(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    (line.get("message")? == "serving").then(|| line.get("listen")?.as_str()?.parse().ok())?
+    let address = |name| line.get(name)?.as_str()?.parse().ok();
+    (line.get("message")? == "serving").then(|| address("listen").zip(address("ops_listen")))?
 }
 
 /// The reason of an error, as the trailer and as the details have it: they agree. Empty for an error that is not the service's own.

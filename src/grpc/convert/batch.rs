@@ -3,7 +3,7 @@
 use tonic::Status;
 
 use super::{Check, decrypt_request, decrypted};
-use crate::grpc::server::MAX_REPLY_OCTETS;
+use crate::grpc::limits::MAX_REPLY_OCTETS;
 use crate::grpc::status::item_error;
 use crate::grpc::wire::v1;
 use crate::vault::{Opened, Reading, VaultError};

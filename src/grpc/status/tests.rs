@@ -24,6 +24,8 @@ fn told(status: Status) -> (Code, String, Option<u64>, Option<String>) {
     assert_eq!(info.domain, DOMAIN);
     let trailer = status.metadata().get(REASON_TRAILER).unwrap().to_str().unwrap();
     assert_eq!(trailer, info.reason, "the trailer repeats the reason");
+    let counted = outcome(status.clone().into_http::<()>().headers());
+    assert_eq!(counted, Some((code_name(status.code()), info.reason.as_str())), "it is counted as what it is");
     assert!(!format!("{status:?}{details:?}").contains("planted"), "{status:?}");
     assert!(!status.message().is_empty());
     let retry = details.retry_info().map(|retry| retry.retry_delay.unwrap().as_secs());
@@ -134,6 +136,27 @@ fn not_authentic_is_one_text_and_an_internal_error_names_its_reference() {
     assert_ne!(internal().message(), internal().message());
     let text = VaultError::from(crate::crypto::NotAuthentic);
     assert_eq!(Status::from(text).message(), "the stored envelope is not authentic");
+}
+
+#[test]
+fn what_is_refused_at_once_says_when_to_try_again() {
+    for (status, reason) in [(overloaded(), "OVERLOADED"), (rate_limited(), "RATE_LIMITED")] {
+        assert_eq!(told(status), (Code::ResourceExhausted, reason.to_owned(), Some(1), None));
+    }
+    let nobody = told(no_client_certificate());
+    assert_eq!(nobody, (Code::Unauthenticated, "NO_CLIENT_CERTIFICATE".to_owned(), None, None));
+    assert_eq!(told(panicked()).1, "INTERNAL");
+}
+
+#[test]
+fn an_outcome_is_read_from_headers_and_no_foreign_text_counts_as_a_reason() {
+    assert_eq!(outcome(&HeaderMap::new()), None);
+    let ends = outcome(&stream_ends());
+    assert_eq!(ends, Some(("UNAVAILABLE", "")));
+    let mut headers = HeaderMap::new();
+    headers.insert("grpc-status", "5".parse().unwrap());
+    headers.insert(REASON_TRAILER, "planted".parse().unwrap());
+    assert_eq!(outcome(&headers), Some(("NOT_FOUND", "")));
 }
 
 #[test]

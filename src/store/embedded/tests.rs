@@ -152,7 +152,7 @@ fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
 fn writes_that_wait_share_a_commit() {
     let (waiting, answers) = queue(600);
     let mut groups = Vec::new();
-    write_groups(&waiting, |group| {
+    write_groups(&waiting, &Histogram::noop(), |group| {
         groups.push(group.len());
         Ok(group.iter().map(|_| None).collect())
     });
@@ -164,7 +164,7 @@ fn writes_that_wait_share_a_commit() {
 fn a_commit_that_fails_fails_every_write_in_it_and_is_the_last() {
     let (waiting, answers) = queue(300);
     let mut commits = 0;
-    write_groups(&waiting, |group| {
+    write_groups(&waiting, &Histogram::noop(), |group| {
         commits += 1;
         if commits == 1 { Err(StoreError::Away("full".to_owned())) } else { Ok(vec![None; group.len()]) }
     });
@@ -186,7 +186,7 @@ async fn a_writer_that_dies_is_away() {
     let (ended, writing) = watch::channel(());
     let dies = thread::spawn(move || {
         let _ended = ended;
-        write_groups(&waiting, |_| panic!("planted"));
+        write_groups(&waiting, &Histogram::noop(), |_| panic!("planted"));
     });
     let store =
         Arc::new(EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: Some(dies), writing });

@@ -3,7 +3,7 @@
 use prost::Message;
 use v1::batch_decrypt_credentials_result::Result as Outcome;
 
-use super::super::super::server::MAX_REPLY_OCTETS;
+use super::super::super::limits::MAX_REPLY_OCTETS;
 use super::*;
 use crate::store::contract::{credential_ref, time as microsecond, version};
 use crate::vault::VaultError;

@@ -1,0 +1,304 @@
+//! One call, around its handler: its id, whether it is admitted, when it ends, and what it counts as.
+//!
+//! # What ends with a call, and what goes on
+//!
+//! A call ends with its answer, at its deadline, or when its caller or its connection is gone. Then its future is dropped, and with it
+//! every wait in it: for the rest of the request, for the store, for a pause before another attempt. Three things go on, on purpose, and
+//! each is bounded:
+//!
+//! - a look-up that others may have joined (`keyring::single_flight`): by the time in which a dependency must answer (`telemetry::dependency`)
+//! - a write that the store has taken (`store::embedded`, the group commit): by the group that it stands in. So the error at a deadline
+//!   says that a change may have happened
+//! - the octets of an answer that the connection has taken: by its buffer (`limits::MAX_SEND_OCTETS`)
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use hyper::body::{Body as HttpBody, Bytes, Frame};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::Service;
+
+use super::limits::{Admission, Admitted, Calls, DEFAULT_DEADLINE, MAX_DEADLINE, PIECE_OCTETS, Share, Shed, UnderWay};
+use super::status;
+use crate::ids::{Caller, RequestId};
+use crate::telemetry;
+use crate::telemetry::metrics::{self, Rpc};
+
+/// Taken from the caller, and answered.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What is served, on every connection.
+pub(super) struct Endpoint {
+    routes: Routes,
+    /// The protocol's methods by their paths. All others are health, reflection, or nothing.
+    rpcs: HashMap<String, Arc<Rpc>>,
+    admission: Arc<Admission>,
+    pub(super) metrics: Arc<metrics::Server>,
+}
+
+impl Endpoint {
+    /// Serves `routes`, where the paths of the protocol's methods are `rpcs`; at most `limit` calls of these at a time.
+    pub(super) fn new(routes: Routes, rpcs: HashMap<String, Arc<Rpc>>, limit: usize) -> Self {
+        let metrics = Arc::new(metrics::Server::new());
+        Self { routes, rpcs, admission: Admission::new(limit, Arc::clone(&metrics)), metrics }
+    }
+}
+
+/// How long a connection lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Calls are served.
+    Open,
+    /// It is about to end: no new streams, and the old ones end.
+    Ending,
+    /// Whoever is at its other end is no longer who they were: nothing more is served.
+    Disowned,
+}
+
+/// Serves the calls of one connection.
+pub(super) struct ConnectionService {
+    endpoint: Arc<Endpoint>,
+    caller: Option<Caller>,
+    share: Arc<Share>,
+    calls: Arc<Calls>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl ConnectionService {
+    pub(super) fn new(
+        endpoint: Arc<Endpoint>,
+        caller: Option<Caller>,
+        calls: Arc<Calls>,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
+        let share = endpoint.admission.share(caller.clone());
+        Self { endpoint, caller, share, calls, phase }
+    }
+
+    /// Serves one of the protocol's methods.
+    fn rpc<B>(&self, rpc: &Arc<Rpc>, request: Request<B>) -> BoxFuture<'static, Response<CallBody>>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
+    {
+        let mut call = Call::begin(rpc, self.calls.begin(false));
+        match self.admit() {
+            Ok(admitted) => call.admitted = Some(admitted),
+            Err(refused) => return Box::pin(std::future::ready(call.answer(refused.into_http()))),
+        }
+        let deadline = deadline(request.headers());
+        let handled = AssertUnwindSafe(self.endpoint.routes.clone().call(request)).catch_unwind();
+        Box::pin(async move {
+            let answer = match timeout(deadline, handled).await {
+                Ok(Ok(Ok(answer))) => status::with_reason(answer),
+                Ok(Ok(Err(never))) => match never {},
+                Ok(Err(_panic)) => status::panicked().into_http(),
+                Err(_elapsed) => status::deadline_exceeded().into_http(),
+            };
+            call.answer(answer)
+        })
+    }
+
+    fn admit(&self) -> Result<Admitted, Status> {
+        if self.caller.is_none() || *self.phase.borrow() == Phase::Disowned {
+            return Err(status::no_client_certificate());
+        }
+        self.share.admit().map_err(|shed| match shed {
+            Shed::Overloaded => status::overloaded(),
+            Shed::RateLimited => status::rate_limited(),
+        })
+    }
+
+    /// Serves anything else: it counts for the connection alone, and ends with it.
+    fn other<B>(&self, request: Request<B>) -> BoxFuture<'static, Response<CallBody>>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
+    {
+        let (under_way, mut phase) = (self.calls.begin(true), self.phase.clone());
+        let handled = self.endpoint.routes.clone().call(request);
+        Box::pin(async move {
+            let answer = match handled.await {
+                Ok(answer) => answer,
+                Err(never) => match never {},
+            };
+            // Its sender is gone when the connection is.
+            let ending = async move {
+                let _ = phase.wait_for(|phase| *phase != Phase::Open).await;
+            };
+            answer.map(|body| CallBody {
+                body,
+                pieces: Bytes::new(),
+                ending: Some(Box::pin(ending)),
+                held: Held::Stream(under_way),
+            })
+        })
+    }
+
+    fn serve<B>(&self, mut request: Request<B>) -> BoxFuture<'static, Result<Response<CallBody>, Infallible>>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
+    {
+        let id = request_id(request.headers());
+        if let Some(caller) = &self.caller {
+            request.extensions_mut().insert(caller.clone());
+        }
+        let answer = match self.endpoint.rpcs.get(request.uri().path()) {
+            Some(rpc) => self.rpc(rpc, request),
+            None => self.other(request),
+        };
+        let answered = id.as_str().parse::<HeaderValue>();
+        Box::pin(telemetry::within(id, async move {
+            let mut answer = answer.await;
+            if let Ok(id) = answered {
+                answer.headers_mut().insert(REQUEST_ID, id);
+            }
+            Ok(answer)
+        }))
+    }
+}
+
+impl<B> hyper::service::Service<Request<B>> for ConnectionService
+where
+    B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
+{
+    type Response = Response<CallBody>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<CallBody>, Infallible>>;
+
+    fn call(&self, request: Request<B>) -> Self::Future {
+        self.serve(request)
+    }
+}
+
+/// A call of one of the protocol's methods, from its headers until its answer is sent or nobody wants it any more.
+struct Call {
+    rpc: Arc<Rpc>,
+    begun: Instant,
+    /// Code and reason. Without an answer, the caller has gone.
+    outcome: (&'static str, &'static str),
+    admitted: Option<Admitted>,
+    _under_way: UnderWay,
+}
+
+impl Call {
+    fn begin(rpc: &Arc<Rpc>, under_way: UnderWay) -> Self {
+        let outcome = (status::code_name(tonic::Code::Cancelled), "");
+        Self { rpc: Arc::clone(rpc), begun: Instant::now(), outcome, admitted: None, _under_way: under_way }
+    }
+
+    /// An error stands in the headers; the outcome of all others follows their message.
+    fn answer(mut self, answer: Response<Body>) -> Response<CallBody> {
+        self.note(answer.headers());
+        answer.map(|body| CallBody { body, pieces: Bytes::new(), ending: None, held: Held::Call(self) })
+    }
+
+    fn note(&mut self, headers: &HeaderMap) {
+        if let Some(outcome) = status::outcome(headers) {
+            self.outcome = outcome;
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let (code, reason) = self.outcome;
+        self.rpc.ended(code, reason, self.begun.elapsed());
+    }
+}
+
+/// What is under way until the answer is sent.
+enum Held {
+    Call(Call),
+    Stream(#[expect(dead_code, reason = "it counts until it is dropped")] UnderWay),
+}
+
+/// The answer to a call. It comes in pieces, so that the connection takes no more of it than it can send, and its call stays under way
+/// until the last is taken.
+pub(super) struct CallBody {
+    body: Body,
+    /// What is left of a longer one.
+    pieces: Bytes,
+    /// When a stream ends that has no end of its own.
+    ending: Option<BoxFuture<'static, ()>>,
+    held: Held,
+}
+
+impl HttpBody for CallBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.pieces.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.pieces = data,
+                    Err(frame) => {
+                        if let (Some(trailers), Held::Call(call)) = (frame.trailers_ref(), &mut self.held) {
+                            call.note(trailers);
+                        }
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                },
+                Poll::Ready(end) => return Poll::Ready(end),
+                Poll::Pending => {
+                    let Some(ending) = &mut self.ending else { return Poll::Pending };
+                    ready!(ending.as_mut().poll(context));
+                    self.ending = None;
+                    self.body = Body::empty();
+                    return Poll::Ready(Some(Ok(Frame::trailers(status::stream_ends()))));
+                }
+            }
+        }
+        let next = PIECE_OCTETS.min(self.pieces.len());
+        Poll::Ready(Some(Ok(Frame::data(self.pieces.split_to(next)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty() && self.body.is_end_stream()
+    }
+}
+
+/// The caller's, if it is one; else a new one.
+fn request_id(headers: &HeaderMap) -> RequestId {
+    let given = headers.get(REQUEST_ID).and_then(|id| RequestId::parse(id.to_str().ok()?).ok());
+    given.unwrap_or_else(RequestId::random)
+}
+
+/// The caller's, at most [`MAX_DEADLINE`], or [`DEFAULT_DEADLINE`].
+fn deadline(headers: &HeaderMap) -> Duration {
+    let named = headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    named.map_or(DEFAULT_DEADLINE, |named| named.min(MAX_DEADLINE))
+}
+
+/// `1*8DIGIT` and a unit, of <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let digits = text.len().checked_sub(1).filter(|digits| (1..=8).contains(digits))?;
+    let (number, unit) = text.split_at_checked(digits)?;
+    if !number.bytes().all(|octet| octet.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,322 @@
+//! What one connection, one caller and all together may take. Above it a call is refused at once, before its message is read; those that
+//! were admitted are served.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::ids::Caller;
+use crate::telemetry::metrics;
+
+/// Of a request and of the messages of a batch together.
+pub(super) const MAX_REQUEST_OCTETS: usize = 1 << 20;
+pub(super) const MAX_REPLY_OCTETS: usize = 4 << 20;
+/// Of a request to health or reflection: the name of a service or a symbol.
+pub(super) const MAX_NAME_OCTETS: usize = 4 << 10;
+
+/// Connections, at most: below the common limit of 1,024 open files, with room for the store and the ops listener. One more is closed
+/// at once.
+pub(super) const MAX_CONNECTIONS: usize = 900;
+/// From accepting a connection to the end of its HTTP/2 preface, TLS included. Three round trips; the rest is for a busy client.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection is looked at so often: who takes no answers, who makes no calls.
+pub(super) const LOOK: Duration = Duration::from_secs(30);
+/// A connection without a call is ended after so many looks: 5 minutes, before a network load balancer forgets it (350 s).
+pub(super) const IDLE_LOOKS: u32 = 10;
+/// After GOAWAY a connection has so long: the longest deadline of a call, and time to send its answer.
+pub(super) const GRACE: Duration = Duration::from_secs(15);
+/// A connection whose other end answers no ping for [`PING_TIMEOUT`] is closed; one is sent so often.
+pub(super) const PING: Duration = Duration::from_secs(60);
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Calls of one connection at a time: half of the default of `server.max_concurrent_requests`, which is a caller's share.
+pub(super) const MAX_STREAMS: u32 = 256;
+/// Octets of a call's headers, unpacked: deadline, user agent, ids and trace context, with room for a proxy's.
+pub(super) const MAX_HEADER_OCTETS: u32 = 16 << 10;
+/// Calls that were reset before they were looked at. h2's own default; above it the connection is closed (CVE-2023-44487).
+pub(super) const MAX_PENDING_RESETS: usize = 20;
+/// Streams that were reset because the other end broke the protocol. Above it the connection is closed (RUSTSEC-2024-0003).
+pub(super) const MAX_ERROR_RESETS: usize = 64;
+/// What may be sent to us and not yet be read: by one call, and by all calls of a connection. Requests are small; the larger window is
+/// what 900 hostile connections would make us keep, times 900: 225 MiB.
+pub(super) const STREAM_WINDOW: u32 = 64 << 10;
+pub(super) const CONNECTION_WINDOW: u32 = 256 << 10;
+/// What is kept of one answer for the connection to send. The rest stays with its call, which counts as under way until it is sent.
+pub(super) const MAX_SEND_OCTETS: usize = 64 << 10;
+/// An answer is handed to the connection in pieces: HTTP/2's default size of a frame.
+pub(super) const PIECE_OCTETS: usize = 16 << 10;
+
+/// Of a call whose caller named no deadline.
+pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+/// Of a call whose caller named a later one.
+pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a call is not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shed {
+    /// As many calls as may be are under way.
+    Overloaded,
+    /// The caller has its share under way, and is not alone.
+    RateLimited,
+}
+
+/// Counts the calls under way, of all and of each caller.
+///
+/// A caller alone may have all of them. As soon as another one is connected, each may have at most half: nobody, by mistake or not, can
+/// keep all others out.
+pub(super) struct Admission {
+    limit: usize,
+    under_way: AtomicUsize,
+    callers: Mutex<HashMap<Option<Caller>, Arc<AtomicUsize>>>,
+    /// How many callers are connected, to be read without the lock.
+    connected: AtomicUsize,
+    metrics: Arc<metrics::Server>,
+}
+
+impl Admission {
+    pub(super) fn new(limit: usize, metrics: Arc<metrics::Server>) -> Arc<Self> {
+        let callers = Mutex::default();
+        Arc::new(Self { limit, under_way: AtomicUsize::new(0), callers, connected: AtomicUsize::new(0), metrics })
+    }
+
+    /// The share of a caller that connects, which all of its connections have together. Those whom nobody knows are one caller.
+    pub(super) fn share(self: &Arc<Self>, caller: Option<Caller>) -> Arc<Share> {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = Arc::clone(callers.entry(caller.clone()).or_default());
+        self.connected.store(callers.len(), Ordering::Relaxed);
+        Arc::new(Share { admission: Arc::clone(self), caller, under_way })
+    }
+
+    fn share_limit(&self) -> usize {
+        if self.connected.load(Ordering::Relaxed) > 1 { self.limit.div_ceil(2) } else { self.limit }
+    }
+}
+
+/// A caller's share, held by one connection of it.
+pub(super) struct Share {
+    admission: Arc<Admission>,
+    caller: Option<Caller>,
+    /// Of all connections of this caller.
+    under_way: Arc<AtomicUsize>,
+}
+
+impl Share {
+    /// Lets a call in, unless too many are under way.
+    pub(super) fn admit(self: &Arc<Self>) -> Result<Admitted, Shed> {
+        let admission = &self.admission;
+        if !count_below(&self.under_way, admission.share_limit()) {
+            // Who has all of them, alone, is not limited but met with overload.
+            let alone = admission.connected.load(Ordering::Relaxed) <= 1;
+            return Err(if alone { self.overloaded() } else { self.rate_limited() });
+        }
+        if !count_below(&admission.under_way, admission.limit) {
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            return Err(self.overloaded());
+        }
+        admission.metrics.in_flight.increment(1);
+        Ok(Admitted(Arc::clone(self)))
+    }
+
+    fn overloaded(&self) -> Shed {
+        self.admission.metrics.overloaded.increment(1);
+        Shed::Overloaded
+    }
+
+    fn rate_limited(&self) -> Shed {
+        self.admission.metrics.rate_limited.increment(1);
+        Shed::RateLimited
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut callers = self.admission.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        // This one's and the table's: it was the caller's last connection. None can be made meanwhile, under the lock.
+        if Arc::strong_count(&self.under_way) == 2 {
+            callers.remove(&self.caller);
+            self.admission.connected.store(callers.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A call that was let in, until it is dropped.
+pub(super) struct Admitted(Arc<Share>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.admission.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.admission.metrics.in_flight.decrement(1);
+    }
+}
+
+fn count_below(counter: &AtomicUsize, limit: usize) -> bool {
+    let counted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < limit).then_some(now + 1));
+    counted.is_ok()
+}
+
+/// The calls of one connection, by when they began: before the last look, or since. So a look tells which calls are old without a list of
+/// them.
+#[derive(Default)]
+pub(super) struct Calls {
+    /// By the parity of the look that they began after.
+    begun: [AtomicU32; 2],
+    /// Answers without an end of their own, such as a watch of health.
+    streams: AtomicU32,
+    looks: AtomicUsize,
+    /// Looks in a row that saw no call.
+    quiet: AtomicU32,
+}
+
+/// What a look at a connection saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Calls come and go.
+    Busy,
+    /// There has been none for long.
+    Idle,
+    /// A call has been under way for longer than any deadline: its caller does not take the answer.
+    Stalled,
+}
+
+impl Calls {
+    /// A call begins, and ends when the answer is dropped. A stream has no end of its own.
+    pub(super) fn begin(self: &Arc<Self>, stream: bool) -> UnderWay {
+        self.quiet.store(0, Ordering::Relaxed);
+        let place = if stream { None } else { Some(self.looks.load(Ordering::Relaxed) % 2) };
+        self.counter(place).fetch_add(1, Ordering::Relaxed);
+        UnderWay { calls: Arc::clone(self), place }
+    }
+
+    /// To be called every [`LOOK`].
+    pub(super) fn look(&self) -> Look {
+        let [even, odd] = [0, 1].map(|place| self.counter(Some(place)).load(Ordering::Relaxed));
+        let looks = self.looks.fetch_add(1, Ordering::Relaxed);
+        // Those that began before the last look, which is longer ago than the longest deadline.
+        let old = if looks.is_multiple_of(2) { odd } else { even };
+        if old > 0 {
+            return Look::Stalled;
+        }
+        if even + odd + self.streams.load(Ordering::Relaxed) > 0 {
+            self.quiet.store(0, Ordering::Relaxed);
+            return Look::Busy;
+        }
+        if self.quiet.fetch_add(1, Ordering::Relaxed) >= IDLE_LOOKS { Look::Idle } else { Look::Busy }
+    }
+
+    fn counter(&self, place: Option<usize>) -> &AtomicU32 {
+        place.and_then(|place| self.begun.get(place)).unwrap_or(&self.streams)
+    }
+}
+
+/// A call of a connection, until it is dropped.
+pub(super) struct UnderWay {
+    calls: Arc<Calls>,
+    place: Option<usize>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.calls.counter(self.place).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(limit: usize) -> Arc<Admission> {
+        Admission::new(limit, Arc::default())
+    }
+
+    fn caller(name: &str) -> Option<Caller> {
+        Some(Caller::new(name))
+    }
+
+    #[test]
+    fn as_many_calls_as_may_be_are_admitted_and_one_that_ends_makes_room() {
+        let admission = admission(3);
+        let share = admission.share(caller("realtask"));
+        let mut admitted: Vec<_> = (0..3).map(|_| share.admit().unwrap()).collect();
+        for _ in 0..2 {
+            assert_eq!(share.admit().err(), Some(Shed::Overloaded));
+        }
+        admitted.pop();
+        admitted.push(share.admit().unwrap());
+        assert_eq!(share.admit().err(), Some(Shed::Overloaded));
+        drop(admitted);
+        assert_eq!(admission.under_way.load(Ordering::Relaxed), 0);
+        assert_eq!(share.under_way.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_caller_has_all_of_it_alone_and_half_of_it_in_company() {
+        let admission = admission(4);
+        // Two connections of one caller have one share.
+        let greedy = [admission.share(caller("greedy")), admission.share(caller("greedy"))];
+        let mut alone: Vec<_> = (0..4).map(|call| greedy[call % 2].admit().unwrap()).collect();
+        assert_eq!(greedy[0].admit().err(), Some(Shed::Overloaded));
+
+        let modest = admission.share(caller("modest"));
+        assert_eq!(modest.admit().err(), Some(Shed::Overloaded), "what is under way is not taken back");
+        alone.truncate(2);
+        assert_eq!(greedy[1].admit().err(), Some(Shed::RateLimited));
+        let both = [modest.admit().unwrap(), modest.admit().unwrap()];
+        assert_eq!(modest.admit().err(), Some(Shed::RateLimited));
+
+        drop((both, modest));
+        alone.extend([greedy[0].admit().unwrap(), greedy[1].admit().unwrap()]);
+        assert_eq!(greedy[0].admit().err(), Some(Shed::Overloaded), "alone again");
+        let unknown = [admission.share(None), admission.share(None)];
+        assert_eq!(admission.connected.load(Ordering::Relaxed), 2, "those whom nobody knows are one caller");
+        drop((alone, greedy, unknown));
+        assert_eq!(admission.connected.load(Ordering::Relaxed), 0);
+        assert!(admission.callers.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_limit_of_one_serves_one_call_of_either_caller() {
+        let admission = admission(1);
+        let (one, other) = (admission.share(caller("one")), admission.share(caller("other")));
+        let admitted = one.admit().unwrap();
+        assert_eq!(other.admit().err(), Some(Shed::Overloaded));
+        drop(admitted);
+        other.admit().unwrap();
+    }
+
+    #[test]
+    fn a_connection_is_idle_after_looks_without_a_call_and_stalled_by_a_call_that_outlasts_two() {
+        let calls = Arc::new(Calls::default());
+        for _ in 0..3 {
+            for _ in 0..IDLE_LOOKS {
+                assert_eq!(calls.look(), Look::Busy);
+            }
+            drop(calls.begin(false));
+        }
+        for _ in 0..IDLE_LOOKS {
+            assert_eq!(calls.look(), Look::Busy);
+        }
+        assert_eq!(calls.look(), Look::Idle);
+
+        for _ in 0..2 {
+            let call = calls.begin(false);
+            assert_eq!(calls.look(), Look::Busy);
+            let younger = calls.begin(false);
+            assert_eq!(calls.look(), Look::Stalled);
+            drop(call);
+            assert_eq!(calls.look(), Look::Stalled);
+            drop(younger);
+            assert_eq!(calls.look(), Look::Busy);
+        }
+        let stream = calls.begin(true);
+        for _ in 0..3 * IDLE_LOOKS {
+            assert_eq!(calls.look(), Look::Busy);
+        }
+        drop(stream);
+        for _ in 0..IDLE_LOOKS {
+            assert_eq!(calls.look(), Look::Busy);
+        }
+        assert_eq!(calls.look(), Look::Idle);
+    }
+}

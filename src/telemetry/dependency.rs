@@ -1,0 +1,301 @@
+//! What the service depends on, and whether it answers. The state is what real operations met: whoever asks a dependency for something
+//! does so through [`Dependency::watch`].
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use super::metrics::{self, Gauge, Histogram};
+
+/// A dependency that has not answered in this time is away. As long as the longest deadline of a call, so that nothing goes on for much
+/// longer than its caller.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Whoever gives up after this without an answer has met a dependency that is away; before, it may have had reasons of its own.
+const GIVEN_UP: Duration = Duration::from_secs(2);
+
+/// A dependency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// Where the ciphertext stands.
+    Store,
+    /// The source of the environment keys.
+    EnvironmentKeys,
+    /// What wraps customer keys.
+    CustomerKeys,
+}
+
+impl Name {
+    /// As metrics and `/readyz` name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::EnvironmentKeys => "environment_keys",
+            Self::CustomerKeys => "customer_keys",
+        }
+    }
+
+    /// Whether nothing works without it. Where much goes on without it for some time, it is better to go on.
+    pub fn is_required(self) -> bool {
+        match self {
+            Self::Store => true,
+            Self::EnvironmentKeys | Self::CustomerKeys => false,
+        }
+    }
+}
+
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident: $($(#[$variant_doc:meta])* $variant:ident = $label:literal),+ $(,)?) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant),+
+        }
+
+        impl $name {
+            const COUNT: usize = [$($label),+].len();
+
+            /// As metrics and `/readyz` name it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label),+
+                }
+            }
+        }
+    };
+}
+
+labels! {
+    /// What a dependency is asked to do.
+    Operation:
+    /// One credential.
+    CredentialsGet = "credentials_get",
+    /// A conditional write of one.
+    CredentialsReplace = "credentials_replace",
+    /// A page of them.
+    CredentialsQuery = "credentials_query",
+    /// One, gone with its customer.
+    CredentialsRemove = "credentials_remove",
+    /// One customer.
+    CustomersGet = "customers_get",
+    /// A conditional write of one.
+    CustomersReplace = "customers_replace",
+    /// One wrapped key.
+    CustomersKey = "customers_key",
+    /// A page of customers.
+    CustomersQuery = "customers_query",
+    /// One of the service's own records.
+    OperationsGet = "operations_get",
+    /// A conditional write of one.
+    OperationsReplace = "operations_replace",
+    /// All environment keys.
+    Fetch = "fetch",
+    /// A new customer key, wrapped.
+    Wrap = "wrap",
+    /// A customer key, unwrapped.
+    Unwrap = "unwrap",
+}
+
+labels! {
+    /// How an operation ended, and so the state of the dependency.
+    Outcome:
+    /// It did what it was asked to.
+    Ok = "ok",
+    /// It answered, and what it holds is damaged: a matter of that thing alone.
+    Corrupt = "corrupt",
+    /// It says that there is no such table or secret.
+    Absent = "absent",
+    /// It does not permit this.
+    Refused = "refused",
+    /// It asks for fewer requests.
+    Throttled = "throttled",
+    /// It did not answer.
+    Away = "away",
+}
+
+/// An error of a dependency.
+pub trait Failure: Sized {
+    /// What it says about the dependency.
+    fn outcome(&self) -> Outcome;
+    /// There was no answer in time.
+    fn late() -> Self;
+}
+
+/// What a dependency was when it was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// `None`: it was not asked yet.
+    pub outcome: Option<Outcome>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl Standing {
+    /// Whether it answers, also with the news that something is damaged.
+    pub fn is_up(self) -> bool {
+        matches!(self.outcome, Some(Outcome::Ok | Outcome::Corrupt))
+    }
+}
+
+/// A dependency, watched.
+pub struct Dependency {
+    name: Name,
+    standing: Mutex<Standing>,
+    /// The discriminant of the outcome that stands, so that one more of the same takes no lock.
+    last: AtomicU8,
+    up: Gauge,
+    /// Registered when they first occur: most pairs never do.
+    seconds: [[OnceLock<Histogram>; Outcome::COUNT]; Operation::COUNT],
+}
+
+/// Stands for no outcome in [`Dependency::last`].
+const NOT_ASKED: u8 = u8::MAX;
+
+impl Dependency {
+    /// One that was not asked yet.
+    pub fn new(name: Name) -> Self {
+        let standing = Mutex::new(Standing { outcome: None, since: Timestamp::now() });
+        let up = metrics::dependency_up(name.as_str());
+        up.set(0.0);
+        let seconds = std::array::from_fn(|_| std::array::from_fn(|_| OnceLock::new()));
+        Self { name, standing, last: AtomicU8::new(NOT_ASKED), up, seconds }
+    }
+
+    /// Which one.
+    pub fn name(&self) -> Name {
+        self.name
+    }
+
+    /// What it was when it was last asked.
+    pub fn standing(&self) -> Standing {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has it do something, for at most [`ANSWER`], and remembers how that ended.
+    ///
+    /// # Errors
+    /// The operation's own.
+    pub async fn watch<T, E: Failure>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let mut asked = Asked { dependency: self, operation, begun: Instant::now(), answered: false };
+        let answer = timeout(ANSWER, work).await.unwrap_or_else(|_| Err(E::late()));
+        asked.answered = true;
+        self.met(operation, answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok), asked.begun.elapsed());
+        answer
+    }
+
+    fn met(&self, operation: Operation, outcome: Outcome, took: Duration) {
+        if let Some(seconds) = self.seconds.get(operation as usize).and_then(|row| row.get(outcome as usize)) {
+            let register = || metrics::dependency_seconds(self.name.as_str(), operation.as_str(), outcome.as_str());
+            seconds.get_or_init(register).record(took);
+        }
+        if self.last.load(Ordering::Relaxed) != outcome as u8 {
+            self.becomes(outcome);
+        }
+    }
+
+    fn becomes(&self, outcome: Outcome) {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that the two agree whoever came first.
+        self.last.store(outcome as u8, Ordering::Relaxed);
+        let before = *standing;
+        let now = Standing { outcome: Some(outcome), since: Timestamp::now() };
+        // Something damaged is no other state than an answer.
+        *standing = if before.is_up() && now.is_up() { before } else { now };
+        self.up.set(if now.is_up() { 1.0 } else { 0.0 });
+        drop(standing);
+        let (dependency, state) = (self.name.as_str(), outcome.as_str());
+        match (before.is_up(), now.is_up()) {
+            (_, false) => warn!(dependency, state, "dependency does not answer as it should"),
+            (false, true) if before.outcome.is_some() => info!(dependency, "dependency answers again"),
+            (_, true) => {}
+        }
+    }
+}
+
+/// An operation under way. Dropped without an answer, its caller gave up.
+struct Asked<'a> {
+    dependency: &'a Dependency,
+    operation: Operation,
+    begun: Instant,
+    answered: bool,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let waited = self.begun.elapsed();
+        if !self.answered && waited >= GIVEN_UP {
+            self.dependency.met(self.operation, Outcome::Away, waited);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Failed(Outcome);
+
+    impl Failure for Failed {
+        fn outcome(&self) -> Outcome {
+            self.0
+        }
+
+        fn late() -> Self {
+            Self(Outcome::Away)
+        }
+    }
+
+    async fn meet(dependency: &Dependency, outcome: Result<(), Failed>) {
+        let _ = dependency.watch(Operation::CredentialsGet, async { outcome }).await;
+    }
+
+    fn state(dependency: &Dependency) -> Option<Outcome> {
+        dependency.standing().outcome
+    }
+
+    #[tokio::test]
+    async fn the_state_is_what_the_last_operation_met_and_since_when_it_has_been() {
+        let store = Dependency::new(Name::Store);
+        assert_eq!(state(&store), None);
+        meet(&store, Ok(())).await;
+        let up = store.standing();
+        assert!(up.is_up());
+        meet(&store, Err(Failed(Outcome::Corrupt))).await;
+        meet(&store, Ok(())).await;
+        assert_eq!(store.standing(), up, "a damaged row is no other state of the store");
+        for bad in [Outcome::Away, Outcome::Refused, Outcome::Absent, Outcome::Throttled] {
+            meet(&store, Err(Failed(bad))).await;
+            let down = store.standing();
+            assert_eq!((down.outcome, down.is_up()), (Some(bad), false));
+            meet(&store, Err(Failed(bad))).await;
+            assert_eq!(store.standing(), down, "one more of the same does not begin anew");
+            meet(&store, Ok(())).await;
+            assert!(store.standing().is_up());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_answer_is_away() {
+        let store = Dependency::new(Name::Store);
+        let silent = || store.watch(Operation::CredentialsGet, pending::<Result<(), Failed>>());
+        let begun = Instant::now();
+        assert_eq!(silent().await, Err(Failed(Outcome::Away)));
+        assert_eq!((begun.elapsed(), state(&store)), (ANSWER, Some(Outcome::Away)));
+
+        meet(&store, Ok(())).await;
+        assert!(timeout(GIVEN_UP / 2, silent()).await.is_err());
+        assert_eq!(state(&store), Some(Outcome::Ok), "a caller that gives up early says nothing");
+        assert!(timeout(GIVEN_UP, silent()).await.is_err());
+        assert_eq!(state(&store), Some(Outcome::Away), "one that waited in vain does");
+    }
+}
