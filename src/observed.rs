@@ -9,7 +9,7 @@ use crate::crypto::{CustomerKey, Environment, Version};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
 use crate::ids::{CredentialRef, CustomerId};
 use crate::store::{
-    CredentialRow, Credentials, CustomerRow, Customers, KeyRow, OperationRow, Operations, Page, Replaced, Rows,
+    CredentialRow, Credentials, CustomerRow, Customers, KeyRow, OperationRow, Operations, Page, Read, Replaced, Rows,
     StoreError, WriteId,
 };
 use crate::telemetry::dependency::{Dependency, Failure, Operation, Outcome};
@@ -71,6 +71,10 @@ where
 
 #[async_trait]
 impl<T: Credentials> Credentials for Observed<T> {
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Result<Vec<Read>, StoreError> {
+        self.dependency.watch(Operation::CredentialsGetMany, self.inner.get_many(ids)).await
+    }
+
     async fn query(
         &self,
         customer: Option<&CustomerId>,

@@ -20,7 +20,7 @@ use tracing::error;
 use super::encoding::{self, BadRow};
 use super::{
     CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, KeyRow, OperationId, OperationRow, Operations,
-    Page, Replaced, Rows, StoreError, WriteId,
+    Page, Read, Replaced, Rows, StoreError, WriteId,
 };
 use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
@@ -214,19 +214,15 @@ impl Rows for EmbeddedCredentials {
 #[async_trait]
 impl Credentials for EmbeddedCredentials {
     /// In one transaction, which costs more than the reading itself.
-    async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
-        let opened = self.0.db.begin_read().map_err(away).and_then(|txn| txn.open_table(CREDENTIALS).map_err(away));
-        let table = match opened {
-            Ok(table) => table,
-            Err(error) => return vec![Err(error); ids.len()],
-        };
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Result<Vec<Read>, StoreError> {
+        let table = self.0.db.begin_read().map_err(away)?.open_table(CREDENTIALS).map_err(away)?;
         let row = |id: &&CredentialRef| match table.get(credential_key(id).as_slice()).map_err(away)? {
             Some(octets) => {
                 encoding::decode_credential(CredentialRef::clone(id), octets.value()).map(Some).map_err(bad_row)
             }
             None => Ok(None),
         };
-        ids.iter().map(row).collect()
+        Ok(ids.iter().map(row).collect())
     }
 
     async fn query(

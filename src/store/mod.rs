@@ -77,14 +77,17 @@ pub trait Rows: Send + Sync {
     async fn replace(&self, expected: Option<WriteId>, write: Self::Write) -> Result<Replaced<Self::Row>, StoreError>;
 }
 
+/// A row that was read together with others.
+pub type Read = Result<Option<CredentialRow>, StoreError>;
+
 /// The credentials. Tombstones are rows, too.
 #[async_trait]
 pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = CredentialRow> {
-    /// Many rows, as [`Rows::get`] and in the order of their ids, of which some may be the same. One that can't be read fails by
-    /// itself alone.
-    async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
+    /// Many rows, as [`Rows::get`]: one for each id, in their order; some ids may be the same. A row that can't be read fails by
+    /// itself alone; what fails all of them is the error of the whole.
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Result<Vec<Read>, StoreError> {
         let reading: Vec<_> = ids.iter().map(|id| self.get(id)).collect();
-        stream::iter(reading).buffered(READ_AT_ONCE).collect().await
+        Ok(stream::iter(reading).buffered(READ_AT_ONCE).collect().await)
     }
 
     /// At most `limit` rows of a customer, or of all, which come after `after`; in the backend's order, which does not change.

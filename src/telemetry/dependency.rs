@@ -73,6 +73,8 @@ labels! {
     Operation:
     /// One credential.
     CredentialsGet = "credentials_get",
+    /// Those of a batch.
+    CredentialsGetMany = "credentials_get_many",
     /// A conditional write of one.
     CredentialsReplace = "credentials_replace",
     /// A page of them.

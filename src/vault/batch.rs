@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Credential, Vault, VaultError, readable};
 use crate::ids::CredentialRef;
 use crate::secret::{Secret, View};
-use crate::store::{CredentialRow, Living, Revision, State, StoreError};
+use crate::store::{CredentialRow, Living, Read, Revision, State, StoreError};
 
 /// Customers whose keys one batch waits for at the same time: enough where keys are unwrapped far away, few enough to leave others
 /// theirs.
@@ -48,6 +48,7 @@ impl Vault {
     pub async fn decrypt_many(&self, readings: &[&Reading], mut room: usize) -> Vec<Opened> {
         let ids: Vec<_> = readings.iter().map(|reading| &reading.id).collect();
         let rows = self.credentials.get_many(&ids).await;
+        let rows = rows.unwrap_or_else(|error| vec![Err(error); ids.len()]);
         let items = readings.iter().zip(&rows).enumerate();
         let mut items: Vec<_> = items
             .map(|(place, (reading, row))| Item { place, reading, found: readable_within(&mut room, row, reading) })
@@ -82,11 +83,7 @@ impl Vault {
 
 /// What is to be opened for a reading, if it fits in the room that is left: what will not be answered is not opened either. A
 /// smaller one may yet fit where a larger one did not.
-fn readable_within<'a>(
-    room: &mut usize,
-    row: &'a Result<Option<CredentialRow>, StoreError>,
-    reading: &Reading,
-) -> Found<'a> {
+fn readable_within<'a>(room: &mut usize, row: &'a Read, reading: &Reading) -> Found<'a> {
     let row = row.as_ref().map_err(StoreError::clone)?;
     let found = readable(row.as_ref(), reading.view, reading.revision)?;
     if let Some((_, living)) = found {

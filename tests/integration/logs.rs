@@ -74,6 +74,9 @@ async fn no_secret_and_no_key_is_logged_even_at_trace() {
         for view in [v1::View::Access, v1::View::Full] {
             let _ = credentials.decrypt_credential(decrypt("acme", "main", view)).await;
         }
+        let views = [v1::View::Access, v1::View::Full];
+        let requests = views.map(|view| decrypt("acme", "main", view).into_inner()).to_vec();
+        credentials.batch_decrypt_credentials(v1::BatchDecryptCredentialsRequest { requests }).await.unwrap();
         let get = v1::GetCredentialRequest { customer_id: "acme".into(), credential_id: "main".into() };
         credentials.get_credential(get).await.unwrap();
         credentials.list_credentials(v1::ListCredentialsRequest::default()).await.unwrap();

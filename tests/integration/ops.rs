@@ -28,14 +28,19 @@ async fn the_numbers_tell_what_happened_and_no_id_of_a_customer_or_a_call() {
         ("triseal_requests_total{rpc=\"EncryptCredential\",code=\"OK\",reason=\"\"}", 2.0),
         ("triseal_requests_total{rpc=\"DecryptCredential\",code=\"OK\",reason=\"\"}", 1.0),
         ("triseal_requests_total{rpc=\"DecryptCredential\",code=\"NOT_FOUND\",reason=\"CREDENTIAL_NOT_FOUND\"}", 1.0),
+        ("triseal_requests_total{rpc=\"BatchDecryptCredentials\",code=\"OK\",reason=\"\"}", 1.0),
         ("triseal_requests_total{rpc=\"GetCredential\",code=\"INVALID_ARGUMENT\",reason=\"BAD_FIELD\"}", 1.0),
         ("triseal_requests_total{rpc=\"DeleteCredential\",code=\"OK\",reason=\"\"}", 1.0),
         ("triseal_request_seconds_count{rpc=\"DecryptCredential\"}", 2.0),
         ("triseal_root_cache_misses_total", 1.0),
-        ("triseal_root_cache_hits_total", 2.0),
+        ("triseal_root_cache_hits_total", 3.0),
         (
             "triseal_dependency_seconds_count{dependency=\"store\",operation=\"credentials_replace\",outcome=\"ok\"}",
             3.0,
+        ),
+        (
+            "triseal_dependency_seconds_count{dependency=\"store\",operation=\"credentials_get_many\",outcome=\"ok\"}",
+            1.0,
         ),
         ("triseal_dependency_up{dependency=\"store\"}", 1.0),
         ("triseal_requests_in_flight", 0.0),
@@ -84,6 +89,9 @@ async fn every_rpc(service: &Service, marked: &str) {
     }
     credentials.decrypt_credential(decrypt(&customer_id, &credential_id, v1::View::Full)).await.unwrap();
     credentials.decrypt_credential(decrypt(&customer_id, "missing", v1::View::Full)).await.unwrap_err();
+    let requests =
+        [&credential_id, "missing"].map(|id| decrypt(&customer_id, id, v1::View::Full).into_inner()).to_vec();
+    credentials.batch_decrypt_credentials(v1::BatchDecryptCredentialsRequest { requests }).await.unwrap();
     let get = |credential_id: &str| v1::GetCredentialRequest {
         customer_id: customer_id.clone(),
         credential_id: credential_id.to_owned(),

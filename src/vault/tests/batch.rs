@@ -101,6 +101,11 @@ async fn a_reading_that_the_store_fails_fails_alone() {
     let opened: Vec<_> = open_many(&setup.vault, &readings, EVERYTHING).await.into_iter().map(told).collect();
     assert_eq!(opened[0], Err(VaultError::Store(away)));
     assert_eq!(opened[1].as_ref().map(|(text, _)| text.as_str()), Ok("b"));
+
+    // Or all of them, and each is told.
+    setup.credentials.faults([Fault::ReadingMany(StoreError::Throttled)]);
+    let opened = open_many(&setup.vault, &readings, EVERYTHING).await;
+    assert!(opened.into_iter().all(|outcome| outcome.err() == Some(VaultError::Store(StoreError::Throttled))));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base64ct::{Base64, Encoding};
+use futures_util::future::join_all;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -20,7 +21,7 @@ use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
 use crate::secret::{Password, SalesforceOAuth, SecretString};
 use crate::store::contract::time;
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use crate::store::{CustomerRow, CustomerState, CustomerWrite, Customers, Replaced, Rows};
+use crate::store::{CustomerRow, CustomerState, CustomerWrite, Customers, Read, Replaced, Rows};
 
 thread_local! {
     static NOW: Cell<i64> = const { Cell::new(1_000) };
@@ -65,6 +66,8 @@ pub(super) fn salesforce(token: &str) -> Secret {
 pub(super) enum Fault {
     /// A reading fails.
     Reading(StoreError),
+    /// A reading of many fails as a whole.
+    ReadingMany(StoreError),
     /// A write is done, and its answer is lost.
     LostAfter,
     /// A write is not done, and its answer is lost.
@@ -121,7 +124,7 @@ impl Rows for FaultyCredentials {
                 let write_id = WriteId::random().unwrap();
                 self.inner.replace(expected, CredentialRow { write_id, ..present }).await?;
             }
-            Some(Fault::Reading(_)) | None => {}
+            Some(Fault::Reading(_) | Fault::ReadingMany(_)) | None => {}
         }
         self.inner.replace(expected, row).await
     }
@@ -129,6 +132,14 @@ impl Rows for FaultyCredentials {
 
 #[async_trait]
 impl Credentials for FaultyCredentials {
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Result<Vec<Read>, StoreError> {
+        let whole = self.faults.lock().unwrap().pop_front_if(|fault| matches!(fault, Fault::ReadingMany(_)));
+        if let Some(Fault::ReadingMany(error)) = whole {
+            return Err(error);
+        }
+        Ok(join_all(ids.iter().map(|id| self.get(id))).await)
+    }
+
     async fn query(
         &self,
         customer: Option<&CustomerId>,
