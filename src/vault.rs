@@ -231,9 +231,8 @@ impl Vault {
         view: View,
         revision: Option<Revision>,
     ) -> Result<(Secret, Credential), VaultError> {
-        let row = self.credentials.get(id).await?;
-        match readable(row.as_ref(), view, revision)? {
-            Some((row, living)) => self.opened(row, living, view).await,
+        match readable(self.credentials.get(id).await?, view, revision)? {
+            Some(sealed) => self.opened(sealed, view).await,
             None => Err(self.missing(&id.customer).await),
         }
     }
@@ -321,28 +320,32 @@ impl Vault {
             .map_err(|_| VaultError::Internal("a plaintext within its limits was not sealed"))
     }
 
-    /// The secret of a row that may be read.
-    async fn opened(
-        &self,
-        row: &CredentialRow,
-        living: &Living,
-        view: View,
-    ) -> Result<(Secret, Credential), VaultError> {
-        let plaintext = self.open(row, living).await?;
-        let mut secret = stored::decode(living.kind, &plaintext)?;
+    async fn opened(&self, sealed: Sealed, view: View) -> Result<(Secret, Credential), VaultError> {
+        let Sealed { mut credential, envelope } = sealed;
+        let plaintext = self.open_envelope(&credential.id, credential.kind, credential.revision, envelope).await?;
+        let mut secret = stored::decode(credential.kind, &plaintext)?;
         if view == View::Access {
             secret.drop_refresh_token();
         }
-        let mut credential = shown(row)?;
         // The row's own column is a hint; the opened secret is not.
         credential.access_token_expire_time = secret.access_token_expire_time();
         Ok((secret, credential))
     }
 
     async fn open(&self, row: &CredentialRow, living: &Living) -> Result<Plaintext, VaultError> {
-        let envelope = Envelope::parse(living.envelope.clone()).map_err(|_| VaultError::Malformed)?;
-        let root = self.keyring.root(&row.id.customer, envelope.lineage()).await?;
-        Ok(crypto::open(&root, &self.context(&row.id, living.kind, row.revision)?, &envelope)?)
+        self.open_envelope(&row.id, living.kind, row.revision, living.envelope.clone()).await
+    }
+
+    async fn open_envelope(
+        &self,
+        id: &CredentialRef,
+        kind: Kind,
+        revision: Revision,
+        envelope: Vec<u8>,
+    ) -> Result<Plaintext, VaultError> {
+        let envelope = Envelope::parse(envelope).map_err(|_| VaultError::Malformed)?;
+        let root = self.keyring.root(&id.customer, envelope.lineage()).await?;
+        Ok(crypto::open(&root, &self.context(id, kind, revision)?, &envelope)?)
     }
 
     fn context<'a>(&'a self, id: &'a CredentialRef, kind: Kind, revision: Revision) -> Result<Context<'a>, VaultError> {
@@ -512,19 +515,25 @@ fn decide_delete(
     })))
 }
 
+/// A secret that may be opened: what is known of it, and its envelope.
+struct Sealed {
+    credential: Credential,
+    envelope: Vec<u8>,
+}
+
 /// What is to be opened for a reading. `None`: nothing lives there.
-fn readable(
-    row: Option<&CredentialRow>,
-    view: View,
-    revision: Option<Revision>,
-) -> Result<Option<(&CredentialRow, &Living)>, VaultError> {
-    let Some((row, living)) = row.and_then(living) else { return Ok(None) };
-    check_revision(row, revision)?;
-    match (view, living.kind, &living.state) {
-        (View::Access, Kind::SalesforceOAuth, State::Active) | (View::Full, _, _) => Ok(Some((row, living))),
-        (View::Access, Kind::Password | Kind::Opaque, _) => Err(VaultError::NoAccessView),
-        (View::Access, Kind::SalesforceOAuth, State::NeedsReauth { .. }) => Err(VaultError::NeedsReauth),
+fn readable(row: Option<CredentialRow>, view: View, revision: Option<Revision>) -> Result<Option<Sealed>, VaultError> {
+    let Some(row) = row else { return Ok(None) };
+    let Some((_, alive)) = living(&row) else { return Ok(None) };
+    check_revision(&row, revision)?;
+    match (view, alive.kind, &alive.state) {
+        (View::Access, Kind::SalesforceOAuth, State::Active) | (View::Full, _, _) => {}
+        (View::Access, Kind::Password | Kind::Opaque, _) => return Err(VaultError::NoAccessView),
+        (View::Access, Kind::SalesforceOAuth, State::NeedsReauth { .. }) => return Err(VaultError::NeedsReauth),
     }
+    let credential = shown(&row)?;
+    let Life::Living(living) = row.life else { return Ok(None) };
+    Ok(Some(Sealed { credential, envelope: living.envelope }))
 }
 
 fn check_revision(row: &CredentialRow, wanted: Option<Revision>) -> Result<(), VaultError> {

@@ -62,6 +62,7 @@ const REASONS: &[&str] = &[
     "MALFORMED",
     "OVERLOADED",
     "RATE_LIMITED",
+    "REPLY_FULL",
     "KMS_THROTTLED",
     "KMS_UNAVAILABLE",
     "SECRETS_UNAVAILABLE",

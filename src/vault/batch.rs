@@ -1,15 +1,17 @@
 //! Opens many secrets at once, within bounds: each as it would be opened alone, and none that would not be answered.
 
+use std::collections::HashMap;
+use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Credential, Vault, VaultError, readable};
+use super::{Credential, Sealed, Vault, VaultError, readable};
 use crate::ids::CredentialRef;
 use crate::secret::{Secret, View};
-use crate::store::{CredentialRow, Living, Read, Revision, State, StoreError};
+use crate::store::{Read, Revision, State};
 
 /// Customers whose keys one batch waits for at the same time: enough where keys are unwrapped far away, few enough to leave others
 /// theirs.
@@ -32,14 +34,13 @@ pub struct Reading {
 /// An opened secret and what is known of it, or why it was not opened.
 pub type Opened = Result<(Secret, Credential), VaultError>;
 
-/// A row that may be opened. `None`: nothing lives there.
-type Found<'a> = Result<Option<(&'a CredentialRow, &'a Living)>, VaultError>;
-
+/// One reading of a batch.
 struct Item<'a> {
     /// In the batch.
     place: usize,
     reading: &'a Reading,
-    found: Found<'a>,
+    /// `None`: nothing lives there.
+    found: Result<Option<Sealed>, VaultError>,
 }
 
 impl Vault {
@@ -49,49 +50,65 @@ impl Vault {
         let ids: Vec<_> = readings.iter().map(|reading| &reading.id).collect();
         let rows = self.credentials.get_many(&ids).await;
         let rows = rows.unwrap_or_else(|error| vec![Err(error); ids.len()]);
-        let items = readings.iter().zip(&rows).enumerate();
-        let mut items: Vec<_> = items
-            .map(|(place, (reading, row))| Item { place, reading, found: readable_within(&mut room, row, reading) })
-            .collect();
-        // Those of one customer one after another: the first waits for its keys, and the others have them at hand.
-        items.sort_by(|a, b| a.reading.id.customer.cmp(&b.reading.id.customer));
-        let customers = items.chunk_by(|a, b| a.reading.id.customer == b.reading.id.customer);
-        let opening: Vec<_> = customers.map(|items| self.open_all(items)).collect();
-        let opened: Vec<_> = stream::iter(opening).buffer_unordered(CUSTOMERS_AT_ONCE).collect().await;
-        let mut opened: Vec<_> = opened.into_iter().flatten().collect();
+        let mut customers: HashMap<_, Vec<_>> = HashMap::new();
+        for (place, (reading, row)) in readings.iter().zip(rows).enumerate() {
+            let found = readable_within(&mut room, row, reading);
+            customers.entry(&reading.id.customer).or_default().push(Item { place, reading, found });
+        }
+        let mut opened = Vec::with_capacity(readings.len());
+        let mut waiting = FuturesUnordered::new();
+        for items in customers.into_values() {
+            let mut opening = Box::pin(self.open_all(items));
+            // What is at hand is opened at once; who has to wait takes a place among those who do.
+            match opening.as_mut().now_or_never() {
+                Some(at_once) => opened.extend(at_once),
+                None => waiting.push(opening),
+            }
+            if waiting.len() == CUSTOMERS_AT_ONCE {
+                opened.extend(waiting.next().await.into_iter().flatten());
+            }
+        }
+        while let Some(waited) = waiting.next().await {
+            opened.extend(waited);
+        }
         opened.sort_unstable_by_key(|(place, _)| *place);
         opened.into_iter().map(|(_, opened)| opened).collect()
     }
 
-    /// Opens the items of one customer.
-    async fn open_all(&self, items: &[Item<'_>]) -> Vec<(usize, Opened)> {
-        let until = Instant::now() + PATIENCE;
-        let mut all = Vec::with_capacity(items.len());
+    /// Opens the items of one customer, one after another: the first waits for its keys, and the others have them at hand.
+    async fn open_all(&self, items: Vec<Item<'_>>) -> Vec<(usize, Opened)> {
+        let mut until = None;
+        let mut opened = Vec::with_capacity(items.len());
         for Item { place, reading, found } in items {
-            let opened = async {
-                match found.clone()? {
-                    Some((row, living)) => self.opened(row, living, reading.view).await,
+            let mut opening = pin!(async {
+                match found? {
+                    Some(sealed) => self.opened(sealed, reading.view).await,
                     None => Err(self.missing(&reading.id.customer).await),
                 }
+            });
+            let outcome = match opening.as_mut().now_or_never() {
+                Some(at_once) => at_once,
+                None => {
+                    let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+                    timeout_at(until, opening).await.unwrap_or(Err(VaultError::TooSlow))
+                }
             };
-            let opened = timeout_at(until, opened).await;
-            all.push((*place, opened.unwrap_or(Err(VaultError::TooSlow))));
+            opened.push((place, outcome));
         }
-        all
+        opened
     }
 }
 
 /// What is to be opened for a reading, if it fits in the room that is left: what will not be answered is not opened either. A
 /// smaller one may yet fit where a larger one did not.
-fn readable_within<'a>(room: &mut usize, row: &'a Read, reading: &Reading) -> Found<'a> {
-    let row = row.as_ref().map_err(StoreError::clone)?;
-    let found = readable(row.as_ref(), reading.view, reading.revision)?;
-    if let Some((_, living)) = found {
-        let beside = match &living.state {
+fn readable_within(room: &mut usize, row: Read, reading: &Reading) -> Result<Option<Sealed>, VaultError> {
+    let found = readable(row?, reading.view, reading.revision)?;
+    if let Some(Sealed { credential, envelope }) = &found {
+        let beside = match &credential.state {
             State::Active => 0,
             State::NeedsReauth { reason, .. } => reason.len(),
         };
-        *room = room.checked_sub(living.envelope.len() + beside).ok_or(VaultError::NoRoom)?;
+        *room = room.checked_sub(envelope.len() + beside).ok_or(VaultError::NoRoom)?;
     }
     Ok(found)
 }
