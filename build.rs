@@ -6,9 +6,10 @@
 #![expect(clippy::disallowed_methods, reason = "cargo speaks to a build script through its environment")]
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{env, fs};
 
 use prost::Message;
@@ -48,7 +49,7 @@ fn compile_protocol() -> Result<(), Box<dyn Error>> {
     let mut descriptors = compiler.file_descriptor_set();
     // Messages that hold a secret are wiped when dropped, and print as their name: grpc/wire.rs and secret/stored.rs.
     // (prost derives Clone and PartialEq for every message, which can't be helped.)
-    let mut config = tonic_prost_build::configure().emit_rerun_if_changed(false);
+    let mut config = tonic_prost_build::configure().emit_rerun_if_changed(false).codec_path("crate::grpc::wire::Codec");
     let secrets = [
         "triseal.v1.SalesforceOAuth",
         "triseal.v1.Password",
@@ -81,14 +82,14 @@ fn embed_codebase_keys() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=TRISEAL_CODEBASE_KEYS");
     println!("cargo::rerun-if-changed={DEVELOPMENT_KEYS}");
     println!("cargo::rustc-check-cfg=cfg(triseal_development_codebase_key)");
-    let path = env::var_os("TRISEAL_CODEBASE_KEYS").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let file = path.as_deref().unwrap_or(Path::new(DEVELOPMENT_KEYS));
-    let complain = |problem: &dyn std::fmt::Display| format!("codebase key file {}: {problem}", file.display());
+    let named = env::var_os("TRISEAL_CODEBASE_KEYS").map(|value| key_file(&value)).transpose()?;
+    let file = named.as_deref().unwrap_or(DEVELOPMENT_KEYS);
+    let complain = |problem: &dyn std::fmt::Display| format!("codebase key file {file}: {problem}");
 
-    println!("cargo::rerun-if-changed={}", file.display());
+    println!("cargo::rerun-if-changed={file}");
     let text = Zeroizing::new(fs::read_to_string(file).map_err(|error| complain(&error))?);
     let keys = KeyDocument::parse(Form::Codebase, &text).map_err(|error| complain(&error))?;
-    if path.is_some() {
+    if named.is_some() {
         refuse_development_keys(&keys).map_err(|problem| complain(&problem))?;
     } else {
         println!("cargo::rustc-cfg=triseal_development_codebase_key");
@@ -98,6 +99,22 @@ fn embed_codebase_keys() -> Result<(), Box<dyn Error>> {
     let mut copy = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(copy)?;
     copy.write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// The path that the variable holds. What is no path is not repeated: it may be the keys themselves, given by mistake. Nor may it reach
+/// cargo, which takes each line of this script's output for a directive.
+fn key_file(value: &OsStr) -> Result<String, &'static str> {
+    if value.is_empty() {
+        return Err("TRISEAL_CODEBASE_KEYS: is set and empty: name the key file, or unset it to build with the \
+                    well-known development keys");
+    }
+    let path = value.to_str().filter(|path| !path.chars().any(char::is_control));
+    path.filter(|path| fs::metadata(path).is_ok_and(|about| about.is_file()) && fs::File::open(path).is_ok())
+        .map(str::to_owned)
+        .ok_or(
+            "TRISEAL_CODEBASE_KEYS: names no readable file: give it the whole path of a key file, such as \
+             `triseal keygen codebase FILE` makes",
+        )
 }
 
 /// A build that names a key file is a real one: the well-known keys in it would be no factor at all.

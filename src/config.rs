@@ -1,16 +1,21 @@
 //! The settings: one TOML file, each key overridable by `TRISEAL__SECTION__KEY` in the environment. An unknown key is an error. The
 //! only place that reads the environment.
 
+mod reading;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, File, FileFormat};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
-use crate::ids::Deployment;
+use crate::ids::{Deployment, TrustDomain};
+use reading::Overrides;
 
 /// All settings, with their defaults. docs/SETTINGS.md describes them.
 #[derive(Debug, Deserialize)]
@@ -22,6 +27,14 @@ pub struct Settings {
     /// The two listeners.
     #[serde(default)]
     pub server: Server,
+    /// Certificates: required, or else [`Insecure::plaintext`].
+    pub tls: Option<Tls>,
+    /// Who may do what.
+    #[serde(default)]
+    pub policy: Policy,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: Audit,
     /// Where the three factors come from.
     #[serde(default)]
     pub factors: Factors,
@@ -67,6 +80,74 @@ impl Default for Server {
             drain: Duration::from_secs(20),
         }
     }
+}
+
+/// `[tls]`: the files are in PEM, and read again when they change.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The server's chain, its own certificate first.
+    pub certificate: PathBuf,
+    /// Closed to others.
+    pub private_key: PathBuf,
+    /// The CAs of client certificates.
+    pub client_ca: PathBuf,
+    /// Their revocation lists.
+    pub client_crl: Option<PathBuf>,
+    /// Of the callers' SPIFFE ids.
+    #[serde(deserialize_with = "trust_domain")]
+    pub trust_domain: TrustDomain,
+    /// A certificate without URI may name its caller by its one DNS name.
+    #[serde(default)]
+    pub allow_dns_names: bool,
+}
+
+/// `[policy]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// With `*.cedar`, `triseal.cedarschema` and `entities.json`. [`Settings::policy_directory`] knows the default.
+    pub directory: Option<PathBuf>,
+}
+
+/// `[audit]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Where the entries go.
+    pub sink: AuditSink,
+    /// For `sink = "file"`: made if it is not there, of mode 0600.
+    pub file: PathBuf,
+    /// The file is synced so often.
+    #[serde(deserialize_with = "duration")]
+    pub fsync_interval: Duration,
+    /// A call waits for its entry no longer.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// The KMS key whose MACs the heads of streams carry. Not built yet.
+    pub kms_mac_key: Option<String>,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            sink: AuditSink::Stdout,
+            file: PathBuf::from("/var/log/triseal/audit.jsonl"),
+            fsync_interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            kms_mac_key: None,
+        }
+    }
+}
+
+/// `audit.sink`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum AuditSink {
+    /// Standard output, on which nothing else is written.
+    Stdout,
+    /// A file, rotated by size.
+    File,
 }
 
 /// `[factors]`
@@ -264,6 +345,7 @@ macro_rules! one_of {
     };
 }
 
+one_of!(AuditSink: "stdout" => Stdout, "file" => File);
 one_of!(EnvironmentFrom: "secrets-manager" => SecretsManager, "file" => File);
 one_of!(CustomerFrom: "kms" => Kms, "local" => Local);
 one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
@@ -272,6 +354,13 @@ one_of!(Backend: "dynamodb" => Dynamodb, "embedded" => Embedded);
 pub const PORT: u16 = 7443;
 /// The port of the ops listener.
 pub const OPS_PORT: u16 = 7480;
+/// Where policy stands, unless the settings say otherwise.
+const POLICY_DIRECTORY: &str = "/etc/triseal/policy";
+
+/// What a call waits for its audit entry, at most.
+const LONGEST_AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may be lost with the machine's power, at most.
+const LONGEST_FSYNC_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Why there are no settings to run with. The text names the key and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -295,9 +384,13 @@ impl Settings {
     /// # Errors
     /// A [`SettingsError`].
     pub fn from_file(path: &Path) -> Result<Self, SettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| SettingsError::Unreadable(format!("{}: {error}", path.display())))?;
-        Self::from_toml(&text, environment()).map_err(|error| match error {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            SettingsError::Unreadable(format!(
+                "{} can't be read: {error}: name by --config a TOML file that the service's user may read",
+                path.display()
+            ))
+        })?;
+        Self::from_toml(&text, &environment()?).map_err(|error| match error {
             SettingsError::Unreadable(problem) => SettingsError::Unreadable(format!("{}: {problem}", path.display())),
             wrong @ SettingsError::Wrong { .. } => wrong,
         })
@@ -320,25 +413,36 @@ impl Settings {
              server.listen = '127.0.0.1:{PORT}'\n\
              server.ops_listen = '127.0.0.1:{OPS_PORT}'\n\
              server.drain = '2s'\n\
+             audit = {{ sink = 'file', file = {} }}\n\
              factors = {{ environment = 'file', customer = 'local', file.path = {}, local.master_key = {} }}\n\
              store = {{ backend = 'embedded', embedded.path = {} }}\n\
              insecure = {{ plaintext = true, development_codebase_key = true, local_kms = true }}\n",
+            below("audit.jsonl")?,
             below("environment.json")?,
             below("insecure-local-kms.key")?,
             below("store.redb")?,
         );
-        Self::from_toml(&text, environment())
+        Self::from_toml(&text, &environment()?)
     }
 
-    fn from_toml(text: &str, environment: Environment) -> Result<Self, SettingsError> {
+    fn from_toml(text: &str, environment: &Overrides) -> Result<Self, SettingsError> {
         check_toml(text)?;
-        let unreadable = |error: config::ConfigError| SettingsError::Unreadable(error.to_string());
         Config::builder()
             .add_source(File::from_str(text, FileFormat::Toml))
-            .add_source(environment)
+            .add_source(environment.source())
             .build()
             .and_then(Config::try_deserialize)
-            .map_err(unreadable)
+            .map_err(|error| environment.told(error))
+    }
+
+    /// Where policy stands. `None` without TLS, unless a directory is named: nobody can tell then who calls, and policy is the
+    /// built-in one for development.
+    pub fn policy_directory(&self) -> Option<&Path> {
+        match &self.policy.directory {
+            Some(directory) => Some(directory),
+            None if self.insecure.plaintext => None,
+            None => Some(Path::new(POLICY_DIRECTORY)),
+        }
     }
 
     /// Whether the values go together, and with what this release can do.
@@ -347,14 +451,43 @@ impl Settings {
     /// The first [`SettingsError::Wrong`].
     pub fn check(&self) -> Result<(), SettingsError> {
         let wrong = |key, problem: &str| Err(SettingsError::Wrong { key, problem: problem.to_owned() });
-        if !self.insecure.plaintext {
-            return wrong("insecure.plaintext", "this release has no TLS yet: set it to true, for loopback only");
+        for (key, path) in [
+            ("factors.file.path", &self.factors.file.path),
+            ("factors.local.master_key", &self.factors.local.master_key),
+            ("store.embedded.path", &self.store.embedded.path),
+        ] {
+            if looks_like_a_key(path) {
+                return wrong(key, "must be a file's path, and looks like a key: put the key into a file of mode 0600");
+            }
         }
-        if !is_loopback(self.server.listen.ip()) {
-            return wrong("server.listen", "must be a loopback address, such as 127.0.0.1:7443, without TLS");
+        if !is_log_filter(&self.telemetry.log) {
+            return wrong(
+                "telemetry.log",
+                "must be one of error, warn, info, debug, trace, off, or name targets with one: triseal=debug,warn",
+            );
+        }
+        match (&self.tls, self.insecure.plaintext) {
+            (Some(_), false) => {}
+            (Some(_), true) => {
+                return wrong("insecure.plaintext", "must be false, or [tls] not there: it is one or the other");
+            }
+            (None, false) => return wrong("tls", TLS_MISSING),
+            (None, true) if is_loopback(self.server.listen.ip()) => {}
+            (None, true) => {
+                return wrong("server.listen", "must be a loopback address, such as 127.0.0.1:7443, without TLS");
+            }
         }
         if !(1..=100_000).contains(&self.server.max_concurrent_requests) {
             return wrong("server.max_concurrent_requests", "must be 1 to 100,000");
+        }
+        if self.audit.timeout > LONGEST_AUDIT_TIMEOUT {
+            return wrong("audit.timeout", "must be at most 5s: a call has no more time without a deadline of its own");
+        }
+        if self.audit.fsync_interval > LONGEST_FSYNC_INTERVAL {
+            return wrong("audit.fsync_interval", "must be at most 1m");
+        }
+        if self.audit.kms_mac_key.is_some() {
+            return wrong("audit.kms_mac_key", "this release knows no AWS yet: leave it out");
         }
         if self.factors.environment == EnvironmentFrom::SecretsManager {
             return wrong("factors.environment", "this release knows no AWS yet: set it to \"file\"");
@@ -381,9 +514,13 @@ impl Settings {
     }
 }
 
+const TLS_MISSING: &str = "is required, with certificate, private_key, client_ca and trust_domain (docs/TLS.md); \
+                           or insecure.plaintext = true, for development on loopback";
+
 /// `TRISEAL__SECTION__KEY`. Values are texts until their setting's type is known: a deployment `007` is no number.
-fn environment() -> Environment {
-    Environment::with_prefix("TRISEAL").prefix_separator("__").separator("__")
+#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+fn environment() -> Result<Overrides, SettingsError> {
+    Overrides::of(std::env::vars_os())
 }
 
 /// Tells where a text stops being TOML, and not what stands there: a key file given by mistake is none.
@@ -391,7 +528,26 @@ fn check_toml(text: &str) -> Result<(), SettingsError> {
     let Err(error) = text.parse::<toml::Table>() else { return Ok(()) };
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
-    Err(SettingsError::Unreadable(format!("it is no TOML from line {line} on")))
+    Err(SettingsError::Unreadable(format!("it is no TOML from line {line} on: docs/SETTINGS.md shows the form")))
+}
+
+/// Whether a path is rather a key, or a document of keys, that was given in its place: then it is not repeated in an error.
+fn looks_like_a_key(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let text = text.trim();
+    let is_hex = text.len() == 64 && text.bytes().all(|octet| octet.is_ascii_hexdigit());
+    // Of 32 octets, in either alphabet. Without its padding it may be a path, which begins otherwise.
+    let is_padded = text.len() == 44 && text.ends_with('=');
+    let is_unpadded = text.len() == 43 && !text.starts_with(['/', '.']);
+    let is_base64 = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'-' | b'_' | b'=');
+    is_hex || text.starts_with('{') || ((is_padded || is_unpadded) && text.bytes().all(is_base64))
+}
+
+/// Whether each part of a filter ends in a level. tracing would take a misspelt level for a target, and then log nothing else.
+fn is_log_filter(filter: &str) -> bool {
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    let ends_in_level = |part: &str| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level));
+    filter.split(',').all(ends_in_level) && EnvFilter::builder().parse(filter).is_ok()
 }
 
 fn is_loopback(ip: IpAddr) -> bool {
@@ -409,6 +565,11 @@ fn default_deployment() -> Deployment {
 fn deployment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Deployment, D::Error> {
     let text = String::deserialize(deserializer)?;
     Deployment::parse(&text).map_err(de::Error::custom)
+}
+
+fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    TrustDomain::parse(&text).map_err(de::Error::custom)
 }
 
 /// Such as `500ms`, `20s` or `15m`; from 1 ms to 30 days.

@@ -8,9 +8,15 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::access::{
+    CreateCustomer, DestroyCustomer, DisableCustomer, EnableCustomer, GetCustomer, ListCustomers, Permit,
+    RestoreCustomer,
+};
+use crate::audit::entry::Subject;
+use crate::audit::{AuditError, AuditLog, Changing, Event, Made, Origin, Reason};
 use crate::crypto::Version;
 use crate::factors::{FactorError, KeyWrapper, WrapContext};
-use crate::ids::{CustomerId, Deployment};
+use crate::ids::{Caller, CustomerId, Deployment};
 use crate::keyring::Keyring;
 use crate::store::{
     ChangeError, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Decision, KeyRow, KeyVersion,
@@ -38,6 +44,9 @@ pub enum CustomerError {
     /// The wrapper of customer keys made none, or one that does not unwrap.
     #[error("no customer key can be made: {0}")]
     Wrapper(#[from] FactorError),
+    /// The audit log's: a change may have happened.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The store's.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -51,6 +60,23 @@ impl From<ChangeError> for CustomerError {
         match error {
             ChangeError::Concurrent => Self::ChangedConcurrently,
             ChangeError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<&CustomerError> for Reason {
+    fn from(error: &CustomerError) -> Self {
+        use CustomerError as E;
+        match error {
+            E::NotFound => Self::CustomerNotFound,
+            E::Destroyed => Self::CustomerDestroyed,
+            E::PendingDestruction => Self::CustomerPendingDestruction,
+            E::NotDisabled => Self::CustomerNotDisabled,
+            E::ChangedConcurrently => Self::ChangedConcurrently,
+            E::Wrapper(error) => error.into(),
+            E::Audit(_) => Self::AuditUnavailable,
+            E::Store(error) => error.into(),
+            E::Internal(_) => Self::Internal,
         }
     }
 }
@@ -86,6 +112,7 @@ pub struct CustomerDirectory {
     credentials: Arc<dyn Credentials>,
     wrapper: Arc<dyn KeyWrapper>,
     keyring: Keyring,
+    audit: AuditLog,
     clock: fn() -> Timestamp,
 }
 
@@ -97,9 +124,10 @@ impl CustomerDirectory {
         credentials: Arc<dyn Credentials>,
         wrapper: Arc<dyn KeyWrapper>,
         keyring: Keyring,
+        audit: AuditLog,
         clock: fn() -> Timestamp,
     ) -> Self {
-        Self { deployment, customers, credentials, wrapper, keyring, clock }
+        Self { deployment, customers, credentials, wrapper, keyring, audit, clock }
     }
 
     /// Provisions a customer with the first version of its key, which nobody sees: it is unwrapped once as a proof. An
@@ -107,7 +135,10 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// A [`CustomerError`]. After [`StoreError::Away`] the customer may have been created; asking again is safe.
-    pub async fn create(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+    pub async fn create(&self, permit: &Permit<CreateCustomer>) -> Result<CustomerRow, CustomerError> {
+        let CreateCustomer(id) = permit.asked();
+        let entries = self.changing(permit.caller(), Event::CreateCustomer, id);
+        let announced = &entries;
         let created = change(self.customers.as_ref(), id, |present: Option<CustomerRow>| async move {
             match present {
                 Some(row) if matches!(row.state, CustomerState::Destroyed { .. }) => Err(CustomerError::Destroyed),
@@ -115,11 +146,13 @@ impl CustomerDirectory {
                 None => {
                     let (customer, key) = self.provision(id).await?;
                     let write = CustomerWrite { key: Some(key), ..CustomerWrite::of(customer.clone()) };
+                    announced.announce(None).await?;
                     Ok(Decision::Replace(write, customer))
                 }
             }
-        });
-        let created = created.await?;
+        })
+        .await;
+        let created = entries.settle(created, |_| Made::default()).await?;
         self.keyring.forget(id);
         Ok(created)
     }
@@ -128,31 +161,40 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// A [`CustomerError`].
-    pub async fn get(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
-        self.customers.get(id).await?.ok_or(CustomerError::NotFound)
+    pub async fn get(&self, permit: &Permit<GetCustomer>) -> Result<CustomerRow, CustomerError> {
+        let GetCustomer(id) = permit.asked();
+        let found = self.customers.get(id).await;
+        let found = found.map_err(CustomerError::from).and_then(|row| row.ok_or(CustomerError::NotFound));
+        self.changing(permit.caller(), Event::GetCustomer, id).settle(found, |_| Made::default()).await
     }
 
-    /// At most `limit` customers that the filter wants, after `after`.
+    /// At most `limit` customers that the filter wants and the caller may see, after `after`.
     ///
     /// # Errors
     /// A [`CustomerError`].
     pub async fn list(
         &self,
+        permit: &Permit<ListCustomers>,
         state: Option<StateFilter>,
         after: Option<CustomerId>,
         limit: usize,
+        may_see: impl Fn(&CustomerId) -> bool,
     ) -> Result<Page<CustomerRow, CustomerId>, CustomerError> {
         let query = |after: Option<CustomerId>, limit| async move { self.customers.query(after.as_ref(), limit).await };
-        let keep = |row: CustomerRow| state.is_none_or(|state| state.wants(row.state)).then_some(row);
-        Ok(filtered(limit, after, query, keep).await?)
+        let wanted = |row: &CustomerRow| state.is_none_or(|state| state.wants(row.state)) && may_see(&row.id);
+        let listed = filtered(limit, after, query, |row: CustomerRow| Some(row).filter(wanted)).await;
+        let origin = Origin::of(permit.caller());
+        let entries = Changing::new(&self.audit, origin, Event::ListCustomers, Subject::default());
+        entries.settle(listed.map_err(CustomerError::from), |_| Made::default()).await
     }
 
     /// Nothing opens or seals for callers from now on; on other replicas within `customer_staleness`.
     ///
     /// # Errors
     /// A [`CustomerError`]. After [`StoreError::Away`] it may be disabled; asking again is safe.
-    pub async fn disable(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
-        self.transition(id, |state| match state {
+    pub async fn disable(&self, permit: &Permit<DisableCustomer>) -> Result<CustomerRow, CustomerError> {
+        let DisableCustomer(id) = permit.asked();
+        self.transition(permit.caller(), Event::DisableCustomer, id, |state| match state {
             CustomerState::Active | CustomerState::Disabled => Ok(CustomerState::Disabled),
             CustomerState::PendingDestruction { .. } => Err(CustomerError::PendingDestruction),
             CustomerState::Destroyed { .. } => Err(CustomerError::Destroyed),
@@ -164,8 +206,9 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// As [`CustomerDirectory::disable`].
-    pub async fn enable(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
-        self.transition(id, |state| match state {
+    pub async fn enable(&self, permit: &Permit<EnableCustomer>) -> Result<CustomerRow, CustomerError> {
+        let EnableCustomer(id) = permit.asked();
+        self.transition(permit.caller(), Event::EnableCustomer, id, |state| match state {
             CustomerState::Active | CustomerState::Disabled => Ok(CustomerState::Active),
             CustomerState::PendingDestruction { .. } => Err(CustomerError::PendingDestruction),
             CustomerState::Destroyed { .. } => Err(CustomerError::Destroyed),
@@ -177,10 +220,11 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// As [`CustomerDirectory::disable`], and [`CustomerError::NotDisabled`].
-    pub async fn destroy(&self, id: &CustomerId, days: u8) -> Result<CustomerRow, CustomerError> {
+    pub async fn destroy(&self, permit: &Permit<DestroyCustomer>, days: u8) -> Result<CustomerRow, CustomerError> {
+        let DestroyCustomer(id) = permit.asked();
         let day = SignedDuration::from_hours(24 * i64::from(days));
         let destroy_time = row_time((self.clock)().checked_add(day).unwrap_or(Timestamp::MAX));
-        self.transition(id, |state| match state {
+        self.transition(permit.caller(), Event::DestroyCustomer, id, |state| match state {
             CustomerState::Active => Err(CustomerError::NotDisabled),
             CustomerState::Disabled => Ok(CustomerState::PendingDestruction { destroy_time }),
             CustomerState::PendingDestruction { .. } => Ok(state),
@@ -193,8 +237,9 @@ impl CustomerDirectory {
     ///
     /// # Errors
     /// As [`CustomerDirectory::destroy`].
-    pub async fn restore(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
-        self.transition(id, |state| match state {
+    pub async fn restore(&self, permit: &Permit<RestoreCustomer>) -> Result<CustomerRow, CustomerError> {
+        let RestoreCustomer(id) = permit.asked();
+        self.transition(permit.caller(), Event::RestoreCustomer, id, |state| match state {
             CustomerState::Active => Err(CustomerError::NotDisabled),
             CustomerState::Disabled | CustomerState::PendingDestruction { .. } => Ok(CustomerState::Disabled),
             CustomerState::Destroyed { .. } => Err(CustomerError::Destroyed),
@@ -205,23 +250,32 @@ impl CustomerDirectory {
     /// Changes the state of a customer, unless it has that state already.
     async fn transition(
         &self,
+        caller: &Caller,
+        event: Event,
         id: &CustomerId,
         next: impl Fn(CustomerState) -> Result<CustomerState, CustomerError>,
     ) -> Result<CustomerRow, CustomerError> {
-        let changed = change(self.customers.as_ref(), id, |present: Option<CustomerRow>| {
-            let decided = present.ok_or(CustomerError::NotFound).and_then(|row| match next(row.state)? {
-                state if state == row.state => Ok(Decision::Done(row)),
-                state => {
-                    let row = CustomerRow { state, write_id: new_write_id()?, ..row };
-                    Ok(Decision::Replace(CustomerWrite::of(row.clone()), row))
-                }
-            });
-            std::future::ready(decided)
+        let entries = self.changing(caller, event, id);
+        let (announced, next) = (&entries, &next);
+        let changed = change(self.customers.as_ref(), id, |present: Option<CustomerRow>| async move {
+            let row = present.ok_or(CustomerError::NotFound)?;
+            let state = next(row.state)?;
+            if state == row.state {
+                return Ok(Decision::Done(row));
+            }
+            let row = CustomerRow { state, write_id: new_write_id()?, ..row };
+            announced.announce(None).await?;
+            Ok(Decision::Replace(CustomerWrite::of(row.clone()), row))
         })
         .await;
         // Also after a failure: the change may have happened.
         self.keyring.forget(id);
-        changed
+        entries.settle(changed, |_| Made::default()).await
+    }
+
+    /// The entries of a change of one customer.
+    fn changing(&self, caller: &Caller, event: Event, id: &CustomerId) -> Changing<'_> {
+        Changing::new(&self.audit, Origin::of(caller), event, Subject::customer(id))
     }
 
     async fn provision(&self, id: &CustomerId) -> Result<(CustomerRow, KeyRow), CustomerError> {
@@ -254,3 +308,5 @@ fn new_write_id() -> Result<WriteId, CustomerError> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unasked;

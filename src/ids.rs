@@ -90,6 +90,37 @@ impl Caller {
     }
 }
 
+/// A trust domain's name has at most so many octets, as the host of a URI.
+const MAX_TRUST_DOMAIN_OCTETS: usize = 255;
+
+/// The text is no name of a trust domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must have 1 to {MAX_TRUST_DOMAIN_OCTETS} of a-z 0-9 . - _, such as \"example.org\", without spiffe:// and path"
+)]
+pub struct BadTrustDomain;
+
+/// The trust domain of SPIFFE ids: whose callers these are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustDomain(Arc<str>);
+
+impl TrustDomain {
+    /// Takes 1 to 255 of `a-z 0-9 . - _` (SPIFFE-ID, 2.1).
+    ///
+    /// # Errors
+    /// [`BadTrustDomain`] for any other text, upper case too. Nothing is repaired.
+    pub fn parse(text: &str) -> Result<Self, BadTrustDomain> {
+        let allowed = |octet: u8| matches!(octet, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
+        let good = (1..=MAX_TRUST_DOMAIN_OCTETS).contains(&text.len()) && text.bytes().all(allowed);
+        if good { Ok(Self(text.into())) } else { Err(BadTrustDomain) }
+    }
+
+    /// The name as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A request id has at most so many characters.
 const MAX_REQUEST_ID_OCTETS: usize = 128;
 
@@ -130,6 +161,21 @@ impl RequestId {
     }
 }
 
+/// The trace that a call belongs to (W3C Trace Context, 3.2.2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceId(pub [u8; 16]);
+
+impl TraceId {
+    /// Takes a `traceparent`: `00-`, 32 lower-case hexadecimal digits that are not all zeros, `-` and more. `None` for anything else,
+    /// and for a version that is not 00.
+    pub fn from_traceparent(text: &str) -> Option<Self> {
+        let (digits, _) = text.strip_prefix("00-")?.split_once('-')?;
+        let is_hex = digits.len() == 32 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let number = u128::from_str_radix(digits, 16).ok().filter(|number| is_hex && *number != 0)?;
+        Some(Self(number.to_be_bytes()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +205,36 @@ mod tests {
         let too_long = "a".repeat(129);
         for bad in ["", ".a", "-a", "_a", "a b", "a/b", "ä", "a\0", "a\n", "a#1", too_long.as_str()] {
             assert_eq!(CustomerId::parse(bad), Err(BadId), "{bad:?}");
+        }
+    }
+    #[test]
+    fn trust_domains_keep_to_the_character_set_of_spiffe() {
+        let longest = "a".repeat(255);
+        for good in ["datasert.com", "a", "0", "10.0.0.1", "a_b-c.d", "-", longest.as_str()] {
+            assert_eq!(TrustDomain::parse(good).unwrap().as_str(), good);
+        }
+        let too_long = "a".repeat(256);
+        for bad in
+            ["", "Datasert.com", "a/b", "a:1", "u@a", "[::1]", "a%2e", "ä", "a b", "spiffe://a", too_long.as_str()]
+        {
+            assert_eq!(TrustDomain::parse(bad), Err(BadTrustDomain), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_trace_is_taken_from_a_traceparent_of_version_00() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(TraceId::from_traceparent(good).unwrap().0[..2], [0x4b, 0xf9]);
+        for bad in [
+            "",
+            "00-",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(TraceId::from_traceparent(bad), None, "{bad}");
         }
     }
 }

@@ -3,8 +3,8 @@
 //! # The life of one request
 //!
 //! An EncryptCredential enters in `grpc::credential`, whose handler is a dozen lines: who calls, what do they
-//! ask for (`grpc::convert`, the only place where a request is checked), one call, the answer (`grpc::convert`) or
-//! the error (`grpc::status`).
+//! ask for (`grpc::convert`, the only place where a request is checked), may they ([`access`]), one call, the answer
+//! (`grpc::convert`) or the error (`grpc::status`).
 //!
 //! The one call is [`vault::Vault::encrypt`]: read the row, decide, have [`keyring`] combine the three factors to the root
 //! of the customer's primary lineage, seal at the next revision ([`crypto`]), and replace the row on the condition that nobody
@@ -17,6 +17,8 @@
 pub mod grpc;
 pub mod ops;
 
+pub mod access;
+pub mod audit;
 pub mod customers;
 pub mod observed;
 pub mod vault;

@@ -9,7 +9,7 @@ use crate::crypto::{CustomerKey, Environment, Version};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
 use crate::ids::{CredentialRef, CustomerId};
 use crate::store::{
-    CredentialRow, Credentials, CustomerRow, Customers, KeyRow, OperationRow, Operations, Page, Read, Replaced, Rows,
+    CredentialRow, Credentials, CustomerRow, Customers, KeyRow, OperationRow, Operations, Page, Replaced, Rows,
     StoreError, WriteId,
 };
 use crate::telemetry::dependency::{Dependency, Failure, Operation, Outcome};
@@ -71,8 +71,8 @@ where
 
 #[async_trait]
 impl<T: Credentials> Credentials for Observed<T> {
-    async fn get_many(&self, ids: &[&CredentialRef]) -> Result<Vec<Read>, StoreError> {
-        self.dependency.watch(Operation::CredentialsGetMany, self.inner.get_many(ids)).await
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
+        self.dependency.watch_many(Operation::CredentialsGetMany, ids.len(), self.inner.get_many(ids)).await
     }
 
     async fn query(
@@ -104,7 +104,17 @@ impl<T: Customers> Customers for Observed<T> {
     }
 }
 
-impl<T: Operations> Operations for Observed<T> {}
+#[async_trait]
+impl<T: Operations> Operations for Observed<T> {
+    async fn query(
+        &self,
+        kind: &'static str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError> {
+        self.dependency.watch(Operation::OperationsQuery, self.inner.query(kind, after, limit)).await
+    }
+}
 
 #[async_trait]
 impl<T: EnvironmentSource> EnvironmentSource for Observed<T> {

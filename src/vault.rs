@@ -9,6 +9,9 @@ use jiff::Timestamp;
 
 pub use batch::{Opened, Reading};
 
+use crate::access::{DecryptCredential, DeleteCredential, EncryptCredential, GetCredential, ListCredentials, Permit};
+use crate::audit::entry::Subject;
+use crate::audit::{AuditError, AuditLog, Changing, Disclosure, Event, Made, Origin, Reason};
 use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
 use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
 use crate::keyring::{Keyring, KeyringError};
@@ -67,6 +70,9 @@ pub enum VaultError {
     /// Its fields are within their limits, and together too long.
     #[error("the secret is longer than {} octets", crypto::MAX_PLAINTEXT_OCTETS - 1)]
     SecretTooLong,
+    /// The audit log's: nothing was shown, and a change may have happened.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The keyring's.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -83,6 +89,31 @@ impl From<ChangeError> for VaultError {
         match error {
             ChangeError::Concurrent => Self::ChangedConcurrently,
             ChangeError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<&VaultError> for Reason {
+    fn from(error: &VaultError) -> Self {
+        use VaultError as E;
+        match error {
+            E::CredentialNotFound => Self::CredentialNotFound,
+            E::CredentialExists { .. } => Self::CredentialExists,
+            E::RevisionMismatch { .. } => Self::RevisionMismatch,
+            E::IdempotencyKeyReused => Self::IdempotencyKeyReused,
+            E::ChangedConcurrently => Self::ChangedConcurrently,
+            E::NoAccessView => Self::NoAccessView,
+            E::NeedsReauth => Self::NeedsReauth,
+            E::Malformed => Self::Malformed,
+            E::NotAuthentic => Self::NotAuthentic,
+            E::EncodingUnknown => Self::EncodingUnknown,
+            E::NoRoom => Self::ReplyFull,
+            E::TooSlow => Self::DeadlineExceeded,
+            E::SecretTooLong => Self::BadField,
+            E::Audit(_) => Self::AuditUnavailable,
+            E::Keyring(error) => error.into(),
+            E::Store(error) => error.into(),
+            E::Internal(_) => Self::Internal,
         }
     }
 }
@@ -139,8 +170,6 @@ pub struct Credential {
 /// What to list.
 #[derive(Clone, Debug, Default)]
 pub struct ListFilter {
-    /// Of this customer alone.
-    pub customer: Option<CustomerId>,
     /// Of this kind alone.
     pub kind: Option<Kind>,
     /// Only those that need a new consent (true), or that do not (false).
@@ -154,18 +183,20 @@ pub struct Vault {
     deployment: Deployment,
     credentials: Arc<dyn Credentials>,
     keyring: Keyring,
+    audit: AuditLog,
     clock: fn() -> Timestamp,
 }
 
 impl Vault {
-    /// A vault over a store and a keyring.
+    /// A vault over a store, a keyring and an audit log.
     pub fn new(
         deployment: Deployment,
         credentials: Arc<dyn Credentials>,
         keyring: Keyring,
+        audit: AuditLog,
         clock: fn() -> Timestamp,
     ) -> Self {
-        Self { deployment, credentials, keyring, clock }
+        Self { deployment, credentials, keyring, audit, clock }
     }
 
     /// Seals a secret and stores it. A retry under the same key changes nothing.
@@ -175,18 +206,24 @@ impl Vault {
     /// lost and it could not be opened to be compared.
     pub async fn encrypt(
         &self,
-        caller: &Caller,
-        id: &CredentialRef,
+        permit: &Permit<EncryptCredential>,
         secret: Secret,
         condition: Condition,
         key: Option<IdempotencyKey>,
     ) -> Result<Credential, VaultError> {
+        let (caller, EncryptCredential { id, kind }) = (permit.caller(), permit.asked());
+        if secret.kind() != *kind {
+            return Err(VaultError::Internal("a permit for one kind of secret was used for another"));
+        }
         let hints = &Hints::of(&secret);
         let plaintext = &stored::encode(secret).map_err(|_| VaultError::SecretTooLong)?;
         let key = key_or_random(key)?;
         let now = row_time((self.clock)());
 
-        change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
+        let entries = self.changing(caller, Event::EncryptCredential, id);
+        let announced = &entries;
+        let encrypted = change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
+            let expected = present.as_ref().map(|row| row.revision);
             let decided = match decide_encrypt(present.as_ref(), caller, &key, condition, now) {
                 Err(VaultError::CredentialNotFound) => return Err(self.missing(&id.customer).await),
                 decided => decided?,
@@ -216,9 +253,11 @@ impl Vault {
                 }),
             };
             let answer = shown(&row)?;
+            announced.announce(expected).await?;
             Ok(Decision::Replace(row, answer))
         })
-        .await
+        .await;
+        entries.settle(encrypted, |made| Made { revision: Some(made.revision), lineage: made.lineage }).await
     }
 
     /// Opens a secret.
@@ -227,13 +266,45 @@ impl Vault {
     /// A [`VaultError`].
     pub async fn decrypt(
         &self,
-        id: &CredentialRef,
-        view: View,
+        permit: &Permit<DecryptCredential>,
         revision: Option<Revision>,
     ) -> Result<(Secret, Credential), VaultError> {
-        match readable(self.credentials.get(id).await?, view, revision)? {
-            Some(sealed) => self.opened(sealed, view).await,
+        let opened = self.read(permit.asked(), revision).await;
+        self.disclosed(Event::DecryptCredential, permit, opened).await
+    }
+
+    async fn read(
+        &self,
+        DecryptCredential { id, view }: &DecryptCredential,
+        revision: Option<Revision>,
+    ) -> Result<(Secret, Credential), VaultError> {
+        match readable(self.credentials.get(id).await?, *view, revision)? {
+            Some(sealed) => self.opened(sealed, *view).await,
             None => Err(self.missing(&id.customer).await),
+        }
+    }
+
+    /// What may be answered: what the audit log has an entry of.
+    async fn disclosed(
+        &self,
+        event: Event,
+        permit: &Permit<DecryptCredential>,
+        opened: Result<(Secret, Credential), VaultError>,
+    ) -> Result<(Secret, Credential), VaultError> {
+        let (origin, DecryptCredential { id, view }) = (Origin::of(permit.caller()), permit.asked());
+        match opened {
+            Ok((secret, credential)) => {
+                let lineage = credential.lineage.ok_or(VaultError::Malformed)?;
+                let disclosure =
+                    Disclosure { event, credential: id, view: *view, revision: credential.revision, lineage };
+                let _written = self.audit.read(&origin, disclosure).await?;
+                Ok((secret, credential))
+            }
+            Err(error) => {
+                let subject = Subject { view: Some(*view), ..Subject::credential(id) };
+                let _written = self.audit.refusal(&origin, event, subject, Reason::from(&error)).await?;
+                Err(error)
+            }
         }
     }
 
@@ -241,30 +312,53 @@ impl Vault {
     ///
     /// # Errors
     /// A [`VaultError`].
-    pub async fn get(&self, id: &CredentialRef) -> Result<Credential, VaultError> {
+    pub async fn get(&self, permit: &Permit<GetCredential>) -> Result<Credential, VaultError> {
+        let GetCredential(id) = permit.asked();
+        let found = self.known(id).await;
+        let entries = self.changing(permit.caller(), Event::GetCredential, id);
+        entries.settle(found, |shown| Made { revision: Some(shown.revision), lineage: shown.lineage }).await
+    }
+
+    async fn known(&self, id: &CredentialRef) -> Result<Credential, VaultError> {
         match self.credentials.get(id).await?.as_ref().and_then(living) {
             Some((row, _)) => shown(row),
             None => Err(self.missing(&id.customer).await),
         }
     }
 
-    /// At most `limit` credentials that the filter wants, after `after`.
+    /// At most `limit` credentials that the filter wants and the caller may see, after `after`.
     ///
     /// # Errors
     /// A [`VaultError`].
     pub async fn list(
         &self,
+        permit: &Permit<ListCredentials>,
         filter: &ListFilter,
         after: Option<CredentialRef>,
         limit: usize,
+        may_see: impl Fn(&CredentialRef) -> bool,
     ) -> Result<Page<Credential, CredentialRef>, VaultError> {
-        let customer = filter.customer.as_ref();
+        let ListCredentials(customer) = permit.asked();
+        let listed = self.listed(customer.as_ref(), filter, after, limit, may_see).await;
+        let subject = customer.as_ref().map(Subject::customer).unwrap_or_default();
+        let entries = Changing::new(&self.audit, Origin::of(permit.caller()), Event::ListCredentials, subject);
+        entries.settle(listed, |_| Made::default()).await
+    }
+
+    async fn listed(
+        &self,
+        customer: Option<&CustomerId>,
+        filter: &ListFilter,
+        after: Option<CredentialRef>,
+        limit: usize,
+        may_see: impl Fn(&CredentialRef) -> bool,
+    ) -> Result<Page<Credential, CredentialRef>, VaultError> {
         let query = |after: Option<CredentialRef>, limit| async move {
             self.credentials.query(customer, after.as_ref(), limit).await
         };
         let keep = |row: CredentialRow| {
             let (row, living) = living(&row)?;
-            if filter.wants(living) { shown(row).ok() } else { None }
+            if filter.wants(living) && may_see(&row.id) { shown(row).ok() } else { None }
         };
         let page = filtered(limit, after, query, keep).await?;
         if let Some(customer) = customer.filter(|_| page.rows.is_empty() && page.next.is_none()) {
@@ -288,20 +382,31 @@ impl Vault {
     /// A [`VaultError`]. After [`StoreError::Away`] the change may have happened.
     pub async fn delete(
         &self,
-        caller: &Caller,
-        id: &CredentialRef,
+        permit: &Permit<DeleteCredential>,
         revision: Option<Revision>,
     ) -> Result<(), VaultError> {
+        let (caller, DeleteCredential(id)) = (permit.caller(), permit.asked());
         let key = key_or_random(None)?;
         let now = row_time((self.clock)());
-        change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
+        let entries = self.changing(caller, Event::DeleteCredential, id);
+        let announced = &entries;
+        let deleted = change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
             match decide_delete(present, caller, &key, revision, now)? {
                 Delete::Done => Ok(Decision::Done(())),
                 Delete::Missing => Err(self.missing(&id.customer).await),
-                Delete::Bury(row) => Ok(Decision::Replace(*row, ())),
+                Delete::Bury(row) => {
+                    announced.announce(Some(row.revision)).await?;
+                    Ok(Decision::Replace(*row, ()))
+                }
             }
         })
-        .await
+        .await;
+        entries.settle(deleted, |()| Made::default()).await
+    }
+
+    /// The entries of a change of one credential.
+    fn changing(&self, caller: &Caller, event: Event, id: &CredentialRef) -> Changing<'_> {
+        Changing::new(&self.audit, Origin::of(caller), event, Subject::credential(id))
     }
 
     fn seal(
@@ -570,3 +675,5 @@ fn shown(row: &CredentialRow) -> Result<Credential, VaultError> {
 mod model;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unasked;

@@ -1,7 +1,7 @@
 //! The service: the composition root, a straight line. Settings, keys, store, keyring, port, self-check, serve, drain.
 
 use std::alloc::System;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,21 +10,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
-use triseal::config::Settings;
+use triseal::access::{Access, CreateCustomer};
+use triseal::audit::{self, AuditLog, Timing};
+use triseal::config::{self, Settings};
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
 use triseal::customers::{CustomerDirectory, CustomerError, destruction};
 use triseal::factors::document::{Form, KeyDocument};
-use triseal::factors::local::{self, EnvironmentFile, LocalWrapper};
-use triseal::factors::{EnvironmentSource, KeySet};
+use triseal::factors::local::{self, EnvironmentFile, KeyFileError, LocalWrapper};
+use triseal::factors::{EnvironmentSource, FactorError, KeySet};
+use triseal::grpc::gate::Gate;
+use triseal::grpc::identity::Naming;
 use triseal::grpc::server;
-use triseal::ids::CustomerId;
+use triseal::grpc::tls::{Files, Tls};
+use triseal::ids::{Caller, CustomerId};
 use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use triseal::observed::Observed;
 use triseal::ops::{self, Phase, Readiness};
+use triseal::store::Operations;
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use triseal::telemetry::dependency::{Dependency, Name};
 use triseal::telemetry::{self, metrics};
@@ -46,11 +52,12 @@ const DEVELOPMENT_CODEBASE_KEY: bool = cfg!(triseal_development_codebase_key);
 #[command(
     name = "triseald",
     version,
+    group = ArgGroup::new("settings").args(["dev", "config"]).required(true),
     after_help = "Settings: docs/SETTINGS.md. Each can be set by the environment, too: TRISEAL__STORE__BACKEND=embedded"
 )]
 struct Arguments {
     /// Run on embedded defaults, for development: a store and local keys below --data, no TLS, the well-known codebase key
-    #[arg(long, required_unless_present = "config")]
+    #[arg(long)]
     dev: bool,
     /// Listen here instead
     #[arg(long, value_name = "ADDR")]
@@ -59,10 +66,10 @@ struct Arguments {
     #[arg(long, value_name = "ADDR")]
     ops_listen: Option<SocketAddr>,
     /// Where --dev keeps its store and keys
-    #[arg(long, value_name = "DIR", default_value = ".triseal", requires = "dev")]
+    #[arg(long, value_name = "DIR", default_value = ".triseal", requires = "dev", conflicts_with = "config")]
     data: PathBuf,
     /// Run with these settings
-    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
@@ -99,11 +106,19 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     // Before all that counts.
     let numbers = metrics::start()?;
 
-    // Before anything is made: a port in use changes nothing.
-    let named_by = |option: &'static str| move |error| format!("{error}; {option} names another address");
-    let listener = server::bind(settings.server.listen).await.map_err(named_by("--listen"))?;
-    let ops_listener = server::bind(settings.server.ops_listen).await.map_err(named_by("--ops-listen"))?;
+    // Before anything is made: wrong certificates and a port in use change nothing.
+    let tls = settings.tls.as_ref().map(start_tls).transpose()?;
+    let named_by = |names: &'static str| {
+        move |error| format!("{error}: stop what listens there, or name another address by {names}")
+    };
+    let listener = server::bind(settings.server.listen).await.map_err(named_by("--listen or server.listen"))?;
+    let ops_listener =
+        server::bind(settings.server.ops_listen).await.map_err(named_by("--ops-listen or server.ops_listen"))?;
     let (listen, ops_listen) = (listener.local_addr()?, ops_listener.local_addr()?);
+    let access = match settings.policy_directory() {
+        Some(directory) => Access::start(directory).await.map_err(|error| format!("policy: {error}"))?,
+        None => Access::development()?,
+    };
     let [store_state, environment_state, wrapper_state] =
         [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
     let dependencies = [&store_state, &environment_state, &wrapper_state].map(Arc::clone);
@@ -115,11 +130,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 
     // Both key files are read before a store is made: a start that is refused for them leaves none behind.
-    let wrapper = LocalWrapper::open(&settings.factors.local.master_key)?;
+    let wrapper = LocalWrapper::open(&settings.factors.local.master_key).map_err(no_wrapping_key)?;
     let wrapper = Arc::new(Observed::new(wrapper, &wrapper_state));
     let environment = EnvironmentFile::new(settings.factors.file.path.clone());
     let environment = Arc::new(Observed::new(environment, &environment_state));
-    environment.fetch().await?;
+    environment.fetch().await.map_err(no_environment_keys)?;
 
     let deployment = settings.deployment.clone();
     let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &deployment)?);
@@ -133,7 +148,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         environment,
         wrapper: wrapper.clone(),
         customers: customers.clone(),
-        operations,
+        operations: operations.clone(),
     };
     let timing = EnvironmentTiming { poll: settings.factors.file.poll, max_age: settings.factors.file.max_age };
     let limits = CacheLimits {
@@ -145,16 +160,20 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
-    let vault = Arc::new(Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), Timestamp::now));
-    let directory =
-        Arc::new(CustomerDirectory::new(deployment, customers, credentials, wrapper, keyring, Timestamp::now));
+    let audit = start_audit(&settings.audit, operations).await?;
+    let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), Timestamp::now);
+    let directory = Arc::new(CustomerDirectory::new(
+        deployment,
+        customers,
+        credentials,
+        wrapper,
+        keyring,
+        audit.clone(),
+        Timestamp::now,
+    ));
     tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
     if arguments.dev {
-        // Idempotent: a first start may have been killed before it came so far.
-        match directory.create(&CustomerId::parse("demo")?).await {
-            Ok(_) | Err(CustomerError::Destroyed) => {}
-            Err(error) => return Err(error.into()),
-        }
+        provision_demo(&directory).await?;
     }
 
     let signalled = signalled()?;
@@ -172,14 +191,50 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     readiness.enter(Phase::Serving);
     info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    server::serve(listener, server::Plaintext, vault, directory, limits, stop).await?;
+    let services = server::Services { gate: Gate::new(access, audit.clone()), vault: Arc::new(vault), directory };
+    match tls {
+        Some(tls) => server::serve(listener, tls, services, limits, stop).await?,
+        None => server::serve(listener, server::Plaintext, services, limits, stop).await?,
+    }
+    audit.close().await;
     if store.has_failed() {
-        return Err("the store can't be written any more, perhaps for want of disk space: mend that and start again; \
-                    nothing that was acknowledged is lost"
-            .into());
+        let cause = store.failure().map_or_else(|| "its writer has stopped".to_owned(), |error| error.to_string());
+        return Err(format!(
+            "{} can't be written any more: {cause}: mend that and start again; nothing that was acknowledged is lost",
+            settings.store.embedded.path.display()
+        )
+        .into());
     }
     info!("stopped");
     Ok(())
+}
+
+async fn start_audit(settings: &config::Audit, heads: Arc<dyn Operations>) -> Result<AuditLog, Failure> {
+    let sink = audit::sink::open(settings)?;
+    let timing = Timing { fsync_interval: settings.fsync_interval, timeout: settings.timeout };
+    Ok(AuditLog::start(sink, timing, heads, None, Timestamp::now).await?)
+}
+
+/// The customer of the README's first lines, made by whoever runs `--dev`, whatever policy is in force. Idempotent: a first start may
+/// have been killed before it came so far.
+async fn provision_demo(directory: &CustomerDirectory) -> Result<(), Failure> {
+    let demo = CreateCustomer(CustomerId::parse("demo")?);
+    let permit = Access::development()?.permit(&Caller::insecure_plaintext(), demo)?;
+    match directory.create(&permit).await {
+        Ok(_) | Err(CustomerError::Destroyed) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn start_tls(settings: &config::Tls) -> Result<Arc<Tls>, Failure> {
+    let files = Files {
+        certificate: settings.certificate.clone(),
+        private_key: settings.private_key.clone(),
+        client_ca: settings.client_ca.clone(),
+        client_crl: settings.client_crl.clone(),
+    };
+    let naming = Naming { trust_domain: settings.trust_domain.clone(), allow_dns_names: settings.allow_dns_names };
+    Ok(Tls::start(files, naming)?)
 }
 
 /// The settings, with what the arguments name instead.
@@ -213,20 +268,55 @@ fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Fai
     match settings.factors.codebase_primary.map(|version| Version::new(version.get())) {
         None => Ok(keys),
         Some(primary) => primary.and_then(|primary| keys.with_primary(primary)).ok_or_else(|| {
-            "settings: factors.codebase_primary: this binary has no enabled codebase key of that version".into()
+            "settings: factors.codebase_primary: this binary has no enabled codebase key of that version: name another, or leave it out"
+                .into()
         }),
     }
+}
+
+/// What to do about the file of the wrapping key.
+fn no_wrapping_key(error: KeyFileError) -> Failure {
+    let advice = match &error {
+        KeyFileError::Absent(_) => {
+            "put the file back, or for a new store make one of mode 0600 (openssl rand -base64 32), \
+             and name it in factors.local.master_key"
+        }
+        KeyFileError::Io(..)
+        | KeyFileError::OpenToOthers(..)
+        | KeyFileError::NotAKeyFile(..)
+        | KeyFileError::Document(..) => "mend it, or name the right file in factors.local.master_key",
+    };
+    format!("{error}: {advice}").into()
+}
+
+/// What to do about the file of the environment keys.
+fn no_environment_keys(error: FactorError) -> Failure {
+    let advice = match &error {
+        FactorError::Absent(_) => {
+            "put the file back, or for a new deployment make one by `triseal keygen environment FILE`, \
+             and name it in factors.file.path"
+        }
+        FactorError::Refused(_) | FactorError::Throttled | FactorError::Away(_) | FactorError::Corrupt(_) => {
+            "mend it, or name the right file in factors.file.path"
+        }
+    };
+    format!("{error}: {advice}").into()
 }
 
 /// Makes what `--dev` needs, where there is nothing. A key is never made beside a store: the store's records would not open
 /// under it.
 fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data)
-        .map_err(|error| format!("{} can't be made: {error}", data.display()))?;
-    let fresh = !settings.store.embedded.path.try_exists()?;
+    let store = &settings.store.embedded.path;
+    // What can't be looked at is there: whoever opens it tells what is wrong with it.
+    let exists = |path: &Path| path.try_exists().unwrap_or(true);
+    make_directory(data)
+        .map_err(|error| format!("{} can't be made: {error}: name another directory by --data", data.display()))?;
+    let fresh = !exists(store);
+    let lacks_a_key = [&settings.factors.local.master_key, &settings.factors.file.path].iter().any(|key| !exists(key));
+    if !fresh && lacks_a_key {
+        // What stands in the store's place may be none, and then no key is missing.
+        drop(EmbeddedStore::open(store, &settings.deployment)?);
+    }
     let mut key = Zeroizing::new([0; 32]);
 
     getrandom::fill(key.as_mut())?;
@@ -241,8 +331,20 @@ fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> 
     make_key_file(&settings.factors.file.path, document.as_bytes(), fresh)
 }
 
+/// With those above it that are missing. The name of each is on disk only when the one above it is.
+fn make_directory(path: &Path) -> io::Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
+    let missing: Vec<_> = path.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
+}
+
 fn make_key_file(path: &Path, content: &[u8], fresh: bool) -> Result<(), Failure> {
-    if path.try_exists().map_err(|error| format!("{} can't be read: {error}", path.display()))? {
+    if path.try_exists().unwrap_or(true) {
         return Ok(());
     }
     if !fresh {
@@ -255,7 +357,7 @@ fn make_key_file(path: &Path, content: &[u8], fresh: bool) -> Result<(), Failure
     }
     match local::create(path, content) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(format!("{} can't be made: {error}", path.display()).into())
+            Err(format!("{} can't be made: {error}: name another directory by --data", path.display()).into())
         }
         // Another process was quicker: its key is as good.
         Ok(()) | Err(_) => Ok(()),

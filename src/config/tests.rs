@@ -1,12 +1,11 @@
-use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 
 /// The settings of a file, with these variables in the environment.
 fn read_with(text: &str, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-    let variables: HashMap<_, _> =
-        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Settings::from_toml(text, environment().source(Some(variables.into_iter().collect())))
+    Settings::from_toml(text, &Overrides::of(variables.iter().map(|(name, value)| (name.into(), value.into())))?)
 }
 
 fn read(text: &str) -> Result<Settings, SettingsError> {
@@ -32,6 +31,11 @@ fn an_empty_file_has_the_safe_defaults() {
     let Server { max_concurrent_requests, max_connection_age, drain, .. } = settings.server;
     assert_eq!((max_concurrent_requests, max_connection_age), (512, Duration::from_mins(10)));
     assert_eq!(drain, Duration::from_secs(20));
+    assert!(settings.tls.is_none());
+    let Audit { sink, file, fsync_interval, timeout, kms_mac_key } = settings.audit;
+    assert_eq!((sink, file.as_path()), (AuditSink::Stdout, Path::new("/var/log/triseal/audit.jsonl")));
+    assert_eq!((fsync_interval, timeout), (Duration::from_secs(1), Duration::from_millis(500)));
+    assert_eq!(kms_mac_key, None);
     assert_eq!(settings.factors.codebase_primary, None);
     assert_eq!(settings.factors.environment, EnvironmentFrom::SecretsManager);
     assert_eq!(settings.factors.customer, CustomerFrom::Kms);
@@ -64,6 +68,13 @@ fn what_is_unknown_or_of_another_type_is_refused_by_name() {
         ("server.drain = '0s'", "server.drain"),
         ("server.drain = '-1s'", "server.drain"),
         ("server.drain = '721h'", "server.drain"),
+        ("[tls]\ncertificate = 'a'", "tls"),
+        ("[tls]\ncertificate = 'a'", "private_key"),
+        ("[tls]\nextra = 1", "extra"),
+        ("tls = true", "tls"),
+        ("[audit]\nextra = 1", "extra"),
+        ("audit.sink = 'syslog'", "audit.sink"),
+        ("audit.timeout = 500", "audit.timeout"),
         ("cache.max_age = 'soon'", "cache.max_age"),
         ("cache.roots = -1", "cache.roots"),
         ("cache.roots = 'many'", "cache.roots"),
@@ -73,6 +84,7 @@ fn what_is_unknown_or_of_another_type_is_refused_by_name() {
         ("factors.customer = 'KMS'", "factors.customer"),
         ("factors.codebase_primary = -1", "factors.codebase_primary"),
         ("store.backend = 'redb'", "store.backend"),
+        ("policy.extra = 1", "extra"),
         ("insecure.plaintext = 'perhaps'", "insecure.plaintext"),
         ("this is no TOML", "TOML"),
     ] {
@@ -133,15 +145,172 @@ fn the_environment_overrides_the_file() {
     }
 }
 
+/// TLS instead of `insecure.plaintext`.
+fn with_tls(more: &str) -> Result<Settings, SettingsError> {
+    let text = GOOD.replace("plaintext = true, ", "").replace("127.0.0.1", "0.0.0.0");
+    read(&format!("{text}\n[tls]\ncertificate = 'c.pem'\nprivate_key = 'k.pem'\nclient_ca = 'ca.pem'\n{more}"))
+}
+
+#[test]
+fn tls_takes_the_place_of_loopback() {
+    let settings = with_tls("trust_domain = 'datasert.com'").unwrap();
+    settings.check().unwrap();
+    let tls = settings.tls.unwrap();
+    assert_eq!(
+        [&tls.certificate, &tls.private_key, &tls.client_ca].map(|path| path.to_str().unwrap()),
+        ["c.pem", "k.pem", "ca.pem"]
+    );
+    assert_eq!((tls.client_crl, tls.trust_domain.as_str(), tls.allow_dns_names), (None, "datasert.com", false));
+    let settings = with_tls("trust_domain = 'a'\nclient_crl = 'crl.pem'\nallow_dns_names = true").unwrap();
+    let tls = settings.tls.unwrap();
+    assert!(tls.client_crl.is_some_and(|path| path == Path::new("crl.pem")) && tls.allow_dns_names);
+
+    for bad in ["''", "'spiffe://datasert.com'", "'Datasert.com'", "'datasert.com/realtask'"] {
+        let told = with_tls(&format!("trust_domain = {bad}")).unwrap_err().to_string();
+        assert!(told.contains("trust_domain"), "{told}");
+    }
+    let mut both = with_tls("trust_domain = 'datasert.com'").unwrap();
+    both.insecure.plaintext = true;
+    let told = both.check().unwrap_err().to_string();
+    assert!(told.contains("insecure.plaintext"), "{told}");
+}
+
+/// Each typed setting and each table, in the file and by its variable: what is told has the name and not the value.
+#[test]
+fn a_value_that_is_refused_is_not_repeated() {
+    for key in [
+        "deployment",
+        "server.listen",
+        "server.ops_listen",
+        "server.max_concurrent_requests",
+        "server.max_connection_age",
+        "server.drain",
+        "factors.codebase_primary",
+        "factors.environment",
+        "factors.customer",
+        "factors.file.poll",
+        "factors.file.max_age",
+        "cache.roots",
+        "cache.refresh_after",
+        "cache.max_age",
+        "cache.customer_staleness",
+        "store.backend",
+        "store.backup_retention",
+        "telemetry.log",
+        "insecure.plaintext",
+        "insecure.development_codebase_key",
+        "insecure.local_kms",
+        "server",
+        "factors",
+        "factors.file",
+        "factors.local",
+        "cache",
+        "store",
+        "store.embedded",
+        "telemetry",
+        "insecure",
+    ] {
+        let refused = |read: Result<Settings, SettingsError>| {
+            let error = read.and_then(|settings| settings.check()).expect_err(key);
+            let told = error.to_string();
+            assert!(told.starts_with(&format!("settings: {key}")) && told.contains("must "), "{told}");
+            assert!(!told.to_lowercase().contains("marked"), "{told}");
+            told
+        };
+        for value in ["MARKED, expected MARKED", "'MARKED`, expected"] {
+            let quoted = serde_json::to_string(value).unwrap();
+            refused(read(&format!("{key} = {quoted}")));
+            refused(read(&format!("{key} = [[{quoted}]]")));
+            let variable = format!("TRISEAL__{}", key.to_uppercase().replace('.', "__"));
+            let told = refused(read_with(GOOD, &[(&variable, value)]));
+            assert!(key == "telemetry.log" || told.contains(&variable), "{told}");
+        }
+    }
+    for name in ["MARKED0123456789MARKED0123456789MARKED01234567", "'MARKED`, expected'", "\"MARKED\\n\""] {
+        let told = read(&format!("server.{name} = 1")).unwrap_err().to_string();
+        assert!(told.starts_with("settings: server.a name: is no setting: must be one of `listen`,"), "{told}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_named() {
+    for (name, parts) in [
+        ("TRISEAL_SERVER__LISTEN", &["TRISEAL_SERVER__LISTEN", "write TRISEAL__SERVER__LISTEN,"][..]),
+        ("triseal_store__backend", &["triseal_store__backend", "TRISEAL__STORE__BACKEND"]),
+        ("TRISEAL__SERVER__LISTN", &["TRISEAL__SERVER__LISTN", "server.listn", "`listen`"]),
+        ("TRISEAL__SERVER__LIST[0", &["TRISEAL__SERVER__LIST[0", "docs/SETTINGS.md"]),
+        ("TRISEAL__SERVER.LISTEN", &["TRISEAL__SERVER.LISTEN", "docs/SETTINGS.md"]),
+        ("TRISEAL__", &["TRISEAL__", "docs/SETTINGS.md"]),
+    ] {
+        let told = read_with(GOOD, &[(name, "MARKED")]).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| told.contains(part)) && !told.contains("MARKED"), "{told}");
+    }
+    let octets = |octets| OsStr::from_bytes(octets).to_owned();
+    let variable = |name: OsString, value: OsString| Overrides::of(std::iter::once((name, value)));
+    let told = variable("TRISEAL__DEPLOYMENT".into(), octets(b"MARK\xff")).err().unwrap().to_string();
+    assert!(told.contains("TRISEAL__DEPLOYMENT: must be UTF-8") && !told.contains("MARK"), "{told}");
+    assert!(variable("SOMEBODY_ELSES".into(), octets(b"\xff")).is_ok());
+    assert!(variable(octets(b"TRISEAL__\xff"), "x".into()).is_ok(), "nobody can have meant it");
+}
+
+#[test]
+fn a_key_in_the_place_of_its_path_is_refused() {
+    let hex = "00ff".repeat(16);
+    for key in ["factors.file.path", "factors.local.master_key", "store.embedded.path"] {
+        let variable = format!("TRISEAL__{}", key.to_uppercase().replace('.', "__"));
+        let check = |value| read_with(GOOD, &[(&variable, value)]).unwrap().check();
+        for value in [
+            "bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM=",
+            "/WFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM=",
+            "bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM",
+            "_WFya2VkIG1hcmtlZCBtYXJrZ-QgbWFya2VkIDAxMjM",
+            " bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMjM=\n",
+            &hex,
+            r#"{"format": "triseal-environment-keys/v1"}"#,
+        ] {
+            let told = check(value).expect_err(value).to_string();
+            assert!(told.contains(key) && told.contains("mode 0600") && !told.contains(&value[1..20]), "{told}");
+        }
+        for path in [
+            "/etc/triseal/keys",
+            "/etc/triseal/keys/production/environmentkey",
+            "./keys/of/production/number1/environmentkey",
+            "environment.json",
+            "bWFya2VkIG1hcmtlZCBtYXJrZWQgbWFya2VkIDAxMj.key",
+        ] {
+            check(path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_logged_is_told_by_levels() {
+    let with = |filter: &str| {
+        let mut settings = read(GOOD).unwrap();
+        settings.telemetry.log = filter.to_owned();
+        settings.check()
+    };
+    for good in ["info", "WARN", "off", "triseal=debug,warn", "info,h2=off", "triseal::vault=trace", "[call]=debug"] {
+        assert!(with(good).is_ok(), "{good}");
+    }
+    for bad in ["", "inof", "info,", "triseal=dbug", "triseal=", "triseal", "info;debug", "triseal=debug,wran"] {
+        let told = with(bad).expect_err(bad).to_string();
+        assert!(told.starts_with("settings: telemetry.log: must be one of error, warn, info"), "{told}");
+    }
+}
+
 #[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
-    let edits: [(&str, Edit); 13] = [
-        ("insecure.plaintext", |settings| settings.insecure.plaintext = false),
+    let edits: [(&str, Edit); 16] = [
+        ("tls", |settings| settings.insecure.plaintext = false),
         ("server.listen", |settings| settings.server.listen = "0.0.0.0:7443".parse().unwrap()),
         ("server.listen", |settings| settings.server.listen = "[::ffff:127.0.0.1]:7443".parse().unwrap()),
         ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 0),
         ("server.max_concurrent_requests", |settings| settings.server.max_concurrent_requests = 100_001),
+        ("audit.timeout", |settings| settings.audit.timeout = Duration::from_millis(5_001)),
+        ("audit.fsync_interval", |settings| settings.audit.fsync_interval = Duration::from_secs(61)),
+        ("audit.kms_mac_key", |settings| settings.audit.kms_mac_key = Some(String::new())),
         ("factors.environment", |settings| settings.factors.environment = EnvironmentFrom::SecretsManager),
         ("factors.customer", |settings| settings.factors.customer = CustomerFrom::Kms),
         ("factors.customer", |settings| settings.insecure.local_kms = false),
@@ -160,8 +329,11 @@ fn each_refusal_names_its_key() {
             Ok(()) => panic!("{wanted} was accepted"),
         }
     }
-    let bounds: [Edit; 5] = [
+    let bounds: [Edit; 6] = [
         |settings| settings.server.max_concurrent_requests = 1,
+        |settings| {
+            (settings.audit.timeout, settings.audit.fsync_interval) = (Duration::from_secs(5), Duration::from_mins(1))
+        },
         |settings| settings.cache.roots = 10_000_000,
         |settings| settings.cache.refresh_after = settings.cache.max_age,
         |settings| settings.factors.file.poll = settings.factors.file.max_age / 2,
@@ -173,6 +345,17 @@ fn each_refusal_names_its_key() {
         settings.check().unwrap();
     }
     assert!(read("").unwrap().check().is_err(), "the defaults are a release's that knows AWS");
+}
+
+#[test]
+fn only_without_tls_there_may_be_no_policy_directory() {
+    let directory = |text: &str| read(text).unwrap().policy_directory().map(Path::to_owned);
+    let named = "policy.directory = 'policy'\n";
+    assert_eq!(directory(""), Some(PathBuf::from("/etc/triseal/policy")));
+    assert_eq!(directory(named), Some(PathBuf::from("policy")));
+    assert_eq!(directory("insecure.plaintext = true"), None);
+    assert_eq!(directory(&format!("{named}insecure.plaintext = true")), Some(PathBuf::from("policy")));
+    assert_eq!(Settings::dev(Path::new(".triseal")).unwrap().policy_directory(), None);
 }
 
 #[test]
@@ -198,6 +381,8 @@ fn development_runs_below_its_directory_whatever_that_is_called() {
         assert!(settings.server.listen.ip().is_loopback() && settings.server.ops_listen.ip().is_loopback());
         assert!(settings.insecure.development_codebase_key);
         assert_eq!(settings.store.embedded.path, Path::new(data).join("store.redb"));
+        assert_eq!(settings.audit.sink, AuditSink::File, "standard output is for people");
+        assert_eq!(settings.audit.file, Path::new(data).join("audit.jsonl"));
         assert_eq!(settings.factors.file.path, Path::new(data).join("environment.json"));
         assert_eq!(settings.factors.local.master_key, Path::new(data).join("insecure-local-kms.key"));
     }

@@ -3,7 +3,7 @@
 
 use hkdf::{Hkdf, HkdfExtract};
 use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::aead::{Nonce, SealingKey};
 use super::context::Context;
@@ -105,8 +105,9 @@ fn take<const N: usize, const L: usize>(okm: &[u8; L], at: usize) -> [u8; N] {
     std::array::from_fn(|index| okm[at + index])
 }
 
-/// What the test vectors name, for comparing step by step.
+/// What the test vectors name, for comparing step by step. Keys stand in it: it is wiped when dropped.
 #[doc(hidden)]
+#[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Derived {
     pub root: [u8; 32],
     pub binding: [u8; 32],
@@ -115,7 +116,8 @@ pub struct Derived {
     pub nonce: [u8; 12],
 }
 
-/// Shows every intermediate value of one sealing, keys among them: for the test vectors alone.
+/// Shows every intermediate value of one sealing, keys among them: for the test vectors alone. It is not behind a feature, which plain
+/// `cargo test` would leave out, and with it the vectors; no program calls it, so none contains it.
 #[doc(hidden)]
 pub fn insecure_derived(root: &Root, lineage: Lineage, salt: &[u8; 32], context: &Context<'_>) -> Derived {
     let keys = record_keys(root, &encode_header(lineage, salt), context);

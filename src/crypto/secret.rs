@@ -50,7 +50,9 @@ impl<F> Key<F> {
 
 impl<F> fmt::Debug for Key<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key")
+        // Such as `Key<Codebase>`.
+        let factor = std::any::type_name::<F>();
+        write!(f, "Key<{}>", factor.rsplit("::").next().unwrap_or(factor))
     }
 }
 

@@ -238,8 +238,8 @@ fn padding_starts_in_the_last_block_or_nowhere() {
 
 #[test]
 fn secrets_print_their_type_and_nothing_else() {
-    assert_eq!(format!("{:?}", key::<Codebase>([0xAB; 32])), "Key");
-    assert_eq!(format!("{:?}", key::<LocalWrapping>([0xAB; 32])), "Key");
+    assert_eq!(format!("{:?}", key::<Codebase>([0xAB; 32])), "Key<Codebase>");
+    assert_eq!(format!("{:?}", key::<LocalWrapping>([0xAB; 32])), "Key<LocalWrapping>");
     assert_eq!(format!("{:?}", sample_root()), "Root");
     assert_eq!(format!("{:?}", plaintext(b"secret")), "Plaintext");
     assert_eq!(format!("{:#?}", plaintext(b"secret")), "Plaintext");

@@ -12,6 +12,8 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::{CustomerDirectory, CustomerError, new_write_id};
+use crate::audit::entry::Subject;
+use crate::audit::{Changing, Event, Made, Origin};
 use crate::ids::CustomerId;
 use crate::store::{
     CredentialRow, CustomerRow, CustomerState, CustomerWrite, Decision, Erasure, Replaced, StoreError, change, row_time,
@@ -56,7 +58,7 @@ impl CustomerDirectory {
                 if !is_due(&row, (self.clock)()) {
                     continue;
                 }
-                match self.destroy_now(&row.id, backup_retention).await {
+                match self.destroy_audited(&row.id, backup_retention).await {
                     Ok(erasure) => {
                         swept.destroyed += 1;
                         info!(customer = row.id.as_str(), key_versions = erasure.key_versions, "customer destroyed");
@@ -74,6 +76,18 @@ impl CustomerDirectory {
                 return Ok(swept);
             }
         }
+    }
+
+    async fn destroy_audited(
+        &self,
+        id: &CustomerId,
+        backup_retention: SignedDuration,
+    ) -> Result<Erasure, CustomerError> {
+        let origin = Origin::service(None);
+        let entries = Changing::new(&self.audit, origin, Event::CustomerDestruction, Subject::customer(id));
+        entries.announce(None).await?;
+        let destroyed = self.destroy_now(id, backup_retention).await;
+        entries.settle(destroyed, |_| Made::default()).await
     }
 
     async fn destroy_now(&self, id: &CustomerId, backup_retention: SignedDuration) -> Result<Erasure, CustomerError> {

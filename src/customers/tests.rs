@@ -96,6 +96,7 @@ async fn setup() -> Setup {
         credentials.clone(),
         wrapper.clone(),
         keyring.clone(),
+        AuditLog::insecure_none(),
         clock,
     );
     Setup { directory, wrapper, customers, credentials, keyring, _files: files }
@@ -107,7 +108,7 @@ fn id(name: &str) -> CustomerId {
 
 /// Puts a customer into a state, as a later release's commands do.
 async fn put(setup: &Setup, name: &str, state: CustomerState) -> CustomerRow {
-    let row = setup.directory.create(&id(name)).await.unwrap();
+    let row = setup.directory.create_unasked(&id(name)).await.unwrap();
     let changed = CustomerRow { state, write_id: WriteId::random().unwrap(), ..row.clone() };
     let write = CustomerWrite::of(changed.clone());
     setup.customers.replace(Some(row.write_id), write).await.unwrap();
@@ -127,14 +128,14 @@ async fn no_customer_is_written_whose_key_was_not_proved() {
     for failure in failures {
         for part in [&setup.wrapper.wrapping, &setup.wrapper.unwrapping] {
             *part.lock().unwrap() = Some(failure.clone());
-            let told = setup.directory.create(&id("acme")).await.unwrap_err();
+            let told = setup.directory.create_unasked(&id("acme")).await.unwrap_err();
             assert_eq!(told, CustomerError::Wrapper(failure.clone()));
             *part.lock().unwrap() = None;
-            assert_eq!(setup.directory.get(&id("acme")).await, Err(CustomerError::NotFound));
+            assert_eq!(setup.directory.get_unasked(&id("acme")).await, Err(CustomerError::NotFound));
             assert_eq!(setup.customers.key(&id("acme"), Version::FIRST).await, Ok(None));
         }
     }
-    let made = setup.directory.create(&id("acme")).await.unwrap();
+    let made = setup.directory.create_unasked(&id("acme")).await.unwrap();
     let key = setup.customers.key(&id("acme"), Version::FIRST).await.unwrap().unwrap();
     assert_eq!((made.primary, key.kms_key_arn.as_str()), (Version::FIRST, "fake"));
 }
@@ -143,10 +144,10 @@ async fn no_customer_is_written_whose_key_was_not_proved() {
 async fn an_existing_customer_is_answered_as_it_is_and_a_destroyed_one_is_not_made_again() {
     let setup = setup().await;
     let disabled = put(&setup, "disabled", CustomerState::Disabled).await;
-    assert_eq!(setup.directory.create(&id("disabled")).await, Ok(disabled));
+    assert_eq!(setup.directory.create_unasked(&id("disabled")).await, Ok(disabled));
     let destroy_time = Timestamp::UNIX_EPOCH;
     put(&setup, "destroyed", CustomerState::Destroyed { destroy_time, erasure: Erasure::default() }).await;
-    assert_eq!(setup.directory.create(&id("destroyed")).await, Err(CustomerError::Destroyed));
+    assert_eq!(setup.directory.create_unasked(&id("destroyed")).await, Err(CustomerError::Destroyed));
 }
 
 #[tokio::test]
@@ -172,7 +173,7 @@ async fn a_list_shows_those_in_one_state() {
         for limit in [1, 2, 100] {
             let (mut found, mut after) = (Vec::new(), None);
             loop {
-                let page = setup.directory.list(filter, after, limit).await.unwrap();
+                let page = setup.directory.list_unasked(filter, after, limit).await.unwrap();
                 assert!(page.rows.len() <= limit);
                 found.extend(page.rows.into_iter().map(|row| row.id.to_string()));
                 after = page.next;

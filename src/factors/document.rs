@@ -6,6 +6,7 @@
 use std::fmt;
 
 use base64ct::{Base64, Encoding};
+use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_path_to_error::{Path, Segment};
 use subtle::ConstantTimeEq;
@@ -122,23 +123,43 @@ pub enum Problem {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawDocument<'a> {
-    format: Option<&'a str>,
+struct RawDocument {
+    format: Option<Text>,
     primary: Option<u32>,
-    #[serde(borrow)]
-    keys: Option<Vec<RawEntry<'a>>>,
+    keys: Option<Vec<RawEntry>>,
 }
 
-/// Borrows the key from the text, so that reading makes no copy of it that nobody wipes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawEntry<'a> {
+struct RawEntry {
     version: Option<u32>,
-    key: Option<&'a str>,
+    key: Option<Text>,
     #[serde(default)]
     state: KeyState,
     created_at: Option<jiff::Timestamp>,
     primary_until: Option<jiff::Timestamp>,
+}
+
+/// A string that is wiped when dropped. Only where the JSON has escapes does the parser keep a copy that is not.
+struct Text(Zeroizing<String>);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl Visitor<'_> for TextVisitor {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(Zeroizing::new(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
 }
 
 impl KeyDocument {
@@ -151,7 +172,7 @@ impl KeyDocument {
             return Err(refused("document", Problem::TooLong));
         }
         let raw = parse_json(text)?;
-        match raw.format {
+        match raw.format.as_ref().map(|format| format.0.as_str()) {
             None => return Err(refused("format", Problem::Missing)),
             Some(format) if format != form.as_str() => {
                 return Err(refused("format", Problem::WrongFormat(form.as_str())));
@@ -207,7 +228,7 @@ impl KeyDocument {
     }
 }
 
-fn parse_json(text: &str) -> Result<RawDocument<'_>, DocumentError> {
+fn parse_json(text: &str) -> Result<RawDocument, DocumentError> {
     let mut json = serde_json::Deserializer::from_str(text);
     let raw = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = field(error.path());
@@ -238,7 +259,7 @@ fn field(path: &Path) -> String {
     if name.is_empty() { "document".to_owned() } else { name.trim_start_matches('.').to_owned() }
 }
 
-fn check_entry(index: usize, entry: &RawEntry<'_>, before: &[KeyEntry]) -> Result<KeyEntry, DocumentError> {
+fn check_entry(index: usize, entry: &RawEntry, before: &[KeyEntry]) -> Result<KeyEntry, DocumentError> {
     let at = |field: &str, problem| Err(DocumentError { field: format!("keys[{index}].{field}"), problem });
     let Some(version) = entry.version else { return at("version", Problem::Missing) };
     if version == 0 {
@@ -247,7 +268,7 @@ fn check_entry(index: usize, entry: &RawEntry<'_>, before: &[KeyEntry]) -> Resul
     if before.iter().any(|other| other.version == version) {
         return at("version", Problem::Repeated);
     }
-    let Some(encoded) = entry.key else { return at("key", Problem::Missing) };
+    let Some(Text(encoded)) = &entry.key else { return at("key", Problem::Missing) };
     let mut key = Zeroizing::new([0_u8; 32]);
     match Base64::decode(encoded, key.as_mut()) {
         Ok(octets) if octets.len() == 32 => {}

@@ -38,6 +38,29 @@ fn the_form_in_the_documentation_is_read() {
     assert_eq!((second.created_at, second.primary_until), (None, None));
 }
 
+/// JSON has many ways to write one string: programs that escape slashes, or all but letters, wrote no other document.
+#[test]
+fn strings_may_be_written_with_escapes() {
+    // Its base64 has slashes, pluses and letters.
+    let key = Base64::encode_string(&std::array::from_fn::<u8, 32, _>(|index| {
+        [0xfb, 0xef, 0xbe, 0xff, 0xff, 0x7f][index % 6]
+    }));
+    assert!(key.contains('/') && key.contains('+'), "{key}");
+    let plain = with_keys(&format!(r#"{{"version": 1, "key": "{key}", "created_at": "2026-01-07T09:00:00Z"}}"#));
+    let escaped = |character: char| format!("\\u{:04x}", u32::from(character));
+    let slashes = plain.replace('/', "\\/");
+    let others = plain.replace('+', &escaped('+')).replace('=', &escaped('=')).replace("T09", &(escaped('T') + "09"));
+    let names = plain.replace("\"key\"", &format!("\"{}ey\"", escaped('k')));
+    let all = plain.replace(&key, &key.chars().map(escaped).collect::<String>());
+    for text in [&plain, &slashes, &others, &names, &all] {
+        let read = KeyDocument::parse(Form::Environment, text).unwrap();
+        assert_eq!(Base64::encode_string(read.keys[0].key.as_slice()), key);
+        assert!(read.keys[0].created_at.is_some());
+    }
+    let refusal = refusal(&slashes.replace("\\/v1", "\\/v2"));
+    assert_eq!(refusal.problem, Problem::WrongFormat("triseal-environment-keys/v1"));
+}
+
 #[test]
 fn each_defect_is_named_by_its_field() {
     let (one, two) = (key(1), key(2));

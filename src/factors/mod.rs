@@ -17,23 +17,24 @@ pub use versions::{KeySet, Lookup, Regression};
 use crate::crypto::{CustomerKey, Environment, Version};
 use crate::ids::{CustomerId, Deployment};
 
-/// Why a source did not answer with a key. The texts name no key's content.
+/// Why a source did not answer with a key. The variants tell what a caller may do about it; each text stands for itself, and names no
+/// key's content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FactorError {
     /// The source says that there is no such thing.
-    #[error("absent: {0}")]
+    #[error("{0}")]
     Absent(String),
     /// The source does not permit it, or the key is disabled.
-    #[error("refused: {0}")]
+    #[error("{0}")]
     Refused(String),
     /// The source asks for fewer requests.
-    #[error("throttled")]
+    #[error("the source asks for fewer requests")]
     Throttled,
     /// The source did not answer.
-    #[error("away: {0}")]
+    #[error("{0}")]
     Away(String),
     /// What the source holds is not of its form, or was not made for this.
-    #[error("corrupt: {0}")]
+    #[error("{0}")]
     Corrupt(String),
 }
 

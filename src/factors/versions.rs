@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use super::document::{KeyDocument, KeyState};
 use crate::crypto::{Fingerprint, Key, Version, fingerprint};
 
+/// Versions without a key that [`KeySet::gaps`] names, at most: a document has room for fewer versions than this.
+const MAX_GAPS: usize = 1_000;
+
 /// All versions of one factor. Exactly one is the primary, and it is enabled.
 pub struct KeySet<F> {
     primary: Version,
@@ -77,6 +80,18 @@ impl<F> KeySet<F> {
         self.keys.iter().map(|(version, (_, key))| (*version, fingerprint(key)))
     }
 
+    /// The versions below the last that are not here. Versions count from 1, so they were never made, or were lost.
+    pub fn gaps(&self) -> impl Iterator<Item = Version> {
+        let last = self.keys.keys().next_back().map_or(0, |version| version.get());
+        let versions = (1..last).filter_map(Version::new);
+        versions.filter(|version| !self.keys.contains_key(version)).take(MAX_GAPS)
+    }
+
+    /// The one after the last.
+    pub fn next_version(&self) -> Option<Version> {
+        self.keys.keys().next_back().and_then(|version| Version::new(version.get().checked_add(1)?))
+    }
+
     /// Whether this set may take the place of `before`: nothing is lost, changed or taken back.
     ///
     /// # Errors
@@ -129,6 +144,18 @@ mod tests {
         let promoted = set.with_primary(version(2)).unwrap();
         assert_eq!(promoted.primary().get(), 2);
         assert!(promoted.with_primary(version(3)).is_none());
+    }
+
+    #[test]
+    fn gaps_are_the_versions_that_were_skipped() {
+        let gaps =
+            |keys: &[(u32, u8, KeyState)]| set(keys[0].0, keys).unwrap().gaps().map(Version::get).collect::<Vec<_>>();
+        assert!(gaps(&[(1, 1, E), (2, 2, R)]).is_empty());
+        assert_eq!(gaps(&[(3, 3, E), (5, 5, R)]), [1, 2, 4]);
+        assert_eq!(gaps(&[(u32::MAX, 1, E)]).len(), MAX_GAPS, "bounded");
+        let next = |keys: &[(u32, u8, KeyState)]| set(keys[0].0, keys).unwrap().next_version().map(Version::get);
+        assert_eq!(next(&[(3, 3, E), (5, 5, R)]), Some(6));
+        assert_eq!(next(&[(u32::MAX, 1, E)]), None);
     }
 
     #[test]

@@ -32,7 +32,7 @@ use tower::Service;
 
 use super::limits::{Admission, Admitted, Calls, DEFAULT_DEADLINE, MAX_DEADLINE, PIECE_OCTETS, Share, Shed, UnderWay};
 use super::status;
-use crate::ids::{Caller, RequestId};
+use crate::ids::{Caller, RequestId, TraceId};
 use crate::telemetry;
 use crate::telemetry::metrics::{self, Rpc};
 
@@ -149,7 +149,7 @@ impl ConnectionService {
     where
         B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
     {
-        let id = request_id(request.headers());
+        let (id, trace) = (request_id(request.headers()), trace_id(request.headers()));
         if let Some(caller) = &self.caller {
             request.extensions_mut().insert(caller.clone());
         }
@@ -158,9 +158,11 @@ impl ConnectionService {
             None => self.other(request),
         };
         let answered = id.as_str().parse::<HeaderValue>();
-        Box::pin(telemetry::within(id, async move {
+        Box::pin(telemetry::within(id, trace, async move {
             let mut answer = answer.await;
-            if let Ok(id) = answered {
+            if let Ok(mut id) = answered {
+                // Each answer has another one, so no connection's table of headers is to keep it: it would push out those that recur.
+                id.set_sensitive(true);
                 answer.headers_mut().insert(REQUEST_ID, id);
             }
             Ok(answer)
@@ -273,6 +275,11 @@ impl HttpBody for CallBody {
 fn request_id(headers: &HeaderMap) -> RequestId {
     let given = headers.get(REQUEST_ID).and_then(|id| RequestId::parse(id.to_str().ok()?).ok());
     given.unwrap_or_else(RequestId::random)
+}
+
+/// The caller's, if it names one.
+fn trace_id(headers: &HeaderMap) -> Option<TraceId> {
+    TraceId::from_traceparent(headers.get("traceparent")?.to_str().ok()?)
 }
 
 /// The caller's, at most [`MAX_DEADLINE`], or [`DEFAULT_DEADLINE`].

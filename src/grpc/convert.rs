@@ -12,13 +12,14 @@ pub(super) use batch::{batch_request, batch_response, room_for_secrets};
 
 use super::status::bad_fields;
 use super::wire::v1;
+use crate::access::DecryptCredential;
 use crate::crypto::Lineage;
 use crate::customers::StateFilter;
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
 use crate::secret::stored::{self, to_timestamp as timestamp};
 use crate::secret::{Kind, Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString, View};
 use crate::store::{CustomerRow, CustomerState, IdempotencyKey, KeyVersionState, Page, Revision, State};
-use crate::vault::{Condition, Credential, ListFilter, Reading, VaultError};
+use crate::vault::{Condition, Credential, ListFilter, VaultError};
 
 const MAX_TOKEN: usize = 16_384;
 const MAX_URL: usize = 2_048;
@@ -152,7 +153,9 @@ pub fn check_encrypt_request(request: v1::EncryptCredentialRequest) -> Result<()
     stored::encode(request.secret).map(drop).map_err(|_| VaultError::SecretTooLong.into())
 }
 
-pub(super) fn decrypt_request(request: &v1::DecryptCredentialRequest) -> Result<Reading, Status> {
+pub(super) fn decrypt_request(
+    request: &v1::DecryptCredentialRequest,
+) -> Result<(DecryptCredential, Option<Revision>), Status> {
     let mut check = Check::default();
     let id = check.credential(&request.customer_id, &request.credential_id);
     let revision = check.revision(request.if_revision);
@@ -164,7 +167,7 @@ pub(super) fn decrypt_request(request: &v1::DecryptCredentialRequest) -> Result<
             View::Access
         }
     };
-    check.done(id.map(|id| Reading { id, view, revision }))
+    check.done(id.map(|id| (DecryptCredential { id, view }, revision)))
 }
 
 pub(super) fn credential_ref(customer: &str, credential: &str) -> Result<CredentialRef, Status> {
@@ -182,9 +185,10 @@ pub(super) fn delete_request(
     check.done(id.map(|id| (id, revision)))
 }
 
-pub(super) fn list_request(
-    request: &v1::ListCredentialsRequest,
-) -> Result<(ListFilter, Option<CredentialRef>, usize), Status> {
+/// Of one customer or all; which; after which; how many at most.
+type ListRequest = (Option<CustomerId>, ListFilter, Option<CredentialRef>, usize);
+
+pub(super) fn list_request(request: &v1::ListCredentialsRequest) -> Result<ListRequest, Status> {
     let mut check = Check::default();
     let customer = match request.customer_id.as_str() {
         "" => None,
@@ -226,7 +230,7 @@ pub(super) fn list_request(
             id
         }
     };
-    check.done(Some((ListFilter { customer, kind, needs_reauth, refreshed_before }, after, limit)))
+    check.done(Some((customer, ListFilter { kind, needs_reauth, refreshed_before }, after, limit)))
 }
 
 pub(super) fn customer_id(id: &str) -> Result<CustomerId, Status> {

@@ -1,24 +1,27 @@
-//! CredentialService: who calls → convert → one call → convert.
+//! CredentialService: who calls → convert → may they → one call → convert.
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use super::identity;
+use super::gate::Gate;
 use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialService;
+use crate::access::{DeleteCredential, EncryptCredential, GetCredential, ListCredentials};
+use crate::audit::Event;
 use crate::vault::{Reading, Vault};
 
 /// CredentialService over a vault.
 pub struct Credentials {
+    gate: Gate,
     vault: Arc<Vault>,
 }
 
 impl Credentials {
-    /// Serves this vault.
-    pub fn new(vault: Arc<Vault>) -> Self {
-        Self { vault }
+    /// Serves this vault behind this gate.
+    pub fn new(gate: Gate, vault: Arc<Vault>) -> Self {
+        Self { gate, vault }
     }
 }
 
@@ -28,10 +31,11 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::EncryptCredentialRequest>,
     ) -> Result<Response<v1::EncryptCredentialResponse>, Status> {
-        let caller = identity::caller(&request)?;
+        let caller = self.gate.caller(&request)?;
         let request = convert::encrypt_request(request.into_inner())?;
-        let credential =
-            self.vault.encrypt(&caller, &request.id, request.secret, request.condition, request.key).await?;
+        let asked = EncryptCredential { id: request.id, kind: request.secret.kind() };
+        let permit = self.gate.permit(&caller, Event::EncryptCredential, asked).await?;
+        let credential = self.vault.encrypt(&permit, request.secret, request.condition, request.key).await?;
         let credential = Some(convert::credential_message(&credential));
         Ok(Response::new(v1::EncryptCredentialResponse { credential }))
     }
@@ -40,17 +44,30 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::DecryptCredentialRequest>,
     ) -> Result<Response<v1::DecryptCredentialResponse>, Status> {
-        let Reading { id, view, revision } = convert::decrypt_request(request.get_ref())?;
-        Ok(Response::new(convert::decrypted(self.vault.decrypt(&id, view, revision).await?)))
+        let caller = self.gate.caller(&request)?;
+        let (asked, revision) = convert::decrypt_request(request.get_ref())?;
+        let permit = self.gate.permit(&caller, Event::DecryptCredential, asked).await?;
+        Ok(Response::new(convert::decrypted(self.vault.decrypt(&permit, revision).await?)))
     }
 
     async fn batch_decrypt_credentials(
         &self,
         request: Request<v1::BatchDecryptCredentialsRequest>,
     ) -> Result<Response<v1::BatchDecryptCredentialsResponse>, Status> {
-        let requests = convert::batch_request(request.get_ref())?;
-        let right: Vec<_> = requests.iter().flatten().collect();
-        let opened = self.vault.decrypt_many(&right, convert::room_for_secrets(requests.len())).await;
+        let caller = self.gate.caller(&request)?;
+        let mut requests = Vec::new();
+        for item in convert::batch_request(request.get_ref())? {
+            requests.push(match item {
+                Ok((asked, revision)) => self
+                    .gate
+                    .permit(&caller, Event::BatchDecryptCredentials, asked)
+                    .await
+                    .map(|permit| Reading { permit, revision }),
+                Err(wrong) => Err(wrong),
+            });
+        }
+        let permitted: Vec<_> = requests.iter().flatten().collect();
+        let opened = self.vault.decrypt_many(&permitted, convert::room_for_secrets(requests.len())).await;
         Ok(Response::new(convert::batch_response(requests, opened)))
     }
 
@@ -58,9 +75,11 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::GetCredentialRequest>,
     ) -> Result<Response<v1::GetCredentialResponse>, Status> {
+        let caller = self.gate.caller(&request)?;
         let request = request.into_inner();
         let id = convert::credential_ref(&request.customer_id, &request.credential_id)?;
-        let credential = Some(convert::credential_message(&self.vault.get(&id).await?));
+        let permit = self.gate.permit(&caller, Event::GetCredential, GetCredential(id)).await?;
+        let credential = Some(convert::credential_message(&self.vault.get(&permit).await?));
         Ok(Response::new(v1::GetCredentialResponse { credential }))
     }
 
@@ -68,8 +87,11 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::ListCredentialsRequest>,
     ) -> Result<Response<v1::ListCredentialsResponse>, Status> {
-        let (filter, after, limit) = convert::list_request(request.get_ref())?;
-        let page = self.vault.list(&filter, after, limit).await?;
+        let caller = self.gate.caller(&request)?;
+        let (customer, filter, after, limit) = convert::list_request(request.get_ref())?;
+        let permit = self.gate.permit(&caller, Event::ListCredentials, ListCredentials(customer)).await?;
+        let may_see = |id: &_| self.gate.shows(&permit, &GetCredential(Clone::clone(id)));
+        let page = self.vault.list(&permit, &filter, after, limit, may_see).await?;
         Ok(Response::new(convert::list_response(&page)))
     }
 
@@ -77,9 +99,10 @@ impl CredentialService for Credentials {
         &self,
         request: Request<v1::DeleteCredentialRequest>,
     ) -> Result<Response<v1::DeleteCredentialResponse>, Status> {
-        let caller = identity::caller(&request)?;
+        let caller = self.gate.caller(&request)?;
         let (id, revision) = convert::delete_request(request.get_ref())?;
-        self.vault.delete(&caller, &id, revision).await?;
+        let permit = self.gate.permit(&caller, Event::DeleteCredential, DeleteCredential(id)).await?;
+        self.vault.delete(&permit, revision).await?;
         Ok(Response::new(v1::DeleteCredentialResponse {}))
     }
 }

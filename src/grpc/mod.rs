@@ -6,11 +6,13 @@ mod connection;
 mod convert;
 pub mod credential;
 pub mod customer;
-mod identity;
+pub mod gate;
+pub mod identity;
 mod limits;
 mod preface;
 pub mod server;
 mod status;
+pub mod tls;
 mod wire;
 
 pub use convert::check_encrypt_request;

@@ -17,6 +17,7 @@ use super::connection::{ConnectionLimits, Connections};
 pub use super::connection::{Handshake, Peer, Plaintext};
 use super::credential::Credentials;
 use super::customer::Customers;
+use super::gate::Gate;
 use super::limits;
 use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialServiceServer;
@@ -40,6 +41,16 @@ pub enum ServeError {
     /// The same.
     #[error("the protocol: {0}")]
     Descriptors(#[from] prost::DecodeError),
+}
+
+/// What is served.
+pub struct Services {
+    /// What every call passes first.
+    pub gate: Gate,
+    /// Credentials.
+    pub vault: Arc<Vault>,
+    /// Customers.
+    pub directory: Arc<CustomerDirectory>,
 }
 
 /// What is set, of all that limits the service.
@@ -68,11 +79,11 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
 pub async fn serve(
     listener: TcpListener,
     handshake: impl Handshake,
-    vault: Arc<Vault>,
-    directory: Arc<CustomerDirectory>,
+    services: Services,
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let Services { gate, vault, directory } = services;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CredentialServiceServer<Credentials>>().await;
     health.set_serving::<CustomerServiceServer<Customers>>().await;
@@ -80,12 +91,12 @@ pub async fn serve(
         .add_service(reflection().build_v1()?.max_decoding_message_size(limits::MAX_NAME_OCTETS))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(limits::MAX_NAME_OCTETS))
         .add_service(
-            CredentialServiceServer::new(Credentials::new(vault))
+            CredentialServiceServer::new(Credentials::new(gate.clone(), vault))
                 .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
                 .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
         )
         .add_service(
-            CustomerServiceServer::new(Customers::new(directory))
+            CustomerServiceServer::new(Customers::new(gate, directory))
                 .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
                 .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
         );

@@ -14,6 +14,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use tracing::{error, warn};
 
+use crate::access::Denied;
+use crate::audit::AuditError;
 use crate::customers::CustomerError;
 use crate::factors::FactorError;
 use crate::keyring::{ASK_AGAIN, KeyringError};
@@ -33,7 +35,7 @@ const RETRY_ENCODING: Duration = Duration::from_secs(30);
 /// When to try again where too much was asked for at once. Another replica may do it at once.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
 
-/// Every reason there is, for counting: api.md's list. What is not here is counted as none.
+/// Every reason there is or will be, for counting. What is not here is counted as none, and fails the tests of this file.
 const REASONS: &[&str] = &[
     "BAD_FIELD",
     "IDEMPOTENCY_KEY_REUSED",
@@ -64,6 +66,7 @@ const REASONS: &[&str] = &[
     "RATE_LIMITED",
     "REPLY_FULL",
     "KMS_THROTTLED",
+    "REPLY_FULL",
     "KMS_UNAVAILABLE",
     "SECRETS_UNAVAILABLE",
     "STORE_UNAVAILABLE",
@@ -154,8 +157,16 @@ pub(super) fn rate_limited() -> Status {
 
 /// Nobody knows who calls.
 pub(super) fn no_client_certificate() -> Status {
-    let message = "the connection has no client certificate that is good: connect with one";
+    let message = "the connection has no client certificate that is good and names a caller of this service";
     Told::new(Code::Unauthenticated, "NO_CLIENT_CERTIFICATE", message).into_status()
+}
+
+/// There is no entry, so there is no answer. After a change it may have happened.
+pub(super) fn audit_unavailable(error: AuditError) -> Status {
+    warn!(%error, "audit entry not written");
+    let message =
+        "the audit log can't be written; a change may have happened, so retry it with the same idempotency key";
+    Told::new(Code::Unavailable, "AUDIT_UNAVAILABLE", message).into_status()
 }
 
 /// A handler panicked.
@@ -219,6 +230,13 @@ pub(super) fn deadline_exceeded() -> Status {
     )
 }
 
+impl From<Denied> for Status {
+    /// The same for every refusal: whether the thing exists was not looked at, and is not told.
+    fn from(denied: Denied) -> Self {
+        Told::new(Code::PermissionDenied, "NOT_PERMITTED", denied.to_string()).into_status()
+    }
+}
+
 impl From<VaultError> for Status {
     fn from(error: VaultError) -> Self {
         use VaultError as E;
@@ -242,6 +260,7 @@ impl From<VaultError> for Status {
             .retry_after(RETRY_LEFT_OUT),
             E::TooSlow => return Status::deadline_exceeded(format!("{text}; they are still looked up, so ask again")),
             E::SecretTooLong => return bad_fields(vec![FieldViolation::new("secret", text)]),
+            E::Audit(error) => return audit_unavailable(error),
             E::Keyring(error) => from_keyring(error),
             E::Store(error) => from_store(error),
             E::Internal(what) => internal(what),
@@ -260,6 +279,7 @@ impl From<CustomerError> for Status {
             E::PendingDestruction => Told::new(Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION", text),
             E::NotDisabled => Told::new(Code::FailedPrecondition, "CUSTOMER_NOT_DISABLED", text),
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
+            E::Audit(error) => return audit_unavailable(error),
             E::Wrapper(error) => from_wrapper(error),
             E::Store(error) => from_store(error),
             E::Internal(what) => internal(what),

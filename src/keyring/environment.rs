@@ -56,7 +56,7 @@ pub(super) struct EnvironmentKeys {
     source: Arc<dyn EnvironmentSource>,
     operations: Arc<dyn Operations>,
     timing: EnvironmentTiming,
-    current: RwLock<Arc<Snapshot>>,
+    last_good: RwLock<Arc<Snapshot>>,
     reading: SingleFlight<(), Result<(), EnvironmentError>>,
     asked: Mutex<Asked>,
 }
@@ -70,7 +70,7 @@ struct Asked {
 }
 
 impl EnvironmentKeys {
-    /// Reads the keys for the first time.
+    /// Reads the keys for the first time. Nothing has compared their fingerprints.
     pub(super) async fn start(
         source: Arc<dyn EnvironmentSource>,
         operations: Arc<dyn Operations>,
@@ -78,15 +78,14 @@ impl EnvironmentKeys {
     ) -> Result<Arc<Self>, EnvironmentError> {
         let read_at = Instant::now();
         let keys = source.fetch().await?;
-        fingerprints::check(operations.as_ref(), "environment", &keys).await?;
-        let current = RwLock::new(Arc::new(Snapshot { keys, read_at }));
+        let last_good = RwLock::new(Arc::new(Snapshot { keys, read_at }));
         let reading = SingleFlight::new();
-        Ok(Arc::new(Self { source, operations, timing, current, reading, asked: Mutex::default() }))
+        Ok(Arc::new(Self { source, operations, timing, last_good, reading, asked: Mutex::default() }))
     }
 
     /// The keys as they were last read, however long ago.
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.last_good.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The keys, for sealing under their primary.
@@ -184,14 +183,14 @@ impl EnvironmentKeys {
         let keys = fetched.unwrap_or_else(|_| Err(FactorError::Away("no answer in time".to_owned())))?;
         let before = self.snapshot();
         keys.follows(&before.keys)?;
-        fingerprints::check(self.operations.as_ref(), "environment", &keys).await?;
+        fingerprints::check(self.operations.as_ref(), fingerprints::claims("environment", &keys)).await?;
         if keys.primary() != before.keys.primary() {
             info!(version = keys.primary().get(), "environment key promoted");
         }
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(Snapshot { keys, read_at });
+        let mut last_good = self.last_good.write().unwrap_or_else(PoisonError::into_inner);
+        *last_good = Arc::new(Snapshot { keys, read_at });
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.denied.retain(|(version, _)| matches!(current.keys.get(*version), Lookup::Unknown));
+        asked.denied.retain(|(version, _)| matches!(last_good.keys.get(*version), Lookup::Unknown));
         Ok(())
     }
 }

@@ -175,8 +175,17 @@ impl Keyring {
         timing: EnvironmentTiming,
         limits: CacheLimits,
     ) -> Result<Self, EnvironmentError> {
-        fingerprints::check(sources.operations.as_ref(), "codebase", &sources.codebase).await?;
-        let environment = EnvironmentKeys::start(sources.environment, sources.operations, timing).await?;
+        let operations = sources.operations;
+        let environment = EnvironmentKeys::start(sources.environment, Arc::clone(&operations), timing).await?;
+        let snapshot = environment.snapshot();
+        let absent = snapshot.keys.gaps().chain(snapshot.keys.next_version());
+        fingerprints::check_none_lost(operations.as_ref(), "environment", absent).await?;
+        // The next version of the codebase key may be known from a newer build that runs beside this one, or ran before it.
+        fingerprints::check_none_lost(operations.as_ref(), "codebase", sources.codebase.gaps()).await?;
+        // Both at once: where one factor is refused, nothing is remembered of the other.
+        let claims = fingerprints::claims("codebase", &sources.codebase)
+            .chain(fingerprints::claims("environment", &snapshot.keys));
+        fingerprints::check(operations.as_ref(), claims).await?;
         let metrics = RootCache::new();
         let evictions = CountEvictions(metrics.evictions.clone());
         let inner = Arc::new(Inner {

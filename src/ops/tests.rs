@@ -161,7 +161,17 @@ async fn a_store_that_does_not_answer_the_probe_is_found_away_and_back() {
         }
     }
 
-    impl Operations for Silent {}
+    #[async_trait]
+    impl Operations for Silent {
+        async fn query(
+            &self,
+            _: &'static str,
+            _: Option<&str>,
+            _: usize,
+        ) -> Result<crate::store::Page<OperationRow, String>, StoreError> {
+            Err(StoreError::Refused("nobody lists here".to_owned()))
+        }
+    }
 
     let (readiness, [store, ..]) = readiness();
     readiness.enter(Phase::Serving);

@@ -3,9 +3,21 @@
 
 pub mod stored;
 
-use std::fmt;
-
 use zeroize::Zeroizing;
+
+/// For types that hold a secret: `Debug` writes the type's name, and nothing of what it holds.
+macro_rules! prints_as_its_name {
+    ($($name:path),*) => {$(
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(stringify!($name))
+            }
+        }
+    )*};
+}
+pub(crate) use prints_as_its_name;
+
+prints_as_its_name!(SecretString, SecretOctets);
 
 /// A text that is a secret.
 pub struct SecretString(Zeroizing<String>);
@@ -27,12 +39,6 @@ impl SecretString {
     }
 }
 
-impl fmt::Debug for SecretString {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretString")
-    }
-}
-
 /// Octets that are a secret.
 pub struct SecretOctets(Zeroizing<Vec<u8>>);
 
@@ -50,12 +56,6 @@ impl SecretOctets {
     /// The octets, for a message that wipes them in turn.
     pub fn into_exposed(mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
-    }
-}
-
-impl fmt::Debug for SecretOctets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretOctets")
     }
 }
 

@@ -1,12 +1,10 @@
 //! The stored form of a secret: an encoding octet and a message of `proto/triseal/storage/v1/`. It is the plaintext of an
 //! envelope. It stands outside `grpc/` because the application, and not the edge, seals (docs/adr/0002).
 
-use std::fmt;
-
 use prost::Message;
 use zeroize::Zeroizing;
 
-use super::{Kind, Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString};
+use super::{Kind, Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString, prints_as_its_name};
 use crate::crypto::{Plaintext, PlaintextTooLong};
 
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
@@ -110,7 +108,7 @@ fn from_message(value: &mut Value) -> Result<Secret, DecodeError> {
 }
 
 /// A time as protobuf writes it: the nanoseconds count forward, before 1970 too.
-pub(crate) fn to_timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
+pub fn to_timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
     if nanos < 0 {
         prost_types::Timestamp { seconds: seconds - 1, nanos: nanos + 1_000_000_000 }
@@ -121,16 +119,6 @@ pub(crate) fn to_timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
 
 fn from_timestamp(time: &prost_types::Timestamp) -> Result<jiff::Timestamp, DecodeError> {
     jiff::Timestamp::new(time.seconds, time.nanos).map_err(|_| DecodeError::Malformed)
-}
-
-macro_rules! prints_as_its_name {
-    ($($message:ident),*) => {$(
-        impl fmt::Debug for $message {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(stringify!($message))
-            }
-        }
-    )*};
 }
 
 prints_as_its_name!(StoredSalesforceOAuth, StoredPassword, StoredOpaque);

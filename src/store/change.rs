@@ -75,6 +75,8 @@ where
                 present
             }
             Err(away @ StoreError::Away(_)) => {
+                // The first says why; a later one perhaps only that the store still is.
+                let away = unanswered.take().unwrap_or(away);
                 let present = rows.get(id).await.map_err(|_| ChangeError::Store(away.clone()))?;
                 unanswered = (present.as_ref().map(Versioned::write_id) == expected).then_some(away);
                 present

@@ -44,6 +44,7 @@ pub(crate) async fn check_all(backend: &Backend<'_>) {
     many_are_read_in_the_order_asked(credentials).await;
     pages_hold_every_credential_once(credentials).await;
     pages_hold_every_customer_once(customers).await;
+    pages_hold_every_operation_of_a_kind_once(operations).await;
 }
 
 async fn an_empty_store_has_one_empty_page(backend: &Backend<'_>) {
@@ -218,7 +219,7 @@ async fn every_field_is_read_as_it_was_written(backend: &Backend<'_>) {
 }
 
 async fn many_are_read_in_the_order_asked(credentials: &dyn Credentials) {
-    assert!(credentials.get_many(&[]).await.unwrap().is_empty());
+    assert!(credentials.get_many(&[]).await.is_empty());
     // More than any backend reads in one request, of two customers, and not in the order in which they are stored.
     let mut rows = Vec::new();
     for number in (0..120).rev() {
@@ -239,7 +240,7 @@ async fn many_are_read_in_the_order_asked(credentials: &dyn Credentials) {
         asked.insert(place, (&rows[3].id, Some(&rows[3])));
     }
     let ids: Vec<_> = asked.iter().map(|(id, _)| *id).collect();
-    let read = credentials.get_many(&ids).await.unwrap();
+    let read = credentials.get_many(&ids).await;
     assert_eq!(read.len(), asked.len());
     for ((id, row), read) in asked.iter().zip(read) {
         assert_eq!(read.unwrap().as_ref(), *row, "{id:?}");
@@ -247,7 +248,7 @@ async fn many_are_read_in_the_order_asked(credentials: &dyn Credentials) {
     // A write that was answered is read.
     let changed = CredentialRow { id: rows[3].id.clone(), ..living("many", "x") };
     done(credentials.replace(Some(rows[3].write_id), changed.clone()).await);
-    let read = credentials.get_many(&[&changed.id, &changed.id]).await.unwrap();
+    let read = credentials.get_many(&[&changed.id, &changed.id]).await;
     assert!(read.into_iter().all(|read| read.unwrap().as_ref() == Some(&changed)));
 }
 
@@ -330,6 +331,40 @@ async fn pages_hold_every_customer_once(customers: &dyn Customers) {
     once.sort();
     once.dedup();
     assert_eq!(once.len(), 14);
+}
+
+async fn pages_hold_every_operation_of_a_kind_once(operations: &dyn Operations) {
+    let kinds = ["listed", "listed-", "liste", "listed.more"];
+    let ids = ["a", "a#1", "ab", "z", "0"];
+    for kind in kinds {
+        for id in ids {
+            let row = OperationRow { id: OperationId { kind, id: id.to_owned() }, ..operation(id) };
+            done(operations.replace(None, row).await);
+        }
+    }
+    for kind in kinds {
+        let mut lists = Vec::new();
+        for limit in [1, 2, 5, 100] {
+            let (mut rows, mut after): (Vec<OperationRow>, Option<String>) = (Vec::new(), None);
+            loop {
+                let page = operations.query(kind, after.as_deref(), limit).await.unwrap();
+                assert!(page.rows.len() <= limit);
+                rows.extend(page.rows);
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+            assert!(rows.iter().all(|row| row.id.kind == kind && row.body == [1, 2, 3]));
+            lists.push(rows.into_iter().map(|row| row.id.id).collect::<Vec<_>>());
+        }
+        assert!(lists.windows(2).all(|pair| pair[0] == pair[1]), "the order does not change");
+        let mut once = lists.remove(0);
+        once.sort();
+        assert_eq!(once, ["0", "a", "a#1", "ab", "z"]);
+    }
+    let none = operations.query("nothing", None, 10).await.unwrap();
+    assert!(none.rows.is_empty() && none.next.is_none());
 }
 
 fn done<R: Debug>(outcome: Result<Replaced<R>, super::StoreError>) {

@@ -4,6 +4,8 @@
 //! wait into one durable commit, so that concurrent writers share one `fsync`. Nothing is answered before it is on disk, and
 //! a commit that fails fails every write in it.
 
+mod view;
+
 use std::fs::Permissions;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -17,10 +19,11 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use tokio::sync::{oneshot, watch};
 use tracing::error;
 
+use self::view::View;
 use super::encoding::{self, BadRow};
 use super::{
     CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, KeyRow, OperationId, OperationRow, Operations,
-    Page, Read, Replaced, Rows, StoreError, WriteId,
+    Page, Replaced, Rows, StoreError, WriteId,
 };
 use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
@@ -29,13 +32,18 @@ use crate::telemetry::metrics::{Histogram, group_size};
 /// Rows as they stand in the file: keys and octets.
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
-type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-const CREDENTIALS: Table = Table::new("credentials");
-const CUSTOMERS: Table = Table::new("customers");
-const OPERATIONS: Table = Table::new("operations");
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Table {
+    Credentials,
+    Customers,
+    Operations,
+}
+
+const ALL_TABLES: [Table; 3] = [Table::Credentials, Table::Customers, Table::Operations];
 /// What the file is: its format, and the deployment whose records it holds.
-const ABOUT: Table = Table::new("about");
+const ABOUT: Definition = Definition::new("about");
 
 /// Names of the marks in [`ABOUT`].
 const FORMAT: &[u8] = b"format";
@@ -50,20 +58,30 @@ const CUSTOMER: &str = "customer";
 const MAX_GROUP: usize = 256;
 /// Writes that wait, at most. Above it the store throttles.
 const MAX_WAITING: usize = 4_096;
-/// redb's page cache, in octets. Its default of 1 GiB is too much for a development service.
-const CACHE_OCTETS: usize = 32 << 20;
+/// redb's page cache, in octets. What is not in it is in the system's, at the price of a call.
+const CACHE_OCTETS: usize = 8 << 20;
+/// The same while a file is checked, which reads every page once.
+const CHECK_CACHE_OCTETS: usize = 1 << 20;
 
 /// Why a store file was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{0} is in use by another process: stop that one, or name another --data directory")]
+    #[error("{0} is in use by another process: stop that one, or name another by --data or store.embedded.path")]
     Locked(PathBuf),
     /// It is damaged, or something else than a store.
-    #[error("{0} is damaged or no store file ({1}): restore it from a backup")]
+    #[error("{0} is damaged or no store file ({1}): restore it from a backup, or name another by store.embedded.path")]
     Damaged(PathBuf, String),
+    /// Its last process was killed, so that it can't be read without being mended.
+    #[error(
+        "{0} was not closed by its last process: start the service on it (or on a copy), stop it, and read it then"
+    )]
+    NotClosed(PathBuf),
     /// It can't be read or written.
-    #[error("{0} can't be opened: {1}")]
+    #[error(
+        "{0} can't be opened: {1}: it must be a file that the service's user owns and may write, in a folder that is there and \
+         that it may write to; or name another by store.embedded.path"
+    )]
     Io(PathBuf, std::io::Error),
     /// Its records are bound to another deployment and would not open here.
     #[error("{0} belongs to the deployment {1:?}: set `deployment` to it, or name another file")]
@@ -73,14 +91,22 @@ pub enum OpenError {
     UnknownFormat(PathBuf),
 }
 
+const fn definition(table: Table) -> Definition {
+    Definition::new(match table {
+        Table::Credentials => "credentials",
+        Table::Customers => "customers",
+        Table::Operations => "operations",
+    })
+}
+
 /// A store in one file.
 pub struct EmbeddedStore {
-    db: Arc<Database>,
+    view: Arc<View>,
     /// `None` only while it is dropped.
     writes: Option<mpsc::SyncSender<Write>>,
     writer: Option<thread::JoinHandle<()>>,
-    /// Closed when the writer has ended.
-    writing: watch::Receiver<()>,
+    /// Closed when the writer has ended. Why, if a commit failed.
+    writing: watch::Receiver<Option<StoreError>>,
 }
 
 /// Waits for the writer, so that what it holds is on disk, and the file closed and free, when the store is gone.
@@ -121,19 +147,31 @@ impl EmbeddedStore {
     pub fn open(path: &Path, deployment: &Deployment) -> Result<Self, OpenError> {
         let exists = path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))?;
         let made = if exists { None } else { make_file(path, deployment)? };
-        let db = Arc::new(made.map_or_else(|| open_file(path, deployment), Ok)?);
+        let db = made.map_or_else(|| open_file(path, deployment), Ok)?;
+        Self::over(path, db)
+    }
+
+    /// A store over a database of ours.
+    fn over(path: &Path, db: Database) -> Result<Self, OpenError> {
+        let view = Arc::new(View::new(db).map_err(|error| damaged(path, &error))?);
         let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
-        let written = Arc::clone(&db);
-        let (ended, writing) = watch::channel(());
+        let written = Arc::clone(&view);
+        let (ended, writing) = watch::channel(None);
         let sizes = group_size();
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                let _ended = ended;
-                write_groups(&waiting, &sizes, |group| commit(&written, group));
+                write_groups(&waiting, &sizes, |group| {
+                    let committed = commit(&written.db, group);
+                    let seen = committed.and_then(|refusals| written.renew().map_err(away).map(|()| refusals));
+                    seen.inspect_err(|error| {
+                        error!(%error, "a commit failed: nothing is written any more");
+                        ended.send_replace(Some(error.clone()));
+                    })
+                });
             })
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { db, writes: Some(writes), writer: Some(writer), writing })
+        Ok(Self { view, writes: Some(writes), writer: Some(writer), writing })
     }
 
     /// Waits until nothing can be written any more: a commit failed, and the file has to be opened anew by another process.
@@ -142,14 +180,24 @@ impl EmbeddedStore {
         while writing.changed().await.is_ok() {}
     }
 
+    /// Why not, if a commit failed and the writer did not end otherwise.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.writing.borrow().clone()
+    }
+
     /// Whether nothing can be written any more.
     pub fn has_failed(&self) -> bool {
         self.writing.has_changed().is_err()
     }
 
-    fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let table = self.db.begin_read().map_err(away)?.open_table(table).map_err(away)?;
-        Ok(table.get(key).map_err(away)?.map(|value| value.value().to_vec()))
+    fn read<R>(
+        &self,
+        table: Table,
+        key: &[u8],
+        decode: impl FnOnce(&[u8]) -> Result<R, BadRow>,
+    ) -> Result<Option<R>, StoreError> {
+        let found = self.view.tables().table(table).get(key).map_err(away)?;
+        found.map(|octets| decode(octets.value())).transpose().map_err(bad_row)
     }
 
     async fn write(&self, replacement: Replacement) -> Result<Refusal, StoreError> {
@@ -173,10 +221,10 @@ impl EmbeddedStore {
         wanted: impl Fn(&[u8]) -> bool,
     ) -> Result<Entries, StoreError> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
-        let table = self.db.begin_read().map_err(away)?.open_table(table).map_err(away)?;
+        let tables = self.view.tables();
         let from = after.map_or(Included(prefix), Excluded);
         let mut found = Vec::new();
-        for entry in table.range::<&[u8]>((from, Unbounded)).map_err(away)? {
+        for entry in tables.table(table).range::<&[u8]>((from, Unbounded)).map_err(away)? {
             let (key, value) = entry.map_err(away)?;
             if found.len() == limit || !key.value().starts_with(prefix) {
                 break;
@@ -196,8 +244,8 @@ impl Rows for EmbeddedCredentials {
     type Write = CredentialRow;
 
     async fn get(&self, id: &CredentialRef) -> Result<Option<CredentialRow>, StoreError> {
-        let octets = self.0.read(CREDENTIALS, &credential_key(id))?;
-        octets.map(|octets| encoding::decode_credential(id.clone(), &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_credential(id.clone(), octets);
+        self.0.read(Table::Credentials, &credential_key(id), decode)
     }
 
     async fn replace(
@@ -206,23 +254,23 @@ impl Rows for EmbeddedCredentials {
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
         let encoded = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        let refusal = self.0.write(Replacement { table: CREDENTIALS, row: encoded, expected, beside: vec![] }).await?;
+        let refusal =
+            self.0.write(Replacement { table: Table::Credentials, row: encoded, expected, beside: vec![] }).await?;
         replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
     }
 }
 
 #[async_trait]
 impl Credentials for EmbeddedCredentials {
-    /// In one transaction, which costs more than the reading itself.
-    async fn get_many(&self, ids: &[&CredentialRef]) -> Result<Vec<Read>, StoreError> {
-        let table = self.0.db.begin_read().map_err(away)?.open_table(CREDENTIALS).map_err(away)?;
-        let row = |id: &&CredentialRef| match table.get(credential_key(id).as_slice()).map_err(away)? {
-            Some(octets) => {
-                encoding::decode_credential(CredentialRef::clone(id), octets.value()).map(Some).map_err(bad_row)
-            }
-            None => Ok(None),
+    /// From one view of the file.
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
+        let tables = self.0.view.tables();
+        let row = |id: &&CredentialRef| {
+            let found = tables.table(Table::Credentials).get(credential_key(id).as_slice()).map_err(away)?;
+            let decode = |octets: &[u8]| encoding::decode_credential(CredentialRef::clone(id), octets);
+            found.map(|octets| decode(octets.value())).transpose().map_err(bad_row)
         };
-        Ok(ids.iter().map(row).collect())
+        ids.iter().map(row).collect()
     }
 
     async fn query(
@@ -233,14 +281,15 @@ impl Credentials for EmbeddedCredentials {
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError> {
         let prefix = customer.map_or_else(Vec::new, |customer| key(customer.as_str(), ""));
         let after = after.map(credential_key);
-        let found = self.0.range(CREDENTIALS, &prefix, after.as_deref(), limit, |_| true)?;
+        let wanted = |key: &[u8]| is_ours(key, credential_ref);
+        let found = self.0.range(Table::Credentials, &prefix, after.as_deref(), limit, wanted)?;
         Ok(page(&found, limit, credential_ref, encoding::decode_credential))
     }
 
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         let row = (credential_key(id), None);
         let expected = Some(expected);
-        let refusal = self.0.write(Replacement { table: CREDENTIALS, row, expected, beside: vec![] }).await?;
+        let refusal = self.0.write(Replacement { table: Table::Credentials, row, expected, beside: vec![] }).await?;
         match refusal {
             // It was gone before.
             Some(None) => Ok(Replaced::Done),
@@ -256,8 +305,8 @@ impl Rows for EmbeddedCustomers {
     type Write = CustomerWrite;
 
     async fn get(&self, id: &CustomerId) -> Result<Option<CustomerRow>, StoreError> {
-        let octets = self.0.read(CUSTOMERS, &key(id.as_str(), CUSTOMER))?;
-        octets.map(|octets| encoding::decode_customer(id.clone(), &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_customer(id.clone(), octets);
+        self.0.read(Table::Customers, &key(id.as_str(), CUSTOMER), decode)
     }
 
     async fn replace(
@@ -272,7 +321,7 @@ impl Rows for EmbeddedCustomers {
         let erased = erased.into_iter().map(|version| (wrapped_key_key(&customer.id, version), None));
         let beside = wrapped.into_iter().chain(erased).collect();
         let row = (key(customer.id.as_str(), CUSTOMER), Some(encoding::encode_customer(&customer)));
-        let refusal = self.0.write(Replacement { table: CUSTOMERS, row, expected, beside }).await?;
+        let refusal = self.0.write(Replacement { table: Table::Customers, row, expected, beside }).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
     }
 }
@@ -280,8 +329,8 @@ impl Rows for EmbeddedCustomers {
 #[async_trait]
 impl Customers for EmbeddedCustomers {
     async fn key(&self, customer: &CustomerId, version: Version) -> Result<Option<KeyRow>, StoreError> {
-        let octets = self.0.read(CUSTOMERS, &wrapped_key_key(customer, version))?;
-        octets.map(|octets| encoding::decode_key(version, &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_key(version, octets);
+        self.0.read(Table::Customers, &wrapped_key_key(customer, version), decode)
     }
 
     async fn query(
@@ -291,7 +340,8 @@ impl Customers for EmbeddedCustomers {
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         let after = after.map(|customer| key(customer.as_str(), CUSTOMER));
         let own_row = [&[SEPARATOR], CUSTOMER.as_bytes()].concat();
-        let found = self.0.range(CUSTOMERS, b"", after.as_deref(), limit, |key| key.ends_with(&own_row))?;
+        let wanted = |key: &[u8]| key.ends_with(&own_row) && is_ours(key, customer_id);
+        let found = self.0.range(Table::Customers, b"", after.as_deref(), limit, wanted)?;
         Ok(page(&found, limit, customer_id, encoding::decode_customer))
     }
 }
@@ -303,8 +353,8 @@ impl Rows for EmbeddedOperations {
     type Write = OperationRow;
 
     async fn get(&self, id: &OperationId) -> Result<Option<OperationRow>, StoreError> {
-        let octets = self.0.read(OPERATIONS, &key(id.kind, &id.id))?;
-        octets.map(|octets| encoding::decode_operation(id.clone(), &octets)).transpose().map_err(bad_row)
+        let decode = |octets: &[u8]| encoding::decode_operation(id.clone(), octets);
+        self.0.read(Table::Operations, &key(id.kind, &id.id), decode)
     }
 
     async fn replace(
@@ -313,12 +363,60 @@ impl Rows for EmbeddedOperations {
         row: OperationRow,
     ) -> Result<Replaced<OperationRow>, StoreError> {
         let encoded = (key(row.id.kind, &row.id.id), Some(encoding::encode_operation(&row)));
-        let refusal = self.0.write(Replacement { table: OPERATIONS, row: encoded, expected, beside: vec![] }).await?;
+        let refusal =
+            self.0.write(Replacement { table: Table::Operations, row: encoded, expected, beside: vec![] }).await?;
         replaced(refusal, |octets| encoding::decode_operation(row.id, octets))
     }
 }
 
-impl Operations for EmbeddedOperations {}
+#[async_trait]
+impl Operations for EmbeddedOperations {
+    async fn query(
+        &self,
+        kind: &'static str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError> {
+        let after = after.map(|after| key(kind, after));
+        let found = self.0.range(Table::Operations, &key(kind, ""), after.as_deref(), limit, |_| true)?;
+        Ok(page(&found, limit, operation_id, |id, octets| encoding::decode_operation(OperationId { kind, id }, octets)))
+    }
+}
+
+/// All records of a kind in a store file that no process has open. The file is not changed, and whose it is does not matter.
+///
+/// # Errors
+/// An [`OpenError`], which names the file and what to do.
+pub fn operations_in_file(path: &Path, kind: &'static str) -> Result<Vec<OperationRow>, OpenError> {
+    guard(path, || {
+        let db = builder().open_read_only(path).map_err(|error| match error {
+            DatabaseError::RepairAborted => OpenError::NotClosed(path.to_owned()),
+            error => open_error(path, error),
+        })?;
+        let read = || {
+            let txn = db.begin_read()?;
+            let format = txn.open_table(ABOUT)?.get(FORMAT)?.map(|mark| mark.value().to_vec());
+            let (prefix, mut rows) = (key(kind, ""), Vec::new());
+            for entry in txn.open_table(definition(Table::Operations))?.range::<&[u8]>(prefix.as_slice()..)? {
+                let (key, value) = entry?;
+                if !key.value().starts_with(&prefix) {
+                    break;
+                }
+                rows.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok::<_, redb::Error>((format, rows))
+        };
+        let (format, rows) = read().map_err(|error| damaged(path, &error))?;
+        if format.as_deref() != Some(FILE_FORMAT) {
+            return Err(OpenError::UnknownFormat(path.to_owned()));
+        }
+        let row = |(key, octets): &(Vec<u8>, Vec<u8>)| {
+            let id = OperationId { kind, id: operation_id(key)? };
+            encoding::decode_operation(id, octets)
+        };
+        rows.iter().map(row).collect::<Result<_, _>>().map_err(|bad| damaged(path, &bad_row(bad)))
+    })
+}
 
 /// The credentials of an [`EmbeddedStore`].
 pub struct EmbeddedCredentials(pub Arc<EmbeddedStore>);
@@ -358,6 +456,10 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
         return Err(damaged(path, &"it is empty"));
     }
     guard(path, || {
+        // With a cache of its own: what a check has read is not what will be asked for, and its memory is not given back.
+        let mut check = builder();
+        check.set_cache_size(CHECK_CACHE_OCTETS).set_check_integrity_on_open(true);
+        drop(check.open(path).map_err(|error| open_error(path, error))?);
         let db = builder().open(path).map_err(|error| open_error(path, error))?;
         let (format, owner) = marks(&db).map_err(|error| damaged(path, &error))?;
         if format.as_slice() != FILE_FORMAT {
@@ -372,7 +474,7 @@ fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError
 
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_OCTETS).set_check_integrity_on_open(true);
+    builder.set_cache_size(CACHE_OCTETS);
     builder
 }
 
@@ -407,8 +509,8 @@ fn mark(db: &Database, deployment: &Deployment) -> Result<(), redb::Error> {
         about.insert(FORMAT, FILE_FORMAT)?;
         about.insert(DEPLOYMENT, deployment.as_str().as_bytes())?;
     }
-    for table in [CREDENTIALS, CUSTOMERS, OPERATIONS] {
-        txn.open_table(table)?;
+    for table in ALL_TABLES {
+        txn.open_table(definition(table))?;
     }
     Ok(txn.commit()?)
 }
@@ -421,8 +523,8 @@ fn marks(db: &Database) -> Result<(Vec<u8>, Vec<u8>), redb::Error> {
         Some(value) => Ok(value.value().to_vec()),
         None => Err(redb::Error::Corrupted("it has no mark of ours".to_owned())),
     };
-    for table in [CREDENTIALS, CUSTOMERS, OPERATIONS] {
-        txn.open_table(table)?;
+    for table in ALL_TABLES {
+        txn.open_table(definition(table))?;
     }
     Ok((mark(FORMAT)?, mark(DEPLOYMENT)?))
 }
@@ -440,16 +542,13 @@ fn write_groups(
     sizes: &Histogram,
     mut commit: impl FnMut(&[Replacement]) -> Result<Vec<Refusal>, StoreError>,
 ) {
-    let mut healthy = true;
-    while let (true, Ok(first)) = (healthy, waiting.recv()) {
+    while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(MAX_GROUP - 1));
         let (replacements, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|write| (write.replacement, write.answer)).unzip();
         sizes.record(replacements.len() as f64);
         let outcomes = commit(&replacements);
-        // redb takes no write after one that failed, until the file is opened anew.
-        healthy = outcomes.is_ok();
         for (index, answer) in answers.into_iter().enumerate() {
             let outcome = match &outcomes {
                 Ok(refusals) => Ok(refusals.get(index).cloned().unwrap_or_default()),
@@ -458,6 +557,10 @@ fn write_groups(
             // Whoever has gone does not hear of it, and the write stands.
             let _ = answer.send(outcome);
         }
+        if outcomes.is_err() {
+            // redb takes no write after one that failed, until the file is opened anew.
+            return;
+        }
     }
 }
 
@@ -465,7 +568,14 @@ fn write_groups(
 /// row that it shows may be part of it.
 fn commit(db: &Database, replacements: &[Replacement]) -> Result<Vec<Refusal>, StoreError> {
     let txn = begin_write(db).map_err(away)?;
-    let refusals = replacements.iter().map(|replacement| apply(&txn, replacement)).collect::<Result<_, _>>()?;
+    let mut refusals = Vec::with_capacity(replacements.len());
+    for replacements in replacements.chunk_by(|one, next| one.table == next.table) {
+        let Some(first) = replacements.first() else { continue };
+        let mut table = txn.open_table(definition(first.table)).map_err(away)?;
+        for replacement in replacements {
+            refusals.push(apply(&mut table, replacement)?);
+        }
+    }
     txn.commit().map_err(away)?;
     Ok(refusals)
 }
@@ -478,13 +588,17 @@ fn begin_write(db: &Database) -> Result<WriteTransaction, redb::TransactionError
     Ok(txn)
 }
 
-fn apply(txn: &WriteTransaction, replacement: &Replacement) -> Result<Refusal, StoreError> {
-    let mut table = txn.open_table(replacement.table).map_err(away)?;
-    let present = table.get(replacement.row.0.as_slice()).map_err(away)?.map(|value| value.value().to_vec());
-    // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
-    let write_id = present.as_deref().map(encoding::write_id).transpose().ok();
-    if write_id != Some(replacement.expected) {
-        return Ok(Some(present));
+fn apply(
+    table: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    replacement: &Replacement,
+) -> Result<Refusal, StoreError> {
+    {
+        let present = table.get(replacement.row.0.as_slice()).map_err(away)?;
+        // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
+        let write_id = present.as_ref().map(|present| encoding::write_id(present.value())).transpose().ok();
+        if write_id != Some(replacement.expected) {
+            return Ok(Some(present.map(|present| present.value().to_vec())));
+        }
     }
     for (key, octets) in std::iter::once(&replacement.row).chain(&replacement.beside) {
         match octets {
@@ -501,6 +615,11 @@ fn replaced<R>(refusal: Refusal, decode: impl FnOnce(&[u8]) -> Result<R, BadRow>
         Some(None) => Ok(Replaced::Refused(None)),
         Some(Some(octets)) => decode(&octets).map(|row| Replaced::Refused(Some(row))).map_err(bad_row),
     }
+}
+
+/// Whether a row's key names anything. One that does not is passed over and logged: no page can end at it, and a list goes on.
+fn is_ours<I>(key: &[u8], id: impl Fn(&[u8]) -> Result<I, BadRow>) -> bool {
+    id(key).map_err(|bad| error!(error = %bad_row(bad), key = %key.escape_ascii(), "row left out of a list")).is_ok()
 }
 
 /// A row that can't be read is left out and logged, so that it hides no other; whoever asks for it by name learns what is wrong.
@@ -551,6 +670,11 @@ fn customer_id(key: &[u8]) -> Result<CustomerId, BadRow> {
     CustomerId::parse(customer).map_err(|_| BadRow::Corrupt("a customer's key is no id"))
 }
 
+fn operation_id(key: &[u8]) -> Result<String, BadRow> {
+    let (_, id) = split(key).ok_or(BadRow::Corrupt("a record's key has one part"))?;
+    Ok(id.to_owned())
+}
+
 fn split(key: &[u8]) -> Option<(&str, &str)> {
     std::str::from_utf8(key).ok()?.split_once(char::from(SEPARATOR))
 }
@@ -570,7 +694,12 @@ fn writer_gone() -> StoreError {
 fn away(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Corrupted(what) => StoreError::Corrupt(what),
-        redb::Error::Io(error) => StoreError::Away(format!("the file system answered {:?}", error.kind())),
+        redb::Error::Io(error) => {
+            // The system's own word for it, such as that there is no space left, and nothing of redb's.
+            let system = error.raw_os_error().map(std::io::Error::from_raw_os_error);
+            let answer = system.map_or_else(|| error.kind().to_string(), |error| error.to_string());
+            StoreError::Away(format!("the file system answered: {answer}"))
+        }
         error => StoreError::Away(error.to_string()),
     }
 }

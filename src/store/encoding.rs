@@ -27,28 +27,28 @@ pub(super) enum BadRow {
 }
 
 #[derive(Encode, Decode)]
-struct CredentialFields {
+struct CredentialFields<'a> {
     #[n(0)]
     revision: u64,
     #[n(1)]
     create_time: i64,
     #[n(2)]
     update_time: i64,
-    #[n(3)]
-    changes: Vec<ChangeFields>,
-    #[n(4)]
-    living: Option<LivingFields>,
+    #[b(3)]
+    changes: Vec<ChangeFields<'a>>,
+    #[b(4)]
+    living: Option<LivingFields<'a>>,
     #[n(5)]
     delete_time: Option<i64>,
 }
 
 #[derive(Encode, Decode)]
-struct ChangeFields {
+struct ChangeFields<'a> {
     #[n(0)]
     #[cbor(with = "minicbor::bytes")]
     key: [u8; 32],
-    #[n(1)]
-    caller: String,
+    #[b(1)]
+    caller: &'a str,
     #[n(2)]
     revision: u64,
     #[n(3)]
@@ -56,12 +56,12 @@ struct ChangeFields {
 }
 
 #[derive(Encode, Decode)]
-struct LivingFields {
-    #[n(0)]
+struct LivingFields<'a> {
+    #[b(0)]
     #[cbor(with = "minicbor::bytes")]
-    envelope: Vec<u8>,
-    #[n(1)]
-    kind: String,
+    envelope: &'a [u8],
+    #[b(1)]
+    kind: &'a str,
     #[n(2)]
     needs_reauth: Option<NeedsReauthFields>,
     #[n(3)]
@@ -146,7 +146,7 @@ pub(super) fn encode_credential(row: &CredentialRow) -> Vec<u8> {
     };
     let changes = row.changes.0.iter().map(|change| ChangeFields {
         key: *change.key.octets(),
-        caller: change.caller.as_str().to_owned(),
+        caller: change.caller.as_str(),
         revision: change.revision.get(),
         time: micros(change.time),
     });
@@ -164,35 +164,38 @@ pub(super) fn encode_credential(row: &CredentialRow) -> Vec<u8> {
 }
 
 pub(super) fn decode_credential(id: CredentialRef, octets: &[u8]) -> Result<CredentialRow, BadRow> {
-    let (write_id, fields) = decode::<CredentialFields>(octets)?;
+    let (write_id, fields) = decode::<CredentialFields<'_>>(octets)?;
     let life = match (fields.living, fields.delete_time) {
         (Some(living), None) => Life::Living(living_from(living)?),
         (None, Some(time)) => Life::Deleted { time: timestamp(time)? },
         (Some(_), Some(_)) | (None, None) => return Err(BadRow::Corrupt("a credential is neither living nor deleted")),
     };
-    let changes = fields.changes.into_iter().map(|change| {
-        Ok(Change {
+    let mut changes: Vec<Change> = Vec::with_capacity(fields.changes.len());
+    for change in fields.changes {
+        // Mostly one caller's.
+        let known = changes.last().map(|last| &last.caller).filter(|caller| caller.as_str() == change.caller);
+        changes.push(Change {
             key: IdempotencyKey::from_octets(change.key),
-            caller: Caller::new(&change.caller),
+            caller: known.cloned().unwrap_or_else(|| Caller::new(change.caller)),
             revision: revision(change.revision)?,
             time: timestamp(change.time)?,
-        })
-    });
+        });
+    }
     Ok(CredentialRow {
         id,
         write_id,
         revision: revision(fields.revision)?,
         create_time: timestamp(fields.create_time)?,
         update_time: timestamp(fields.update_time)?,
-        changes: Changes(changes.collect::<Result<_, _>>()?),
+        changes: Changes(changes),
         life,
     })
 }
 
-fn living_fields(living: &Living) -> LivingFields {
+fn living_fields(living: &Living) -> LivingFields<'_> {
     LivingFields {
-        envelope: living.envelope.clone(),
-        kind: living.kind.as_str().to_owned(),
+        envelope: &living.envelope,
+        kind: living.kind.as_str(),
         needs_reauth: match &living.state {
             State::Active => None,
             State::NeedsReauth { reason, time } => {
@@ -204,10 +207,10 @@ fn living_fields(living: &Living) -> LivingFields {
     }
 }
 
-fn living_from(fields: LivingFields) -> Result<Living, BadRow> {
+fn living_from(fields: LivingFields<'_>) -> Result<Living, BadRow> {
     let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == fields.kind);
     Ok(Living {
-        envelope: fields.envelope,
+        envelope: fields.envelope.to_vec(),
         kind: kind.ok_or(BadRow::Corrupt("a credential's kind is unknown"))?,
         state: match fields.needs_reauth {
             None => State::Active,

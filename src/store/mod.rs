@@ -77,17 +77,14 @@ pub trait Rows: Send + Sync {
     async fn replace(&self, expected: Option<WriteId>, write: Self::Write) -> Result<Replaced<Self::Row>, StoreError>;
 }
 
-/// A row that was read together with others.
-pub type Read = Result<Option<CredentialRow>, StoreError>;
-
 /// The credentials. Tombstones are rows, too.
 #[async_trait]
 pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = CredentialRow> {
-    /// Many rows, as [`Rows::get`]: one for each id, in their order; some ids may be the same. A row that can't be read fails by
-    /// itself alone; what fails all of them is the error of the whole.
-    async fn get_many(&self, ids: &[&CredentialRef]) -> Result<Vec<Read>, StoreError> {
+    /// Many rows, as [`Rows::get`] and in the order of their ids, of which some may be the same. One that can't be read fails by
+    /// itself alone.
+    async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
         let reading: Vec<_> = ids.iter().map(|id| self.get(id)).collect();
-        Ok(stream::iter(reading).buffered(READ_AT_ONCE).collect().await)
+        stream::iter(reading).buffered(READ_AT_ONCE).collect().await
     }
 
     /// At most `limit` rows of a customer, or of all, which come after `after`; in the backend's order, which does not change.
@@ -118,8 +115,17 @@ pub trait Customers: Rows<Id = CustomerId, Row = CustomerRow, Write = CustomerWr
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError>;
 }
 
-/// The service's own records: fingerprints of factor versions.
-pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = OperationRow> {}
+/// The service's own records: fingerprints of factor versions, heads of audit streams.
+#[async_trait]
+pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = OperationRow> {
+    /// At most `limit` records of a kind that come after the id `after`, as [`Credentials::query`].
+    async fn query(
+        &self,
+        kind: &'static str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError>;
+}
 
 /// Rows that one list call reads, at most, before it answers with a page that is not full.
 const MAX_LIST_READ: usize = 1_000;

@@ -73,7 +73,7 @@ labels! {
     Operation:
     /// One credential.
     CredentialsGet = "credentials_get",
-    /// Those of a batch.
+    /// Many credentials at once.
     CredentialsGetMany = "credentials_get_many",
     /// A conditional write of one.
     CredentialsReplace = "credentials_replace",
@@ -93,6 +93,8 @@ labels! {
     OperationsGet = "operations_get",
     /// A conditional write of one.
     OperationsReplace = "operations_replace",
+    /// A page of them.
+    OperationsQuery = "operations_query",
     /// All environment keys.
     Fetch = "fetch",
     /// A new customer key, wrapped.
@@ -176,7 +178,7 @@ impl Dependency {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has it do something, for at most [`ANSWER`], and remembers how that ended.
+    /// Has it do something, for at most 10 s, and remembers how that ended.
     ///
     /// # Errors
     /// The operation's own.
@@ -185,10 +187,36 @@ impl Dependency {
         operation: Operation,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
+        let outcome_of = |answer: &Result<T, E>| answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok);
+        self.ask(operation, work, outcome_of).await.unwrap_or_else(|| Err(E::late()))
+    }
+
+    /// The same for `number` things at once. What fails for some is their own matter; what fails for all, the dependency's.
+    pub async fn watch_many<T, E: Failure>(
+        &self,
+        operation: Operation,
+        number: usize,
+        work: impl Future<Output = Vec<Result<T, E>>>,
+    ) -> Vec<Result<T, E>> {
+        let outcome_of = |answers: &Vec<Result<T, E>>| match answers.first() {
+            Some(Err(error)) if answers.iter().all(Result::is_err) => error.outcome(),
+            Some(_) | None => Outcome::Ok,
+        };
+        let answers = self.ask(operation, work, outcome_of).await;
+        answers.unwrap_or_else(|| (0..number).map(|_| Err(E::late())).collect())
+    }
+
+    /// `None`: no answer in time.
+    async fn ask<A>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = A>,
+        outcome_of: impl FnOnce(&A) -> Outcome,
+    ) -> Option<A> {
         let mut asked = Asked { dependency: self, operation, begun: Instant::now(), answered: false };
-        let answer = timeout(ANSWER, work).await.unwrap_or_else(|_| Err(E::late()));
+        let answer = timeout(ANSWER, work).await.ok();
         asked.answered = true;
-        self.met(operation, answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok), asked.begun.elapsed());
+        self.met(operation, answer.as_ref().map_or(Outcome::Away, outcome_of), asked.begun.elapsed());
         answer
     }
 
@@ -284,6 +312,24 @@ mod tests {
             meet(&store, Ok(())).await;
             assert!(store.standing().is_up());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_answers_one_that_is_good_tells_that_it_answers() {
+        let store = Dependency::new(Name::Store);
+        let away = || Err(Failed(Outcome::Away));
+        for (answers, wanted) in [
+            (vec![away(), away()], Outcome::Away),
+            (vec![away(), Ok(())], Outcome::Ok),
+            (vec![away()], Outcome::Away),
+            (vec![], Outcome::Ok),
+        ] {
+            let number = answers.len();
+            let answered = store.watch_many(Operation::CredentialsGetMany, number, async { answers }).await;
+            assert_eq!((answered.len(), state(&store)), (number, Some(wanted)));
+        }
+        let late = store.watch_many(Operation::CredentialsGetMany, 2, pending::<Vec<Result<(), Failed>>>()).await;
+        assert_eq!((late, state(&store)), (vec![away(), away()], Some(Outcome::Away)));
     }
 
     #[tokio::test(start_paused = true)]

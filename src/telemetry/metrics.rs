@@ -54,11 +54,20 @@ metrics! {
         "calls refused at once: OVERLOADED above server.max_concurrent_requests, RATE_LIMITED above a caller's share";
     CONNECTIONS = Gauge "triseal_connections" [] "connections, those in their handshake included";
     CONNECTIONS_ENDED = Counter "triseal_connections_ended_total" ["cause"] "connections that ended, by what ended them";
+    HANDSHAKES_REFUSED = Counter "triseal_tls_handshakes_refused_total" ["reason"] "TLS handshakes that failed, by what was wrong";
+    TLS_READS = Counter "triseal_tls_reads_total" ["files", "outcome"]
+        "changed TLS files: accepted; refused: the last good ones stay. certificate: the server's, with its key; clients: CAs and lists";
+    TLS_EXPIRY = Gauge "triseal_tls_expiry_timestamp_seconds" ["what"]
+        "when the server's certificate, or the first of the revocation lists, is good no more, in seconds since 1970";
     ROOT_HITS = Counter "triseal_root_cache_hits_total" [] "roots that were in memory";
     ROOT_MISSES = Counter "triseal_root_cache_misses_total" [] "roots that a customer key had to be unwrapped for, or waited for";
     ROOT_EVICTIONS = Counter "triseal_root_cache_evictions_total" [] "roots dropped because the cache was full";
     ENVIRONMENT_READS = Counter "triseal_environment_key_reads_total" ["outcome"]
         "readings of the environment keys: accepted; unavailable: the last good ones stay; refused: they took something back";
+    POLICY_RELOADS = Counter "triseal_policy_reloads_total" ["outcome"]
+        "changes of the policy directory: taken; refused: the last good set stays";
+    POLICY_GENERATION = Gauge "triseal_policy_generation" [] "sets of policies taken since the start, the first one included";
+    POLICY_FAILURES = Counter "triseal_policy_failures_total" [] "decisions that a failing policy made refusals";
     DEPENDENCY_UP = Gauge "triseal_dependency_up" ["dependency"] "1 if it answered when it was last asked, else 0";
     DEPENDENCY_SECONDS = Histogram "triseal_dependency_seconds" ["dependency", "operation", "outcome"]
         "time until a dependency answered, by operation and outcome; customer_keys unwrap counts the unwraps";
@@ -197,6 +206,22 @@ pub fn connection_ended(cause: &'static str) {
     counter!(CONNECTIONS_ENDED.name, "cause" => cause).increment(1);
 }
 
+/// Counts a TLS handshake that failed.
+pub fn handshake_refused(reason: &'static str) {
+    counter!(HANDSHAKES_REFUSED.name, "reason" => reason).increment(1);
+}
+
+/// Counts a reading of TLS files that have changed.
+pub fn tls_read(files: &'static str, accepted: bool) {
+    let outcome = if accepted { "accepted" } else { "refused" };
+    counter!(TLS_READS.name, "files" => files, "outcome" => outcome).increment(1);
+}
+
+/// Shows until when something of TLS is good.
+pub fn tls_expiry(what: &'static str, second: i64) {
+    gauge!(TLS_EXPIRY.name, "what" => what).set(second as f64);
+}
+
 /// The cache of roots.
 pub struct RootCache {
     /// A root was there.
@@ -243,6 +268,21 @@ pub fn environment_read(outcome: EnvironmentRead) {
         EnvironmentRead::Refused => "refused",
     };
     counter!(ENVIRONMENT_READS.name, "outcome" => outcome).increment(1);
+}
+
+/// Counts a change of the policy directory: taken, or refused.
+pub fn policy_reload(taken: bool) {
+    counter!(POLICY_RELOADS.name, "outcome" => if taken { "taken" } else { "refused" }).increment(1);
+}
+
+/// Tells how many sets of policies were taken.
+pub fn policy_generation(number: u64) {
+    gauge!(POLICY_GENERATION.name).set(number as f64);
+}
+
+/// Counts a decision that a failing policy made a refusal.
+pub fn policy_failure() {
+    counter!(POLICY_FAILURES.name).increment(1);
 }
 
 /// Whether a dependency answers.
@@ -304,8 +344,14 @@ mod tests {
             server.in_flight.decrement(1.0);
             server.overloaded.increment(1);
             connection_ended("age");
+            handshake_refused("expired");
+            tls_read("clients", true);
+            tls_expiry("certificate", 1_800_000_000);
             drop(RootCache::new());
             environment_read(EnvironmentRead::Refused);
+            policy_reload(true);
+            policy_generation(2);
+            policy_failure();
             dependency_up("store").set(1.0);
             dependency_seconds("store", "credentials_get", "ok").record(0.2);
             group_size().record(3.0);

@@ -16,11 +16,11 @@ use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields, JsonField
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::ids::RequestId;
+use crate::ids::{RequestId, TraceId};
 
 tokio::task_local! {
     /// Not a span: a span costs each call as much as a log line, and is gone where the filter leaves its level or target out.
-    static CALL: RequestId;
+    static CALL: (RequestId, Option<TraceId>);
 }
 
 /// Starts logging, for the rest of the process.
@@ -36,13 +36,18 @@ pub fn start(filter: &str) -> Result<(), ParseError> {
 }
 
 /// Runs a call. What is logged within names it.
-pub fn within<F: Future>(id: RequestId, call: F) -> impl Future<Output = F::Output> {
-    CALL.scope(id, call)
+pub fn within<F: Future>(id: RequestId, trace: Option<TraceId>, call: F) -> impl Future<Output = F::Output> {
+    CALL.scope((id, trace), call)
 }
 
 /// The call that this is part of, if it is part of one: what a call starts in a task of its own is not.
 pub fn request_id() -> Option<RequestId> {
-    CALL.try_with(Clone::clone).ok()
+    CALL.try_with(|(id, _)| id.clone()).ok()
+}
+
+/// The trace of the call that this is part of, if its caller named one.
+pub fn trace_id() -> Option<TraceId> {
+    CALL.try_with(|(_, trace)| *trace).ok().flatten()
 }
 
 fn subscriber<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync

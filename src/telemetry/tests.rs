@@ -41,7 +41,7 @@ fn logged(filter: &str, work: impl Future<Output = ()>) -> Vec<Value> {
 fn every_line_of_a_call_names_it_and_no_other_does() {
     const AWKWARD: &str = "\"},{\"level\":\"\\";
     let call = |id: &'static str| {
-        within(RequestId::parse(id).unwrap(), async move {
+        within(RequestId::parse(id).unwrap(), None, async move {
             info!(customer = "acme", "first");
             tokio::task::yield_now().await;
             warn!(number = 7, "second");

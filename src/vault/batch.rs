@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Credential, Sealed, Vault, VaultError, readable};
-use crate::ids::CredentialRef;
-use crate::secret::{Secret, View};
-use crate::store::{Read, Revision, State};
+use crate::access::{DecryptCredential, Permit};
+use crate::audit::Event;
+use crate::secret::Secret;
+use crate::store::{CredentialRow, Revision, State, StoreError};
 
 /// Customers whose keys one batch waits for at the same time: enough where keys are unwrapped far away, few enough to leave others
 /// theirs.
@@ -21,12 +23,10 @@ pub(super) const CUSTOMERS_AT_ONCE: usize = 16;
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What of a credential to open.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Reading {
-    /// Which one.
-    pub id: CredentialRef,
-    /// How much of it.
-    pub view: View,
+    /// Which one, and how much of it: permitted.
+    pub permit: Permit<DecryptCredential>,
     /// Only this revision.
     pub revision: Option<Revision>,
 }
@@ -47,13 +47,12 @@ impl Vault {
     /// Opens many secrets, each as [`Vault::decrypt`] does, and answers in their order. One that can't be opened fails by itself
     /// alone. `room` is how many octets of envelopes, and of texts beside them, are opened in all: in their order, as many as fit.
     pub async fn decrypt_many(&self, readings: &[&Reading], mut room: usize) -> Vec<Opened> {
-        let ids: Vec<_> = readings.iter().map(|reading| &reading.id).collect();
+        let ids: Vec<_> = readings.iter().map(|reading| &reading.permit.asked().id).collect();
         let rows = self.credentials.get_many(&ids).await;
-        let rows = rows.unwrap_or_else(|error| vec![Err(error); ids.len()]);
         let mut customers: HashMap<_, Vec<_>> = HashMap::new();
         for (place, (reading, row)) in readings.iter().zip(rows).enumerate() {
             let found = readable_within(&mut room, row, reading);
-            customers.entry(&reading.id.customer).or_default().push(Item { place, reading, found });
+            customers.entry(&reading.permit.asked().id.customer).or_default().push(Item { place, reading, found });
         }
         let mut opened = Vec::with_capacity(readings.len());
         let mut waiting = FuturesUnordered::new();
@@ -72,7 +71,10 @@ impl Vault {
             opened.extend(waited);
         }
         opened.sort_unstable_by_key(|(place, _)| *place);
-        opened.into_iter().map(|(_, opened)| opened).collect()
+        // At once, so that the audit log writes the entries in one go.
+        let event = Event::BatchDecryptCredentials;
+        let opened = opened.into_iter().zip(readings);
+        join_all(opened.map(|((_, opened), reading)| self.disclosed(event, &reading.permit, opened))).await
     }
 
     /// Opens the items of one customer, one after another: the first waits for its keys, and the others have them at hand.
@@ -80,10 +82,11 @@ impl Vault {
         let mut until = None;
         let mut opened = Vec::with_capacity(items.len());
         for Item { place, reading, found } in items {
+            let DecryptCredential { id, view } = reading.permit.asked();
             let mut opening = pin!(async {
                 match found? {
-                    Some(sealed) => self.opened(sealed, reading.view).await,
-                    None => Err(self.missing(&reading.id.customer).await),
+                    Some(sealed) => self.opened(sealed, *view).await,
+                    None => Err(self.missing(&id.customer).await),
                 }
             });
             let outcome = match opening.as_mut().now_or_never() {
@@ -101,8 +104,12 @@ impl Vault {
 
 /// What is to be opened for a reading, if it fits in the room that is left: what will not be answered is not opened either. A
 /// smaller one may yet fit where a larger one did not.
-fn readable_within(room: &mut usize, row: Read, reading: &Reading) -> Result<Option<Sealed>, VaultError> {
-    let found = readable(row?, reading.view, reading.revision)?;
+fn readable_within(
+    room: &mut usize,
+    row: Result<Option<CredentialRow>, StoreError>,
+    reading: &Reading,
+) -> Result<Option<Sealed>, VaultError> {
+    let found = readable(row?, reading.permit.asked().view, reading.revision)?;
     if let Some(Sealed { credential, envelope }) = &found {
         let beside = match &credential.state {
             State::Active => 0,

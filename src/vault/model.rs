@@ -157,14 +157,22 @@ impl Simulation {
         let credentials = Arc::new(Remote(shared.clone()));
         let directory = |deployment: &Deployment, customers, keyring: &Keyring| {
             let (credentials, wrapper) = (credentials.clone(), Arc::new(Factors));
-            CustomerDirectory::new(deployment.clone(), customers, credentials, wrapper, keyring.clone(), now)
+            CustomerDirectory::new(
+                deployment.clone(),
+                customers,
+                credentials,
+                wrapper,
+                keyring.clone(),
+                AuditLog::insecure_none(),
+                now,
+            )
         };
         let before = directory(&deployment, near, &keyring);
-        before.create(&credential_ref(0).customer).await.unwrap();
+        before.create_unasked(&credential_ref(0).customer).await.unwrap();
         let customers: Arc<dyn Customers> = Arc::new(RemoteCustomers(shared.clone()));
         Self {
             directory: directory(&deployment, customers, &keyring),
-            vault: Vault::new(deployment, credentials.clone(), keyring, now),
+            vault: Vault::new(deployment, credentials.clone(), keyring, AuditLog::insecure_none(), now),
         }
     }
 
@@ -180,7 +188,8 @@ impl Simulation {
                 let caller = Caller::new(CALLERS[*caller]);
                 let data = SecretOctets::new(secret.to_be_bytes().to_vec());
                 let secret = Secret::Opaque(Opaque { data, content_type: String::new() });
-                let sealed = self.vault.encrypt(&caller, &credential_ref(*credential), secret, condition, key).await;
+                let sealed =
+                    self.vault.encrypt_unasked(&caller, &credential_ref(*credential), secret, condition, key).await;
                 sealed.map_or_else(refused, |credential| Outcome::Sealed {
                     revision: credential.revision.get(),
                     time: credential.update_time.as_microsecond(),
@@ -188,7 +197,7 @@ impl Simulation {
             }
             Op::Decrypt { credential, revision } => {
                 let revision = revision.and_then(Revision::new);
-                let opened = self.vault.decrypt(&credential_ref(*credential), View::Full, revision).await;
+                let opened = self.vault.decrypt_unasked(&credential_ref(*credential), View::Full, revision).await;
                 opened.map_or_else(refused, |(secret, credential)| Outcome::Opened {
                     revision: credential.revision.get(),
                     secret: secret_id(&secret),
@@ -196,10 +205,10 @@ impl Simulation {
             }
             Op::Delete { credential, revision, caller } => {
                 let (caller, revision) = (Caller::new(CALLERS[*caller]), revision.and_then(Revision::new));
-                let deleted = self.vault.delete(&caller, &credential_ref(*credential), revision).await;
+                let deleted = self.vault.delete_unasked(&caller, &credential_ref(*credential), revision).await;
                 deleted.map_or_else(refused, |()| Outcome::Deleted)
             }
-            Op::CreateCustomer => match self.directory.create(&credential_ref(1).customer).await {
+            Op::CreateCustomer => match self.directory.create_unasked(&credential_ref(1).customer).await {
                 Ok(CustomerRow { write_id, .. }) => Outcome::Created { row: Mark(write_id) },
                 Err(CustomerError::Store(StoreError::Away(_))) => Outcome::Away,
                 Err(CustomerError::Store(StoreError::Throttled)) => Outcome::Throttled,

@@ -18,6 +18,17 @@ fn revision(number: u64) -> Revision {
 }
 
 #[tokio::test]
+async fn a_permit_for_one_kind_is_none_for_another() {
+    let setup = Setup::new().await;
+    let id = credential_ref("acme", "crm");
+    let permit = Permit::unasked(caller("realtask"), EncryptCredential { id: id.clone(), kind: Kind::Password });
+    let sealed = setup.vault.encrypt(&permit, salesforce("token"), Condition::None, None).await;
+    assert!(matches!(sealed, Err(VaultError::Internal(_))));
+    assert_eq!(setup.vault.get_unasked(&id).await, Err(VaultError::CredentialNotFound));
+    assert!(setup.vault.encrypt(&permit, password("secret"), Condition::None, None).await.is_ok());
+}
+
+#[tokio::test]
 async fn what_was_stored_is_opened_as_it_was() {
     let setup = Setup::new().await;
     let id = credential_ref("acme", "crm");
@@ -27,13 +38,13 @@ async fn what_was_stored_is_opened_as_it_was() {
     assert_eq!((stored.create_time.as_second(), stored.update_time.as_second()), (1_000, 1_000));
     assert_eq!(stored.refresh_time, Some(stored.create_time));
     assert!(stored.lineage.is_some());
-    assert_eq!(setup.vault.get(&id).await.unwrap(), stored);
+    assert_eq!(setup.vault.get_unasked(&id).await.unwrap(), stored);
 
-    let (secret, shown) = setup.vault.decrypt(&id, View::Full, Some(revision(1))).await.unwrap();
+    let (secret, shown) = setup.vault.decrypt_unasked(&id, View::Full, Some(revision(1))).await.unwrap();
     assert_eq!(shown, stored);
     let Secret::SalesforceOAuth(oauth) = secret else { panic!("another kind") };
     assert_eq!((oauth.access_token.expose_secret(), oauth.refresh_token.expose_secret()), ("token", "refresh token"));
-    let (secret, _) = setup.vault.decrypt(&id, View::Access, None).await.unwrap();
+    let (secret, _) = setup.vault.decrypt_unasked(&id, View::Access, None).await.unwrap();
     let Secret::SalesforceOAuth(oauth) = secret else { panic!("another kind") };
     assert_eq!((oauth.access_token.expose_secret(), oauth.refresh_token.expose_secret()), ("token", ""));
 
@@ -42,7 +53,7 @@ async fn what_was_stored_is_opened_as_it_was() {
     let changed = setup.encrypt("crm", password("secret"), Condition::At(revision(1))).await.unwrap();
     assert_eq!((changed.revision, changed.kind, changed.refresh_time), (revision(2), Kind::Password, None));
     assert_eq!((changed.create_time.as_second(), changed.update_time.as_second()), (1_000, 2_000));
-    let (secret, _) = setup.vault.decrypt(&id, View::Full, None).await.unwrap();
+    let (secret, _) = setup.vault.decrypt_unasked(&id, View::Full, None).await.unwrap();
     assert!(matches!(secret, Secret::Password(password) if password.password.expose_secret() == "secret"));
 }
 
@@ -77,7 +88,7 @@ async fn if_revision_holds_in_every_state() {
             setup.encrypt(&name, password("second"), Any).await.unwrap();
         }
         if life == "deleted at 2" {
-            setup.vault.delete(&caller("realtask"), &id, None).await.unwrap();
+            setup.vault.delete_unasked(&caller("realtask"), &id, None).await.unwrap();
         }
         let outcome = setup.encrypt(&name, password("new"), condition).await.map(|stored| stored.revision.get());
         assert_eq!(outcome, wanted, "{life}, {condition:?}");
@@ -85,7 +96,7 @@ async fn if_revision_holds_in_every_state() {
         // Decrypt and delete have the same condition, without "absent".
         let living = outcome.ok().or((life == "at 2").then_some(2));
         for number in 1..=4 {
-            let opened = setup.vault.decrypt(&id, View::Full, Some(revision(number))).await.map(|_| ());
+            let opened = setup.vault.decrypt_unasked(&id, View::Full, Some(revision(number))).await.map(|_| ());
             let wanted = match living {
                 None => missing().map(|_: u64| ()),
                 Some(present) if present == number => Ok(()),
@@ -93,7 +104,7 @@ async fn if_revision_holds_in_every_state() {
             };
             assert_eq!(opened, wanted);
             if living != Some(number) {
-                let deleted = setup.vault.delete(&caller("realtask"), &id, Some(revision(number))).await;
+                let deleted = setup.vault.delete_unasked(&caller("realtask"), &id, Some(revision(number))).await;
                 assert_eq!(deleted, wanted);
             }
         }
@@ -107,10 +118,10 @@ async fn a_tombstone_keeps_the_count_and_shows_nothing() {
     at(1_000);
     setup.encrypt("crm", password("first"), Condition::None).await.unwrap();
     setup.encrypt("crm", password("second"), Condition::None).await.unwrap();
-    setup.vault.delete(&caller("realtask"), &id, Some(revision(2))).await.unwrap();
-    assert_eq!(setup.vault.get(&id).await, Err(VaultError::CredentialNotFound));
-    assert_eq!(setup.vault.decrypt(&id, View::Full, None).await.err(), Some(VaultError::CredentialNotFound));
-    assert_eq!(setup.vault.delete(&caller("realtask"), &id, None).await, Err(VaultError::CredentialNotFound));
+    setup.vault.delete_unasked(&caller("realtask"), &id, Some(revision(2))).await.unwrap();
+    assert_eq!(setup.vault.get_unasked(&id).await, Err(VaultError::CredentialNotFound));
+    assert_eq!(setup.vault.decrypt_unasked(&id, View::Full, None).await.err(), Some(VaultError::CredentialNotFound));
+    assert_eq!(setup.vault.delete_unasked(&caller("realtask"), &id, None).await, Err(VaultError::CredentialNotFound));
     let row = setup.credentials.get(&id).await.unwrap().unwrap();
     assert!(matches!(row.life, Life::Deleted { .. }), "the envelope is erased");
 
@@ -128,15 +139,15 @@ async fn views_are_as_wide_as_their_kind_and_state_permit() {
     setup.encrypt("opaque", Secret::Opaque(opaque), Condition::None).await.unwrap();
     for name in ["password", "opaque"] {
         let id = credential_ref("acme", name);
-        assert_eq!(setup.vault.decrypt(&id, View::Access, None).await.err(), Some(VaultError::NoAccessView));
-        assert!(setup.vault.decrypt(&id, View::Full, None).await.is_ok());
+        assert_eq!(setup.vault.decrypt_unasked(&id, View::Access, None).await.err(), Some(VaultError::NoAccessView));
+        assert!(setup.vault.decrypt_unasked(&id, View::Full, None).await.is_ok());
     }
     let state = State::NeedsReauth { reason: "restored".to_owned(), time: Timestamp::from_second(7).unwrap() };
     setup.change("oauth", |_, living| living.state = state.clone()).await;
     let id = credential_ref("acme", "oauth");
-    assert_eq!(setup.vault.decrypt(&id, View::Access, None).await.err(), Some(VaultError::NeedsReauth));
-    assert_eq!(setup.vault.decrypt(&id, View::Full, None).await.unwrap().1.state, state);
-    assert_eq!(setup.vault.get(&id).await.unwrap().state, state);
+    assert_eq!(setup.vault.decrypt_unasked(&id, View::Access, None).await.err(), Some(VaultError::NeedsReauth));
+    assert_eq!(setup.vault.decrypt_unasked(&id, View::Full, None).await.unwrap().1.state, state);
+    assert_eq!(setup.vault.get_unasked(&id).await.unwrap().state, state);
     // A new secret ends it.
     assert_eq!(setup.encrypt("oauth", salesforce("new"), Condition::None).await.unwrap().state, State::Active);
 }
@@ -151,12 +162,12 @@ async fn tokens_are_as_new_as_they_say() {
     oauth.access_token_expire_time = Some("1970-01-01T02:00:00Z".parse().unwrap());
     let stored = setup.encrypt("crm", secret, Condition::None).await.unwrap();
     assert_eq!(stored.refresh_time.unwrap().to_string(), "1970-01-01T00:10:00.123456Z", "as rows keep it");
-    assert_eq!(setup.vault.get(&stored.id).await.unwrap(), stored);
+    assert_eq!(setup.vault.get_unasked(&stored.id).await.unwrap(), stored);
 
     // The row's hint is not believed once the secret is open.
     setup.change("crm", |_, living| living.access_token_expire_time = None).await;
-    assert_eq!(setup.vault.get(&stored.id).await.unwrap().access_token_expire_time, None);
-    let (_, shown) = setup.vault.decrypt(&stored.id, View::Access, None).await.unwrap();
+    assert_eq!(setup.vault.get_unasked(&stored.id).await.unwrap().access_token_expire_time, None);
+    let (_, shown) = setup.vault.decrypt_unasked(&stored.id, View::Access, None).await.unwrap();
     assert_eq!(shown.access_token_expire_time, stored.access_token_expire_time);
 }
 
@@ -165,23 +176,23 @@ async fn a_customer_must_be_there_and_active() {
     let setup = Setup::new().await;
     let unknown = credential_ref("unknown", "crm");
     let not_found = VaultError::Keyring(KeyringError::CustomerNotFound);
-    let stored = setup.vault.encrypt(&caller("realtask"), &unknown, password("x"), Condition::None, None).await;
+    let stored = setup.vault.encrypt_unasked(&caller("realtask"), &unknown, password("x"), Condition::None, None).await;
     assert_eq!(stored, Err(not_found.clone()));
     assert_eq!(setup.credentials.get(&unknown).await.unwrap(), None);
-    assert_eq!(setup.vault.get(&unknown).await, Err(not_found.clone()));
-    assert_eq!(setup.vault.decrypt(&unknown, View::Full, None).await.err(), Some(not_found.clone()));
-    assert_eq!(setup.vault.delete(&caller("realtask"), &unknown, None).await, Err(not_found));
+    assert_eq!(setup.vault.get_unasked(&unknown).await, Err(not_found.clone()));
+    assert_eq!(setup.vault.decrypt_unasked(&unknown, View::Full, None).await.err(), Some(not_found.clone()));
+    assert_eq!(setup.vault.delete_unasked(&caller("realtask"), &unknown, None).await, Err(not_found));
 
     setup.encrypt("crm", password("secret"), Condition::None).await.unwrap();
     setup.customer_becomes("acme", CustomerState::Disabled).await;
     let id = credential_ref("acme", "crm");
     let disabled = VaultError::Keyring(KeyringError::CustomerDisabled);
     assert_eq!(setup.encrypt("crm", password("new"), Condition::None).await, Err(disabled.clone()));
-    assert_eq!(setup.vault.decrypt(&id, View::Full, None).await.err(), Some(disabled.clone()));
-    assert_eq!(setup.vault.get(&credential_ref("acme", "other")).await, Err(disabled));
-    assert!(setup.vault.get(&id).await.is_ok(), "metadata are shown");
+    assert_eq!(setup.vault.decrypt_unasked(&id, View::Full, None).await.err(), Some(disabled.clone()));
+    assert_eq!(setup.vault.get_unasked(&credential_ref("acme", "other")).await, Err(disabled));
+    assert!(setup.vault.get_unasked(&id).await.is_ok(), "metadata are shown");
     setup.customer_becomes("acme", CustomerState::Active).await;
-    assert!(setup.vault.decrypt(&id, View::Full, None).await.is_ok());
+    assert!(setup.vault.decrypt_unasked(&id, View::Full, None).await.is_ok());
 }
 
 #[tokio::test]
@@ -210,13 +221,13 @@ async fn the_stores_errors_are_told_as_they_are() {
         setup.credentials.faults([Fault::Reading(error.clone())]);
         assert_eq!(setup.encrypt("crm", password("x"), Condition::None).await, Err(told.clone()));
         setup.credentials.faults([Fault::Reading(error.clone())]);
-        assert_eq!(setup.vault.get(&id).await, Err(told.clone()));
+        assert_eq!(setup.vault.get_unasked(&id).await, Err(told.clone()));
         setup.credentials.faults([Fault::Reading(error.clone())]);
-        assert_eq!(setup.vault.decrypt(&id, View::Full, None).await.err(), Some(told.clone()));
+        assert_eq!(setup.vault.decrypt_unasked(&id, View::Full, None).await.err(), Some(told.clone()));
         setup.credentials.faults([Fault::Reading(error)]);
-        assert_eq!(setup.vault.delete(&caller("realtask"), &id, None).await, Err(told));
+        assert_eq!(setup.vault.delete_unasked(&caller("realtask"), &id, None).await, Err(told));
     }
-    assert_eq!(setup.vault.get(&id).await, Err(VaultError::CredentialNotFound), "nothing was made meanwhile");
+    assert_eq!(setup.vault.get_unasked(&id).await, Err(VaultError::CredentialNotFound), "nothing was made meanwhile");
 }
 
 #[tokio::test]
@@ -227,5 +238,5 @@ async fn a_secret_that_is_too_long_is_not_stored() {
     let stored = setup.encrypt("crm", opaque(65_600), Condition::None).await;
     assert_eq!(stored, Err(VaultError::SecretTooLong));
     assert!(setup.encrypt("crm", opaque(65_500), Condition::None).await.is_ok());
-    assert!(setup.vault.decrypt(&credential_ref("acme", "crm"), View::Full, None).await.is_ok());
+    assert!(setup.vault.decrypt_unasked(&credential_ref("acme", "crm"), View::Full, None).await.is_ok());
 }

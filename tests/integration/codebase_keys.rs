@@ -3,11 +3,12 @@
 //! This builds the crate a second time, with a key file of its own and in a folder of its own below cargo's. The dependencies are
 //! the same ones, and are not built again.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use crate::support::{data, run, triseal, triseald};
+use crate::support::{data, program, run, triseal, triseald};
 
 const DEVELOPMENT_KEYS: &str = include_str!("../../src/factors/codebase_development.json");
 
@@ -62,9 +63,9 @@ fn link_all(from: &Path, to: &Path) {
     }
 }
 
-/// cargo, for a build of this crate with `keys`.
-async fn build(target: &Path, keys: &Path) -> Output {
-    let mut cargo = tokio::process::Command::new(env!("CARGO"));
+/// cargo, for a build of this crate with `keys` as the value of TRISEAL_CODEBASE_KEYS.
+async fn build(target: &Path, keys: impl AsRef<OsStr>) -> Output {
+    let mut cargo = program(env!("CARGO"), &[]);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     // With a test, or cargo would choose other features of some dependencies than it did for this one.
     cargo.args(["build", "--locked", "--offline", "--bin", "triseald", "--test", "envelope_vectors"]);
@@ -104,8 +105,7 @@ async fn the_build_refuses_a_broken_key_file_and_takes_a_real_one() {
         assert!(said.contains(named), "{named:?} is not in {said}");
         assert!(!said.contains(&key[..20]), "a key was shown");
     }
-    let output = build(&target, &folder.path().join("missing.json")).await;
-    assert!(String::from_utf8_lossy(&output.stderr).contains("missing.json"));
+    what_is_no_file_is_refused_and_not_shown(&target, &good, &keys).await;
 
     let output = build(&target, &keys).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -115,12 +115,29 @@ async fn the_build_refuses_a_broken_key_file_and_takes_a_real_one() {
     refuses_dev_and_runs_otherwise(&binary, folder.path()).await;
 }
 
+/// The keys themselves given for their file, and a value whose second line would be a directive to cargo.
+async fn what_is_no_file_is_refused_and_not_shown(target: &Path, good: &str, keys: &Path) {
+    let key = good.split("\"key\": \"").nth(1).unwrap()[..44].to_owned();
+    let keys = keys.to_str().unwrap();
+    for (value, named) in [
+        (good, "names no readable file"),
+        (good.trim_end(), "names no readable file"),
+        (&key, "names no readable file"),
+        (&format!("{keys}\ncargo::warning=MARKED"), "names no readable file"),
+        ("/MARKED/codebase.json", "names no readable file"),
+        (env!("CARGO_MANIFEST_DIR"), "names no readable file"),
+        ("", "is set and empty"),
+    ] {
+        let output = build(target, value).await;
+        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success(), "{named}");
+        assert!(said.contains(&format!("TRISEAL_CODEBASE_KEYS: {named}")), "{said}");
+        assert!(!said.contains(&key[..20]) && !said.contains("MARKED"), "a value was shown");
+    }
+}
+
 async fn refuses_dev_and_runs_otherwise(binary: &Path, folder: &Path) {
-    let with = |arguments: &[&str]| {
-        let mut command = tokio::process::Command::new(binary);
-        command.args(arguments).kill_on_drop(true);
-        command
-    };
+    let with = |arguments: &[&str]| program(binary, arguments);
     let (_data, data) = data();
     let output = run(with(&["--dev", "--data", data.to_str().unwrap()])).await;
     assert_eq!(output.status.code(), Some(1));

@@ -191,6 +191,34 @@ async fn wrong_things_are_told_without_repeating_a_secret() {
 }
 
 #[tokio::test]
+async fn a_secret_that_is_too_long_is_refused_by_its_field_and_not_stored() {
+    let (service, _data) = fresh().await;
+    let put = ["credential", "encrypt", "--customer", "demo", "--credential", "x"];
+    let long = |octets: usize| "MARKED".repeat(octets / 6 + 1)[..octets].to_owned();
+    let password = |octets| format!(r#"{{"username": "u", "password": "{}"}}"#, long(octets)).into_bytes();
+    let tokens = |octets| format!(r#"{{"access_token": "{}"}}"#, long(octets)).into_bytes();
+    for (kind, input, named) in [
+        (&["--kind", "opaque"][..], long(32_769).into_bytes(), "secret.opaque.data: must have at most 32768 octets"),
+        (&["--kind", "password"], password(4_097), "secret.password.password: must have at most 4096 octets"),
+        (&["--kind", "salesforce_oauth"], tokens(16_385), "access_token: must have at most 16384 octets"),
+        (&["--from-salesforce"], tokens(16_385), "access_token: must have at most 16384 octets"),
+        // Above what a message may have, by its envelope; and above what is read at all.
+        (&["--kind", "opaque"], long(1 << 20).into_bytes(), "at most 1,048,576 octets"),
+        (&["--kind", "opaque"], long((1 << 20) + 1).into_bytes(), "the input is longer than 1048576 octets"),
+    ] {
+        let (code, out, error) = text(&service.triseal(&[&put[..], kind].concat(), &input).await);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{error}");
+        assert!(error.starts_with("error: ") && error.contains(named) && !error.contains("MARKED"), "{error}");
+    }
+    let get = ["credential", "get", "--customer", "demo", "--credential", "x"];
+    assert_eq!(service.triseal(&get, b"").await.status.code(), Some(1), "nothing was stored");
+    // And what is just short enough goes in.
+    let longest = long(32_768).into_bytes();
+    assert_eq!(service.triseal(&[&put[..], &["--kind", "opaque"]].concat(), &longest).await.status.code(), Some(0));
+    assert!(!service.stderr().contains("MARKED"));
+}
+
+#[tokio::test]
 async fn an_endpoint_that_is_away_or_not_permitted_is_told() {
     let mut command = triseal(&["customer", "list"]);
     command.env("TRISEAL_ENDPOINT", "http://127.0.0.1:1");
@@ -207,6 +235,10 @@ async fn an_endpoint_that_is_away_or_not_permitted_is_told() {
 #[tokio::test]
 async fn keys_are_made_once_and_never_shown() {
     let (_folder, data) = data();
+    let mut command = triseal(&["keygen", "environment"]);
+    command.env("TRISEAL_ENDPOINT", "http://127.0.0.1:1");
+    let (code, _, error) = text(&run(command).await);
+    assert!(code == Some(2) && error.contains("<FILE>") && !error.contains("--endpoint"), "{error}");
     std::fs::create_dir(&data).unwrap();
     for factor in ["codebase", "environment"] {
         let file = data.join(factor);
@@ -214,7 +246,14 @@ async fn keys_are_made_once_and_never_shown() {
         assert_eq!(code, Some(0), "{error}");
         let made = std::fs::read_to_string(&file).unwrap();
         let key = &made.split("\"key\": \"").nth(1).unwrap()[..44];
-        assert!(!(out + &error).contains(key));
+        assert!(!(out.clone() + &error).contains(key));
+        assert!(out.contains("keep a copy offline") && !out.contains("delete"), "{out}");
+        let next = match factor {
+            "codebase" => format!("TRISEAL_CODEBASE_KEYS={} ", file.display()),
+            _ => format!("factors.file.path = \"{}\"", file.display()),
+        };
+        assert!(out.contains(&next), "{out}");
+        assert_eq!(out.contains("value of the secret"), factor == "environment", "{out}");
         let (code, _, error) = text(&run(triseal(&["keygen", factor, file.to_str().unwrap()])).await);
         assert_eq!(code, Some(4), "{error}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), made);

@@ -4,16 +4,23 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod architecture;
+mod audit;
 mod bad_input;
 mod batch;
+mod certificates;
 mod codebase_keys;
 mod command_line;
 mod crash;
 mod encodings;
+mod full_disk;
 mod import;
 mod limits;
+mod linearizability;
 mod logs;
 mod memory;
 mod ops;
+mod policy;
+mod secret_types;
 mod service;
 mod support;
+mod tls;

@@ -329,3 +329,33 @@ async fn wrong_fields_are_all_named_and_none_repeated() {
     let status = credentials.encrypt_credential(encrypt("demo", "main", opaque(vec![1; 1 << 20]))).await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::InvalidArgument, "BAD_FIELD"));
 }
+
+/// Neither tonic's code nor the decoder's text: the fault is the caller's, and is told as one.
+#[tokio::test]
+async fn a_message_that_is_none_is_a_bad_field() {
+    use http::uri::PathAndQuery;
+    use tonic_prost::ProstCodec;
+
+    let (service, _data) = fresh().await;
+    let mut client = tonic::client::Grpc::new(service.channel());
+    let methods =
+        ["CredentialService/EncryptCredential", "CredentialService/GetCredential", "CustomerService/GetCustomer"];
+    for method in methods {
+        let path: PathAndQuery = format!("/triseal.v1.{method}").parse().unwrap();
+        // Field 1 is a text: neither octets that are no UTF-8 nor a number.
+        client.ready().await.unwrap();
+        let no_text = tonic::Request::new(v1::Opaque { data: b"MARKED\xff".to_vec(), content_type: String::new() });
+        let octets = client.unary(no_text, path.clone(), ProstCodec::<_, v1::Opaque>::default()).await;
+        client.ready().await.unwrap();
+        let lineage = v1::Lineage { codebase_version: 7, environment_version: 7, customer_version: 7 };
+        let number = client.unary(tonic::Request::new(lineage), path, ProstCodec::<_, v1::Opaque>::default()).await;
+        for status in [octets.unwrap_err(), number.unwrap_err()] {
+            assert_eq!((status.code(), reason(&status)), (Code::InvalidArgument, "BAD_FIELD"), "{method}: {status}");
+            let violations = status.get_details_bad_request().unwrap().field_violations;
+            assert_eq!(violations.len(), 1);
+            assert!(violations[0].field == "request" && violations[0].description.starts_with("must be a message of"));
+            assert!(!status.message().contains("UTF-8 at") && !format!("{status:?}").contains("MARKED"), "{status:?}");
+        }
+    }
+    assert!(!service.stderr().contains("MARKED"));
+}

@@ -1,5 +1,8 @@
 //! What the tests share: the real programs, each with files of its own, clients, and seeded random numbers. It knows no test.
 
+pub(crate) mod certificates;
+pub(crate) mod tls;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -20,7 +23,7 @@ use triseal::grpc::v1::{self, secret};
 use triseal::grpc::{DOMAIN, REASON_TRAILER};
 
 /// A service that does not say within this time that it serves, or goes on for so long after SIGTERM, hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `triseald`, which is killed when this is dropped.
 pub(crate) struct Service {
@@ -140,7 +143,9 @@ impl Service {
     /// SIGTERM.
     pub(crate) async fn signal(&self) {
         let process = self.process().to_string();
-        let sent = Command::new("kill").args(["-TERM", &process]).status().await.expect("kill runs");
+        // The shell's own: a program of that name need not be there.
+        let kill = ["-c", "kill -TERM \"$0\"", &process];
+        let sent = Command::new("sh").args(kill).status().await.expect("sh runs");
         assert!(sent.success(), "SIGTERM was not sent");
     }
 
@@ -148,6 +153,16 @@ impl Service {
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.unwrap_or_else(|_| panic!("it did not stop:\n{}", self.stderr())).expect("it can be waited for")
+    }
+
+    /// Waits until it ends by itself: how, and what it said on standard error.
+    pub(crate) async fn ended_saying(mut self) -> (ExitStatus, String) {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("it goes on:\n{}", self.stderr())).expect("it can be waited for");
+        // What it said last is read when the pipe is closed.
+        let closed = tokio::time::timeout(PATIENCE, async { while self.listen.changed().await.is_ok() {} }).await;
+        assert!(closed.is_ok(), "its standard error stays open");
+        (ended, self.stderr())
     }
 
     /// `triseal` against this service, with `input` on its standard input.
@@ -173,9 +188,14 @@ pub(crate) fn triseal(arguments: &[&str]) -> Command {
     program(env!("CARGO_BIN_EXE_triseal"), arguments)
 }
 
-/// Any program.
+/// Any program, without what is set for a service of whoever runs the tests.
 pub(crate) fn program(path: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(path);
+    #[expect(clippy::disallowed_methods, reason = "to take away from it, not to read a setting")]
+    let variables = std::env::vars_os().map(|(name, _)| name);
+    for ours in variables.filter(|name| name.to_string_lossy().starts_with("TRISEAL_")) {
+        command.env_remove(ours);
+    }
     command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     // A port that nobody has: many services run at once.
     command.env("TRISEAL__SERVER__OPS_LISTEN", "127.0.0.1:0");

@@ -2,6 +2,7 @@
 //! answers is for others.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,6 +17,7 @@ use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 
 use crate::failure::Failure;
 use crate::status::{self, Subject};
+use crate::tls::{Connector, Files};
 
 /// A connection that takes longer to make is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,7 +25,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How to reach the service.
 #[derive(Args)]
 pub(crate) struct Connect {
-    /// Where the service is: http://HOST:PORT of this machine
+    /// Where the service is: https://HOST:PORT, or http://HOST:PORT of this machine
     #[arg(
         long,
         global = true,
@@ -34,6 +36,39 @@ pub(crate) struct Connect {
         default_value = "http://127.0.0.1:7443"
     )]
     endpoint: String,
+
+    /// The CA of the service's certificate, for https: a PEM file
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "TRISEAL_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    ca: Option<PathBuf>,
+
+    /// The client certificate, for https: a PEM file, with intermediates if there are any
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "TRISEAL_CERT",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    cert: Option<PathBuf>,
+
+    /// The private key of the client certificate, for https: a PEM file that others can't read
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "TRISEAL_KEY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    key: Option<PathBuf>,
 
     /// How long each call may take
     #[arg(
@@ -47,6 +82,22 @@ pub(crate) struct Connect {
     timeout: u64,
 }
 
+impl Connect {
+    /// Those of TLS, which are all needed.
+    fn files(&self) -> Result<Files<'_>, Failure> {
+        match (&self.ca, &self.cert, &self.key) {
+            (Some(ca), Some(certificate), Some(key)) => Ok(Files { ca, certificate, key }),
+            (ca, certificate, key) => {
+                let options = [("--ca", ca), ("--cert", certificate), ("--key", key)];
+                let missing: Vec<_> =
+                    options.iter().filter(|(_, file)| file.is_none()).map(|(option, _)| *option).collect();
+                Err(Failure::usage(format!("https needs {} too", missing.join(" and ")))
+                    .with_hint("or TRISEAL_CA, TRISEAL_CERT and TRISEAL_KEY in the environment"))
+            }
+        }
+    }
+}
+
 /// The service, as it is reached from here. No connection is made before the first call.
 pub(crate) struct Service {
     channel: Channel,
@@ -58,15 +109,20 @@ impl Service {
     pub(crate) fn new(connect: &Connect) -> Result<Self, Failure> {
         let endpoint = parse_endpoint(&connect.endpoint).map_err(|error| {
             let hint = match error {
-                EndpointError::NoUri | EndpointError::NotHostAndPort => "such as --endpoint http://127.0.0.1:7443",
-                EndpointError::NotLoopback => "run the command on the service's machine, or forward a local port to it",
-                EndpointError::NoTls => {
-                    "use http://127.0.0.1:PORT on the service's machine, or forward a local port to it"
+                EndpointError::NoUri | EndpointError::NotHostAndPort => {
+                    "such as --endpoint https://triseal.internal:7443"
                 }
+                EndpointError::NotLoopback => "use https:// with --ca, --cert and --key",
             };
             Failure::usage(format!("the endpoint {error}")).with_hint(hint)
         })?;
-        let channel = Endpoint::from(endpoint).connect_timeout(CONNECT_TIMEOUT).connect_lazy();
+        let reach = |uri| Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT);
+        let channel = match endpoint {
+            Address::Plain(uri) => reach(uri).connect_lazy(),
+            Address::Tls { uri, host, port } => {
+                reach(uri).connect_with_connector_lazy(Connector::new(&connect.files()?, &host, port)?)
+            }
+        };
         Ok(Self { channel, timeout: Duration::from_secs(connect.timeout) })
     }
 
@@ -100,15 +156,25 @@ impl Service {
 enum EndpointError {
     #[error("is not a URL")]
     NoUri,
-    #[error("must be http://HOST:PORT and nothing else")]
+    #[error("must be https://HOST:PORT, or http://HOST:PORT of this machine, and nothing else")]
     NotHostAndPort,
     #[error("is not on this machine: over plain http, secrets would cross the network in the clear")]
     NotLoopback,
-    #[error("is https, which this release does not speak yet")]
-    NoTls,
 }
 
-fn parse_endpoint(text: &str) -> Result<Uri, EndpointError> {
+/// An endpoint that may be used.
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    /// On this machine.
+    Plain(Uri),
+    Tls {
+        uri: Uri,
+        host: String,
+        port: u16,
+    },
+}
+
+fn parse_endpoint(text: &str) -> Result<Address, EndpointError> {
     let uri: Uri = text.parse().map_err(|_| EndpointError::NoUri)?;
     let plain = match uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTP => true,
@@ -116,14 +182,16 @@ fn parse_endpoint(text: &str) -> Result<Uri, EndpointError> {
         Some(_) | None => return Err(EndpointError::NotHostAndPort),
     };
     let authority = uri.authority().ok_or(EndpointError::NotHostAndPort)?;
-    if authority.port_u16().is_none() || authority.as_str().contains('@') || uri.path() != "/" || uri.query().is_some()
-    {
+    let port = authority.port_u16().ok_or(EndpointError::NotHostAndPort)?;
+    if authority.as_str().contains('@') || uri.path() != "/" || uri.query().is_some() {
         return Err(EndpointError::NotHostAndPort);
     }
-    if !plain {
-        return Err(EndpointError::NoTls);
+    if plain {
+        return if is_loopback(authority.host()) { Ok(Address::Plain(uri)) } else { Err(EndpointError::NotLoopback) };
     }
-    if is_loopback(authority.host()) { Ok(uri) } else { Err(EndpointError::NotLoopback) }
+    let host = authority.host();
+    let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).to_owned();
+    Ok(Address::Tls { host, port, uri })
 }
 
 /// Whether what is sent to the host stays on this machine. Of names only `localhost` does.
@@ -158,8 +226,30 @@ mod tests {
     }
 
     #[test]
-    fn https_is_said_not_to_be_there_yet() {
-        assert_eq!(parse_endpoint("https://triseal.internal:7443"), Err(EndpointError::NoTls));
+    fn https_goes_anywhere() {
+        for (good, host, port) in [
+            ("https://triseal.internal:7443", "triseal.internal", 7443),
+            ("https://10.0.0.1:1/", "10.0.0.1", 1),
+            ("https://[2001:db8::1]:7443", "2001:db8::1", 7443),
+        ] {
+            let Ok(Address::Tls { host: found, port: at, .. }) = parse_endpoint(good) else { panic!("{good}") };
+            assert_eq!((found.as_str(), at), (host, port));
+        }
+    }
+
+    #[tokio::test]
+    async fn https_says_which_files_it_lacks() {
+        let file = |given: bool| given.then(|| "file.pem".into());
+        for (given, told) in [
+            ([false, false, false], "https needs --ca and --cert and --key too"),
+            ([true, false, true], "https needs --cert too"),
+            ([true, true, false], "https needs --key too"),
+        ] {
+            let [ca, cert, key] = given.map(file);
+            let connect = Connect { endpoint: "https://127.0.0.1:7443".to_owned(), ca, cert, key, timeout: 1 };
+            let Err(failure) = Service::new(&connect) else { panic!("taken") };
+            assert_eq!((failure.exit, failure.message.as_str()), (crate::failure::Exit::Usage, told));
+        }
     }
 
     #[test]
@@ -173,6 +263,9 @@ mod tests {
             "http://user:word@127.0.0.1:7443",
             "http://127.0.0.1:7443/path",
             "http://127.0.0.1:7443/?query",
+            "https://triseal.internal",
+            "https://user@triseal.internal:7443",
+            "https://triseal.internal:7443/path",
         ] {
             assert!(matches!(parse_endpoint(bad), Err(EndpointError::NotHostAndPort | EndpointError::NoUri)), "{bad}");
         }
@@ -181,7 +274,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_endpoint_is_a_usage_error_that_does_not_repeat_it() {
-        let connect = Connect { endpoint: "http://marker@127.0.0.1:7443".to_owned(), timeout: 1 };
+        let connect = Connect {
+            endpoint: "http://marker@127.0.0.1:7443".to_owned(),
+            ca: None,
+            cert: None,
+            key: None,
+            timeout: 1,
+        };
         let Err(failure) = Service::new(&connect) else { panic!("taken") };
         assert_eq!(failure.exit, crate::failure::Exit::Usage);
         assert!(!format!("{failure:?}").contains("marker"));

@@ -6,6 +6,7 @@ mod import;
 use serde::Serialize;
 use triseal::grpc::v1;
 use triseal::ids::CustomerId;
+use triseal::secret::stored::to_timestamp;
 use v1::secret::Value;
 
 use arguments::{Decrypt, Delete, Encrypt, Kind, List, State, View, Which};
@@ -14,9 +15,9 @@ pub(crate) use arguments::Command;
 
 use crate::client::{Connect, Service};
 use crate::failure::Failure;
-use crate::metadata::{Credential, to_proto};
+use crate::metadata::Credential;
 use crate::opened;
-use crate::output::{Format, Output, Table};
+use crate::output::{Format, Output};
 use crate::status::Subject;
 use crate::{input, salesforce};
 
@@ -113,39 +114,22 @@ async fn list(arguments: &List, service: &Service, output: &mut Output) -> Resul
     };
     let customer = arguments.customer.as_ref().map(CustomerId::as_str).unwrap_or_default();
     let mut client = service.credentials();
-    let mut table = Table::new(Credential::HEADING);
-    let mut wanted = arguments.limit.unwrap_or(u64::MAX);
-    let mut page_token = String::new();
-    loop {
+    let fetch = async |page_token: String, wanted: u64| {
         let request = service.request(v1::ListCredentialsRequest {
             customer_id: customer.to_owned(),
             // Short pages: the first rows are there at once.
             page_size: wanted.min(100) as i32,
-            page_token: page_token.clone(),
+            page_token,
             kind: kind.into(),
             state: state.into(),
-            refreshed_before: arguments.refreshed_before.map(to_proto),
+            refreshed_before: arguments.refreshed_before.map(to_timestamp),
         });
         let answer = client.list_credentials(request).await;
         let subject = Subject { customer, credential: "" };
         let page = answer.map_err(|status| Failure::from_status(&status, subject))?.into_inner();
-        let rows: Vec<Credential> = page.credentials.into_iter().take(wanted as usize).map(Credential::from).collect();
-        match output.format() {
-            Format::Json => rows.iter().try_for_each(|row| output.json(row))?,
-            Format::Text => {
-                let rows: Vec<_> = rows.iter().map(Credential::row).collect();
-                output.octets(table.page(&rows).as_bytes())?;
-            }
-        }
-        wanted -= rows.len() as u64;
-        if wanted == 0 || page.next_page_token.is_empty() {
-            return Ok(());
-        }
-        if page.next_page_token == page_token {
-            return Err(Failure::unknown_answer());
-        }
-        page_token = page.next_page_token;
-    }
+        Ok((page.credentials.into_iter().map(Credential::from).collect(), page.next_page_token))
+    };
+    output.list(arguments.limit, fetch).await
 }
 
 async fn delete(arguments: &Delete, service: &Service, output: &mut Output) -> Result<(), Failure> {

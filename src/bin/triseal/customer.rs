@@ -9,7 +9,7 @@ use crate::client::{Connect, Service};
 use crate::confirm::Confirm;
 use crate::failure::Failure;
 use crate::metadata::Customer;
-use crate::output::{Format, Output, Table};
+use crate::output::{Format, Output};
 use crate::status::Subject;
 
 /// The commands.
@@ -151,28 +151,13 @@ async fn list(arguments: &List, service: &Service, output: &mut Output) -> Resul
         Some(State::Destroyed) => v1::CustomerState::Destroyed,
     };
     let mut client = service.customers();
-    let mut table = Table::new(Customer::HEADING);
-    let mut page_token = String::new();
-    loop {
-        let message = v1::ListCustomersRequest { page_size: 0, page_token: page_token.clone(), state: state.into() };
+    let fetch = async |page_token: String, _wanted: u64| {
+        let message = v1::ListCustomersRequest { page_size: 0, page_token, state: state.into() };
         let answer = client.list_customers(service.request(message)).await;
         let page = answer.map_err(|status| Failure::from_status(&status, Subject::default()))?.into_inner();
-        let rows: Vec<Customer> = page.customers.into_iter().map(Customer::from).collect();
-        match output.format() {
-            Format::Json => rows.iter().try_for_each(|row| output.json(row))?,
-            Format::Text => {
-                let rows: Vec<_> = rows.iter().map(Customer::row).collect();
-                output.octets(table.page(&rows).as_bytes())?;
-            }
-        }
-        if page.next_page_token.is_empty() {
-            return Ok(());
-        }
-        if page.next_page_token == page_token {
-            return Err(Failure::unknown_answer());
-        }
-        page_token = page.next_page_token;
-    }
+        Ok((page.customers.into_iter().map(Customer::from).collect(), page.next_page_token))
+    };
+    output.list(None, fetch).await
 }
 
 fn show(customer: Option<v1::Customer>, output: &mut Output) -> Result<(), Failure> {

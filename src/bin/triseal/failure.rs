@@ -11,7 +11,7 @@ use crate::output::{Format, printable};
 /// What goes to standard error, and the exit code.
 #[derive(Debug, Serialize)]
 pub(crate) struct Failure {
-    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `INCOMPLETE`, `REFUSED` for what the command line itself finds.
+    /// The name of the gRPC status, or `USAGE`, `INPUT`, `FAILED`, `INCOMPLETE`, `FINDINGS`, `REFUSED` for what the command line itself finds.
     pub(crate) code: &'static str,
     /// The service's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,14 +59,24 @@ impl Failure {
         Self::local("INCOMPLETE", Exit::DoneInPart, message)
     }
 
+    /// It was looked for, and found.
+    pub(crate) fn findings(message: String) -> Self {
+        Self::local("FINDINGS", Exit::DoneInPart, message)
+    }
+
     pub(crate) fn refused(message: String) -> Self {
         Self::local("REFUSED", Exit::Refused, message)
+    }
+
+    /// The answer, which is written, says already why it is none.
+    pub(crate) fn told(exit: Exit) -> Self {
+        Self::local("FAILED", exit, String::new())
     }
 
     /// The output could not be written.
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::local("FAILED", Exit::ReaderGone, String::new()),
+            io::ErrorKind::BrokenPipe => Self::told(Exit::ReaderGone),
             _ => Self::failed(format!("cannot write the answer: {error}")),
         }
     }
@@ -88,7 +98,7 @@ impl Failure {
 
     /// Writes it to standard error.
     pub(crate) fn report(&self, format: Format) -> ExitCode {
-        if self.exit != Exit::ReaderGone {
+        if !self.message.is_empty() {
             let text = match format {
                 Format::Text => self.text(),
                 Format::Json => self.json(),
@@ -101,7 +111,8 @@ impl Failure {
 
     fn text(&self) -> String {
         let mut text = format!("error: {}\n", printable(&self.message));
-        for detail in &self.details {
+        // A single violation is the message itself.
+        for detail in self.details.iter().filter(|detail| **detail != self.message) {
             text.push_str(&format!("  {}\n", printable(detail)));
         }
         if let Some(hint) = &self.hint {
@@ -130,6 +141,16 @@ mod tests {
     fn text_names_what_to_do_next_and_escapes_control_characters() {
         let failure = Failure::refused("no\u{1b}[2Jway".to_owned()).with_hint("try another way");
         assert_eq!(failure.text(), "error: no\\u{1b}[2Jway\nhint: try another way\n");
+    }
+
+    #[test]
+    fn what_the_message_says_is_not_said_again() {
+        let mut failure = Failure::input("name: is too long".to_owned());
+        failure.details = vec!["name: is too long".to_owned()];
+        assert_eq!(failure.text(), "error: name: is too long\n");
+        failure.details.push("kind: is unknown".to_owned());
+        failure.message = "2 fields are wrong".to_owned();
+        assert_eq!(failure.text(), "error: 2 fields are wrong\n  name: is too long\n  kind: is unknown\n");
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use triseal::grpc::v1::{Password, SalesforceOAuth};
+use triseal::secret::stored::to_timestamp;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::metadata::to_proto;
 
 /// What a request may have in all, so no secret has more.
 pub(crate) const MAX_INPUT_OCTETS: usize = 1_048_576;
@@ -87,7 +87,7 @@ pub(crate) fn json<'a, T: Deserialize<'a>>(octets: &'a [u8], fields: &[&str]) ->
 fn json_failure(field: Option<&str>, error: &serde_json::Error) -> Failure {
     let problem = match (error.classify(), field) {
         (serde_json::error::Category::Data, Some(field)) => {
-            format!("the input's field {field} is there twice or not of its type")
+            format!("the input's field {field} is there twice, of another type, or out of range")
         }
         (serde_json::error::Category::Data, None) => "the input has a field that is unknown or missing".to_owned(),
         (
@@ -140,7 +140,7 @@ impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Text::deserialize(deserializer)?;
         let time: jiff::Timestamp = text.as_str().parse().map_err(|_| D::Error::custom("no time"))?;
-        Ok(Self(to_proto(time)))
+        Ok(Self(to_timestamp(time)))
     }
 }
 
@@ -270,7 +270,7 @@ mod tests {
         let message = |octets: &[u8]| salesforce_oauth(octets).err().map(|failure| failure.message).unwrap_or_default();
         assert_eq!(
             message(b"{\"scopes\": [\"api\",\n 7]}"),
-            "the input's field scopes[1] is there twice or not of its type, at line 2, column 2"
+            "the input's field scopes[1] is there twice, of another type, or out of range, at line 2, column 2"
         );
         assert_eq!(
             message(br#"{"acess_token": ""}"#),

@@ -1,5 +1,5 @@
-//! `triseal keygen`: makes the first version of the codebase's or the environment's key. It needs no service. The key goes
-//! to a new file that only its owner can read, and nowhere else.
+//! `triseal keygen`: makes the first version of the codebase's or the environment's key, or `certificates`. It needs no service. A
+//! key goes to a new file that only its owner can read, and nowhere else.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,33 @@ use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local;
 use zeroize::Zeroizing;
 
+use crate::certificates;
 use crate::failure::Failure;
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, printable};
 
 /// The commands.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Make the key that is compiled into the service
-    #[command(after_help = "Example:\n  triseal keygen codebase codebase-keys.json\n  \
-                            TRISEAL_CODEBASE_KEYS=$PWD/codebase-keys.json cargo build --profile dist")]
+    // Without the options of a service, which clap would name where the environment sets them.
+    #[command(
+        override_usage = "triseal keygen codebase [OPTIONS] <FILE>",
+        after_help = "Example:\n  triseal keygen codebase codebase-keys.json\n  \
+                      TRISEAL_CODEBASE_KEYS=$PWD/codebase-keys.json cargo build --profile dist"
+    )]
     Codebase(Destination),
-    /// Make the key of a deployment, for the value of its secret
-    #[command(after_help = "Example:\n  triseal keygen environment environment-keys.json")]
+    /// Make the key of a deployment, for a file of its service or for its secret
+    #[command(
+        override_usage = "triseal keygen environment [OPTIONS] <FILE>",
+        after_help = "Example:\n  triseal keygen environment environment-keys.json"
+    )]
     Environment(Destination),
+    /// Make certificates to try TLS with: a CA, the service's and callers'
+    #[command(
+        after_help = "Example:\n  triseal keygen certificates certificates --caller realtask --caller security\n  \
+                            triseal keygen certificates certificates --revoke realtask"
+    )]
+    Certificates(certificates::Arguments),
 }
 
 #[derive(Args)]
@@ -46,6 +60,7 @@ pub(crate) fn run(command: &Command, output: &mut Output) -> Result<(), Failure>
     let (form, path) = match command {
         Command::Codebase(destination) => (Form::Codebase, &destination.file),
         Command::Environment(destination) => (Form::Environment, &destination.file),
+        Command::Certificates(arguments) => return certificates::run(arguments, output),
     };
     if path == Path::new("-") {
         return Err(Failure::usage("a key is never printed".to_owned()).with_hint("name a file that is not there yet"));
@@ -62,15 +77,19 @@ pub(crate) fn run(command: &Command, output: &mut Output) -> Result<(), Failure>
         ("version", "1".to_owned()),
         ("fingerprint", fingerprint),
     ])?;
+    // As it can be named from everywhere.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let path = printable(&path.to_string_lossy());
     let next = match form {
         Form::Codebase => format!(
             "next: keep a copy offline, and never in version control: without it nothing opens again\n\
-             \x20     build the service with it: TRISEAL_CODEBASE_KEYS={} cargo build --profile dist\n",
-            crate::output::printable(&std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy())
+             \x20     build the service with it: TRISEAL_CODEBASE_KEYS={path} cargo build --profile dist\n"
         ),
-        Form::Environment => "next: keep a copy offline: without it nothing opens again\n\
-             \x20     put the file's content, whole, as the value of the deployment's secret, and delete the file\n"
-            .to_owned(),
+        Form::Environment => format!(
+            "next: keep a copy offline: without it nothing opens again\n\
+             \x20     where the settings have factors.environment = \"file\", set factors.file.path = \"{path}\"\n\
+             \x20     where they have \"secrets-manager\", put the file's content, whole, as the value of the secret\n"
+        ),
     };
     output.octets(next.as_bytes())
 }
@@ -91,12 +110,16 @@ fn make(form: Form, path: &Path, now: Timestamp) -> Result<Fingerprint, Failure>
 }
 
 fn write_new(path: &Path, octets: &[u8]) -> Result<(), Failure> {
-    local::create(path, octets).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Failure::refused("the file is there already, and keys are never written over".to_owned())
-                .with_hint("name a file that is not there yet")
+    local::create(path, octets).map_err(|error| {
+        let file = path.display();
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Failure::refused(format!("{file} is there already, and keys are never written over"))
+                    .with_hint("name a file that is not there yet")
+            }
+            _ => Failure::failed(format!("cannot make {file}: {error}"))
+                .with_hint("name a file in a folder that is there and that you may write to"),
         }
-        _ => Failure::failed(format!("cannot make the file: {error}")),
     })
 }
 
@@ -142,6 +165,13 @@ mod tests {
         for taken in [&path, &link] {
             let failure = make(Form::Codebase, taken, Timestamp::UNIX_EPOCH).unwrap_err();
             assert_eq!(failure.exit, Exit::Refused);
+            assert!(failure.message.starts_with(&taken.display().to_string()), "{}", failure.message);
+        }
+        for nowhere in [directory.path().join("missing/keys.json"), path.join("keys.json")] {
+            let failure = make(Form::Codebase, &nowhere, Timestamp::UNIX_EPOCH).unwrap_err();
+            assert_eq!(failure.exit, Exit::Failed);
+            assert!(failure.message.contains(&nowhere.display().to_string()), "{}", failure.message);
+            assert!(failure.hint.is_some_and(|hint| hint.contains("folder")));
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         assert!(!directory.path().join("nowhere").exists());

@@ -3,6 +3,8 @@
 //! Everything it knows of the service is the protocol. It keeps nothing, and it takes secrets from a file or from
 //! standard input only: arguments are seen by every process of the machine and kept by shells.
 
+mod audit;
+mod certificates;
 mod client;
 mod confirm;
 mod credential;
@@ -13,8 +15,10 @@ mod keygen;
 mod metadata;
 mod opened;
 mod output;
+mod policy;
 mod salesforce;
 mod status;
+mod tls;
 mod wiped;
 
 use std::alloc::System;
@@ -61,9 +65,15 @@ enum Command {
     /// Create, list, disable and destroy customers
     #[command(subcommand)]
     Customer(customer::Command),
-    /// Make new keys for the codebase or the environment
+    /// Make new keys for the codebase or the environment, and certificates to try TLS with
     #[command(subcommand)]
     Keygen(keygen::Command),
+    /// Check a policy directory, and tell what it permits
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Verify audit logs, and report from them who saw what
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 const AFTER_HELP: &str = "\
@@ -109,6 +119,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Credential(command) => credential::run(command, &cli.connect, &mut output).await,
         Command::Customer(command) => customer::run(command, &cli.connect, &mut output).await,
         Command::Keygen(command) => keygen::run(&command, &mut output),
+        Command::Policy(command) => policy::run(&command, &mut output),
+        Command::Audit(command) => audit::run(command, &cli.connect, &mut output).await,
     }
 }
 

@@ -4,6 +4,8 @@
 use serde::Serialize;
 use triseal::grpc::v1;
 
+use crate::output::Row;
+
 /// A credential's metadata.
 #[derive(Serialize)]
 pub(crate) struct Credential {
@@ -64,12 +66,10 @@ impl From<v1::Credential> for Credential {
     }
 }
 
-impl Credential {
-    pub(crate) const HEADING: [&'static str; 7] =
-        ["CUSTOMER", "CREDENTIAL", "KIND", "STATE", "REVISION", "LINEAGE", "UPDATED"];
+impl Row<7> for Credential {
+    const HEADING: [&'static str; 7] = ["CUSTOMER", "CREDENTIAL", "KIND", "STATE", "REVISION", "LINEAGE", "UPDATED"];
 
-    /// For a table under [`Self::HEADING`].
-    pub(crate) fn row(&self) -> [String; 7] {
+    fn row(&self) -> [String; 7] {
         let lineage = self.lineage.as_ref().map(|lineage| {
             format!("{}/{}/{}", lineage.codebase_version, lineage.environment_version, lineage.customer_version)
         });
@@ -83,7 +83,9 @@ impl Credential {
             self.update_time.clone().unwrap_or_default(),
         ]
     }
+}
 
+impl Credential {
     pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
         let lineage = self.lineage.as_ref().map(|lineage| {
             format!(
@@ -189,11 +191,10 @@ impl From<v1::Customer> for Customer {
     }
 }
 
-impl Customer {
-    pub(crate) const HEADING: [&'static str; 4] = ["CUSTOMER", "STATE", "PRIMARY", "CREATED"];
+impl Row<4> for Customer {
+    const HEADING: [&'static str; 4] = ["CUSTOMER", "STATE", "PRIMARY", "CREATED"];
 
-    /// For a table under [`Self::HEADING`].
-    pub(crate) fn row(&self) -> [String; 4] {
+    fn row(&self) -> [String; 4] {
         [
             self.customer_id.clone(),
             self.state.clone(),
@@ -201,7 +202,9 @@ impl Customer {
             self.create_time.clone().unwrap_or_default(),
         ]
     }
+}
 
+impl Customer {
     pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("customer_id", self.customer_id.clone()),
@@ -240,19 +243,10 @@ pub(crate) fn time(time: Option<prost_types::Timestamp>) -> Option<String> {
     Some(shown.unwrap_or_else(|_| "not a time".to_owned()))
 }
 
-/// A time as it is sent.
-pub(crate) fn to_proto(time: jiff::Timestamp) -> prost_types::Timestamp {
-    // The protocol counts nanoseconds forward, before 1970 too.
-    let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
-    if nanos < 0 {
-        prost_types::Timestamp { seconds: seconds - 1, nanos: nanos + 1_000_000_000 }
-    } else {
-        prost_types::Timestamp { seconds, nanos }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use triseal::secret::stored::to_timestamp;
+
     use super::*;
 
     #[test]
@@ -285,7 +279,7 @@ mod tests {
     #[test]
     fn times_survive_both_ways() {
         for text in ["1969-12-31T23:59:58.25Z", "2026-11-24T09:00:00Z"] {
-            let sent = to_proto(text.parse().unwrap());
+            let sent = to_timestamp(text.parse().unwrap());
             assert!(sent.nanos >= 0);
             assert_eq!(time(Some(sent)).as_deref(), Some(text));
         }

@@ -52,6 +52,37 @@ impl Output {
         self.octets(line.octets())
     }
 
+    /// Writes a list of at most `limit` rows. `fetch` is given the token of a page, empty for the first, and how many rows are still
+    /// wanted; it answers with the page's rows and the token of the next page, empty after the last.
+    pub(crate) async fn list<R: Row<N>, const N: usize>(
+        &mut self,
+        limit: Option<u64>,
+        mut fetch: impl AsyncFnMut(String, u64) -> Result<(Vec<R>, String), Failure>,
+    ) -> Result<(), Failure> {
+        let mut table = Table::new(R::HEADING);
+        let mut wanted = limit.unwrap_or(u64::MAX);
+        let mut token = String::new();
+        loop {
+            let (mut rows, next) = fetch(token.clone(), wanted).await?;
+            rows.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+            match self.format {
+                Format::Json => rows.iter().try_for_each(|row| self.json(row))?,
+                Format::Text => {
+                    let rows: Vec<_> = rows.iter().map(R::row).collect();
+                    self.octets(table.page(&rows).as_bytes())?;
+                }
+            }
+            wanted -= rows.len() as u64;
+            if wanted == 0 || next.is_empty() {
+                return Ok(());
+            }
+            if next == token {
+                return Err(Failure::unknown_answer());
+            }
+            token = next;
+        }
+    }
+
     /// `name: value` for each field that has one, the values aligned.
     pub(crate) fn fields(&mut self, fields: &[(&str, String)]) -> Result<(), Failure> {
         self.octets(aligned(fields).as_bytes())
@@ -67,6 +98,13 @@ fn aligned(fields: &[(&str, String)]) -> String {
         text.push_str(&format!("{name:width$} {}\n", printable(value)));
     }
     text
+}
+
+/// What a list shows of each thing: a line of a table, or an object.
+pub(crate) trait Row<const N: usize>: Serialize {
+    const HEADING: [&'static str; N];
+    /// A cell below each heading.
+    fn row(&self) -> [String; N];
 }
 
 /// A list whose rows come in pages: columns are aligned within a page, and never become narrower.

@@ -8,10 +8,10 @@ use http::uri::Scheme;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use triseal::grpc::v1::SalesforceOAuth;
+use triseal::secret::stored::to_timestamp;
 
 use crate::failure::Failure;
 use crate::input::{self, Text};
-use crate::metadata::to_proto;
 
 /// Fields that it does not name are ignored: token_type, signature, id_token, and whatever else a flow adds.
 #[derive(Deserialize)]
@@ -47,7 +47,7 @@ pub(crate) fn read(octets: &[u8], token_url: Option<String>) -> Result<Salesforc
         token_url: token_url.or_else(|| derive_token_url(id.as_str())).unwrap_or_default(),
         identity_url: id.into_exposed(),
         scopes: scopes.as_str().split_whitespace().map(str::to_owned).collect(),
-        issue_time: answer.issued_at.map(|time| to_proto(time.0)),
+        issue_time: answer.issued_at.map(|time| to_timestamp(time.0)),
         // Salesforce's answers carry no expiry.
         access_token_expire_time: None,
     })
@@ -130,6 +130,18 @@ mod tests {
         let issued = read.issue_time.unwrap();
         assert_eq!((issued.seconds, issued.nanos), (1_795_507_200, 123_000_000));
         assert!(read.access_token_expire_time.is_none());
+    }
+
+    #[test]
+    fn an_issue_time_that_is_none_is_told_as_that() {
+        for issued_at in ["253402300800000", "99999999999999999999", "soon"] {
+            let answer = format!(r#"{{"access_token": "a", "issued_at": "{issued_at}"}}"#);
+            let failure = read(answer.as_bytes(), None).err().unwrap();
+            assert!(
+                failure.message.contains("issued_at is there twice, of another type, or out of range"),
+                "{failure:?}"
+            );
+        }
     }
 
     #[test]

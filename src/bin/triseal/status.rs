@@ -6,13 +6,10 @@ use std::time::Duration;
 
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt};
+use triseal::grpc::{DOMAIN, REASON_TRAILER};
 
 use crate::failure::{Exit, Failure};
-
-/// The trailer that repeats the reason, for when the details cannot be read.
-const REASON_TRAILER: &str = "triseal-reason";
-/// The domain of the service's own reasons.
-const DOMAIN: &str = "triseal";
+use crate::tls;
 
 /// What a command was about, to be named in hints. Empty where it was about none in particular.
 #[derive(Clone, Copy, Default)]
@@ -63,6 +60,9 @@ pub(crate) fn reason_of(status: &Status) -> Option<String> {
 fn before_any_answer(status: &Status) -> Option<Failure> {
     let mut source = status.source();
     while let Some(error) = source {
+        if let Some(refused) = tls::refusal(error) {
+            return Some(refused);
+        }
         if error.is::<TimeoutExpired>() {
             let hint = "give it longer with --timeout; a change may have happened all the same";
             return Some(unreachable("DEADLINE_EXCEEDED", "the service did not answer in time", hint));
@@ -84,8 +84,8 @@ fn before_any_answer(status: &Status) -> Option<Failure> {
 /// Whether the same call may be answered otherwise when it is made again, and after how long at the least. Where the service names a
 /// reason and no time, someone has to act first.
 pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
-    if is_unreached(status) {
-        return Some(Duration::ZERO);
+    if let Some(failure) = before_any_answer(status) {
+        return (failure.exit == Exit::Failed).then_some(Duration::ZERO);
     }
     let details = status.get_error_details();
     let named = details.retry_info().and_then(|info| info.retry_delay);
@@ -154,6 +154,9 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
         "NEEDS_REAUTH" => "have the customer consent again and encrypt the new tokens; --view full opens the old ones",
         "IDEMPOTENCY_KEY_REUSED" => "the key named another change before; use a new key for each change",
         "CHANGED_CONCURRENTLY" => "somebody else changed it at the same time; look at it, and try again",
+        "NO_CLIENT_CERTIFICATE" => {
+            "the certificate in --cert needs exactly one SPIFFE id of the service's trust domain, and to be for clients"
+        }
         "NOT_PERMITTED" => "ask whoever keeps the service's policy",
         "CUSTOMER_DISABLED" => return Some(format!("open it again: triseal customer enable {customer}")),
         "CUSTOMER_PENDING_DESTRUCTION" => {
@@ -168,6 +171,18 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
         }
         "NOT_AUTHENTIC" | "MALFORMED" => {
             "the stored record was damaged, moved, or sealed by another deployment; nothing was opened; tell the operators"
+        }
+        "ENCODING_UNKNOWN" => "a newer release of the service wrote it; it opens once every replica is upgraded",
+        "KMS_REFUSED" => {
+            "the service may not use the key that this customer's key is wrapped under; tell its operators, whose log has more"
+        }
+        "KMS_UNAVAILABLE" => "the service can't reach what unwraps customer keys; if it lasts, tell its operators",
+        "SECRETS_UNAVAILABLE" => "the service can't read its environment keys; if it lasts, tell its operators",
+        "KEYS_STALE" => {
+            "the service has not read its keys for too long, or another replica has newer ones; if it lasts, tell its operators"
+        }
+        "STORE_UNAVAILABLE" => {
+            "a change may have happened; repeat it with the same --idempotency-key, and if it lasts, tell the service's operators"
         }
         "AUDIT_UNAVAILABLE" => "the change may have happened; repeat it with the same --idempotency-key",
         "INTERNAL" => "this is a bug; the service's log has more under the reference above",
@@ -190,9 +205,9 @@ fn hint_without_reason(code: Code) -> Option<&'static str> {
         Code::DeadlineExceeded => Some("give it longer with --timeout; a change may have happened all the same"),
         Code::Unimplemented => Some("is there a triseal service of this version at --endpoint?"),
         Code::Unavailable => Some("is the service running, and at --endpoint? a change may have happened all the same"),
+        Code::Unknown | Code::Internal => Some("is there a triseal service at --endpoint? one with TLS is https://"),
         Code::Ok
         | Code::Cancelled
-        | Code::Unknown
         | Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
@@ -201,7 +216,6 @@ fn hint_without_reason(code: Code) -> Option<&'static str> {
         | Code::FailedPrecondition
         | Code::Aborted
         | Code::OutOfRange
-        | Code::Internal
         | Code::DataLoss
         | Code::Unauthenticated => None,
     }
@@ -260,6 +274,39 @@ mod tests {
         assert!(view.hint.is_some_and(|hint| hint.contains("--view full")));
     }
 
+    /// Every reason that the service has so far. (BAD_FIELD tells each violation, and what comes with a delay that.)
+    #[test]
+    fn every_reason_has_a_hint() {
+        for (code, reason) in [
+            (Code::InvalidArgument, "IDEMPOTENCY_KEY_REUSED"),
+            (Code::NotFound, "CREDENTIAL_NOT_FOUND"),
+            (Code::NotFound, "CUSTOMER_NOT_FOUND"),
+            (Code::AlreadyExists, "CREDENTIAL_EXISTS"),
+            (Code::Aborted, "REVISION_MISMATCH"),
+            (Code::Aborted, "CHANGED_CONCURRENTLY"),
+            (Code::FailedPrecondition, "CUSTOMER_DISABLED"),
+            (Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION"),
+            (Code::FailedPrecondition, "CUSTOMER_DESTROYED"),
+            (Code::FailedPrecondition, "NEEDS_REAUTH"),
+            (Code::FailedPrecondition, "NO_ACCESS_VIEW"),
+            (Code::FailedPrecondition, "KEY_VERSION_RETIRED"),
+            (Code::FailedPrecondition, "KEY_VERSION_UNKNOWN"),
+            (Code::DataLoss, "NOT_AUTHENTIC"),
+            (Code::DataLoss, "MALFORMED"),
+            (Code::Unavailable, "KMS_UNAVAILABLE"),
+            (Code::Unavailable, "SECRETS_UNAVAILABLE"),
+            (Code::Unavailable, "STORE_UNAVAILABLE"),
+            (Code::Unavailable, "KEYS_STALE"),
+            (Code::Unavailable, "ENCODING_UNKNOWN"),
+            (Code::Unavailable, "KMS_REFUSED"),
+            (Code::Internal, "INTERNAL"),
+        ] {
+            let hint = failure(code, reason, &[]).hint;
+            assert!(hint.is_some_and(|hint| hint.len() > 20), "{reason}");
+        }
+        assert_eq!(failure(Code::Unavailable, "UNHEARD_OF", &[]).hint, None);
+    }
+
     #[test]
     fn the_trailer_tells_the_reason_where_details_are_missing() {
         let with_trailer = |value: &'static str| {
@@ -288,6 +335,21 @@ mod tests {
         details.set_error_info("KMS_THROTTLED", DOMAIN, HashMap::new());
         let status = Status::with_error_details(Code::ResourceExhausted, "too much", details);
         assert_eq!(Failure::from_status(&status, SUBJECT).hint.as_deref(), Some("try again in 2 s"));
+    }
+
+    #[test]
+    fn a_certificate_that_the_service_refuses_is_not_tried_again() {
+        use rustls::{AlertDescription, Error};
+        let broken = |error: Error| Status::from_error(Box::new(io::Error::other(error)));
+        let revoked = broken(Error::AlertReceived(AlertDescription::CertificateRevoked));
+        let failure = Failure::from_status(&revoked, SUBJECT);
+        assert_eq!((failure.code, failure.exit), ("UNAUTHENTICATED", Exit::Refused));
+        assert!(failure.message.contains("revoked"));
+        assert_eq!(retry_after(&revoked), None);
+        // Of another service's answer nobody knows.
+        let unknown = broken(Error::DecryptError);
+        assert_eq!(Failure::from_status(&unknown, SUBJECT).exit, Exit::Failed);
+        assert_eq!(retry_after(&unknown), Some(Duration::ZERO));
     }
 
     #[test]

@@ -21,13 +21,13 @@ enum To {
 async fn go(setup: &Setup, name: &str, to: To) -> Result<CustomerState, CustomerError> {
     let id = id(name);
     let changed = match to {
-        To::Disabled => setup.directory.disable(&id).await,
-        To::Enabled => setup.directory.enable(&id).await,
-        To::Destroyed => setup.directory.destroy(&id, 7).await,
-        To::Restored => setup.directory.restore(&id).await,
+        To::Disabled => setup.directory.disable_unasked(&id).await,
+        To::Enabled => setup.directory.enable_unasked(&id).await,
+        To::Destroyed => setup.directory.destroy_unasked(&id, 7).await,
+        To::Restored => setup.directory.restore_unasked(&id).await,
     };
     if let Ok(row) = &changed {
-        assert_eq!(setup.directory.get(&id).await.as_ref(), Ok(row), "what is answered is what is stored");
+        assert_eq!(setup.directory.get_unasked(&id).await.as_ref(), Ok(row), "what is answered is what is stored");
     }
     changed.map(|row| row.state)
 }
@@ -64,10 +64,10 @@ async fn each_transition_in_each_state() {
         put(&setup, &name, state).await;
         assert_eq!(go(&setup, &name, to).await, wanted, "{state:?} {to:?}");
         // Asked again, it is as it was, and nothing is written.
-        let row = setup.directory.get(&id(&name)).await.unwrap();
+        let row = setup.directory.get_unasked(&id(&name)).await.unwrap();
         if wanted.is_ok() {
             assert_eq!(go(&setup, &name, to).await, wanted, "{state:?} {to:?} again");
-            assert_eq!(setup.directory.get(&id(&name)).await.unwrap().write_id, row.write_id);
+            assert_eq!(setup.directory.get_unasked(&id(&name)).await.unwrap().write_id, row.write_id);
         }
     }
     for to in [To::Disabled, To::Enabled, To::Destroyed, To::Restored] {
@@ -78,7 +78,7 @@ async fn each_transition_in_each_state() {
 #[tokio::test]
 async fn a_disabled_customer_is_known_as_such_at_once() {
     let setup = setup().await;
-    setup.directory.create(&id("acme")).await.unwrap();
+    setup.directory.create_unasked(&id("acme")).await.unwrap();
     let (lineage, _) = setup.keyring.primary(&id("acme")).await.unwrap();
     go(&setup, "acme", To::Disabled).await.unwrap();
     let sealing = setup.keyring.primary(&id("acme")).await.map(|_| ());
@@ -102,7 +102,7 @@ async fn left(setup: &Setup, owner: &str) -> usize {
 /// A customer pending destruction on day 107, with so many key versions.
 async fn pending(setup: &Setup, name: &str, versions: u32) {
     on_day(100);
-    let mut row = setup.directory.create(&id(name)).await.unwrap();
+    let mut row = setup.directory.create_unasked(&id(name)).await.unwrap();
     for number in 2..=versions {
         let version = Version::new(number).unwrap();
         let key = KeyRow { version, wrapped: vec![1], kms_key_arn: "arn".to_owned() };
@@ -122,7 +122,7 @@ async fn on_its_day_keys_and_credentials_are_erased_and_a_receipt_stays() {
     // More keys than one transaction erases, and more credentials than one page.
     pending(&setup, "acme", 200).await;
     holds(&setup, "acme", 1_001).await;
-    setup.directory.create(&id("other")).await.unwrap();
+    setup.directory.create_unasked(&id("other")).await.unwrap();
     holds(&setup, "other", 3).await;
 
     on_day(106);
@@ -131,7 +131,7 @@ async fn on_its_day_keys_and_credentials_are_erased_and_a_receipt_stays() {
 
     on_day(108);
     assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, failed: 0 }));
-    let row = setup.directory.get(&id("acme")).await.unwrap();
+    let row = setup.directory.get_unasked(&id("acme")).await.unwrap();
     let day = |day: i64| Timestamp::from_second(day * 86_400).unwrap();
     let erasure = Erasure {
         key_versions: 200,
@@ -151,8 +151,8 @@ async fn on_its_day_keys_and_credentials_are_erased_and_a_receipt_stays() {
     // The next sweep finds nothing to do, and the id is never provisioned again.
     on_day(200);
     assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept::default()));
-    assert_eq!(setup.directory.get(&id("acme")).await, Ok(row));
-    assert_eq!(setup.directory.create(&id("acme")).await, Err(CustomerError::Destroyed));
+    assert_eq!(setup.directory.get_unasked(&id("acme")).await, Ok(row));
+    assert_eq!(setup.directory.create_unasked(&id("acme")).await, Err(CustomerError::Destroyed));
     let lineage = Lineage { codebase: Version::FIRST, environment: Version::FIRST, customer: Version::FIRST };
     assert_eq!(
         setup.keyring.root(&id("acme"), lineage).await.map(|_| ()).unwrap_err(),
@@ -167,7 +167,7 @@ async fn a_destruction_that_was_interrupted_goes_on_and_can_not_be_taken_back() 
     holds(&setup, "acme", 5).await;
     // As a process leaves it that dies after the first transaction.
     on_day(107);
-    let row = setup.directory.get(&id("acme")).await.unwrap();
+    let row = setup.directory.get_unasked(&id("acme")).await.unwrap();
     let erasure = Erasure { key_versions: 1, ..Erasure::default() };
     let half = CustomerRow {
         state: CustomerState::Destroyed { destroy_time: clock(), erasure },
@@ -181,7 +181,7 @@ async fn a_destruction_that_was_interrupted_goes_on_and_can_not_be_taken_back() 
 
     let (one, other) = tokio::join!(setup.directory.sweep(RETENTION), setup.directory.sweep(RETENTION));
     assert!(one.unwrap().failed == 0 && other.unwrap().failed == 0, "two replicas at once do no harm");
-    let CustomerState::Destroyed { erasure, .. } = setup.directory.get(&id("acme")).await.unwrap().state else {
+    let CustomerState::Destroyed { erasure, .. } = setup.directory.get_unasked(&id("acme")).await.unwrap().state else {
         panic!("it is not destroyed");
     };
     assert_eq!((erasure.key_versions, erasure.credentials, erasure.end_time), (3, Some(5), Some(clock())));

@@ -172,10 +172,10 @@ fn decrypt_and_delete_name_a_credential_a_view_and_a_revision() {
         if_revision,
     };
     for (view, wanted) in [(0, View::Access), (1, View::Access), (2, View::Full)] {
-        let Reading { id, view, revision } = decrypt_request(&request(view, None)).unwrap();
+        let (DecryptCredential { id, view }, revision) = decrypt_request(&request(view, None)).unwrap();
         assert_eq!((id.customer.as_str(), id.credential.as_str(), view, revision), ("acme", "crm", wanted, None));
     }
-    assert_eq!(decrypt_request(&request(0, Some(7))).unwrap().revision, Revision::new(7));
+    assert_eq!(decrypt_request(&request(0, Some(7))).unwrap().1, Revision::new(7));
     assert_eq!(wrong(decrypt_request(&request(3, Some(0)))), ["if_revision", "view"]);
     assert_eq!(wrong(decrypt_request(&request(-1, None))), ["view"]);
 
@@ -195,8 +195,8 @@ fn decrypt_and_delete_name_a_credential_a_view_and_a_revision() {
 #[test]
 fn lists_are_asked_for_by_every_filter() {
     let request = v1::ListCredentialsRequest::default();
-    let (filter, after, limit) = list_request(&request).unwrap();
-    assert!(filter.customer.is_none() && filter.kind.is_none() && filter.needs_reauth.is_none());
+    let (customer, filter, after, limit) = list_request(&request).unwrap();
+    assert!(customer.is_none() && filter.kind.is_none() && filter.needs_reauth.is_none());
     assert!(filter.refreshed_before.is_none() && after.is_none());
     assert_eq!(limit, 100);
 
@@ -208,8 +208,8 @@ fn lists_are_asked_for_by_every_filter() {
         refreshed_before: time(7, 0),
         ..v1::ListCredentialsRequest::default()
     };
-    let (filter, _, limit) = list_request(&request).unwrap();
-    assert_eq!((filter.customer.unwrap().as_str(), filter.kind, limit), ("acme", Some(Kind::Password), 1_000));
+    let (customer, filter, _, limit) = list_request(&request).unwrap();
+    assert_eq!((customer.unwrap().as_str(), filter.kind, limit), ("acme", Some(Kind::Password), 1_000));
     assert_eq!((filter.needs_reauth, filter.refreshed_before.unwrap().as_second()), (Some(true), 7));
 
     let request = v1::ListCredentialsRequest {

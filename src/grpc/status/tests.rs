@@ -1,6 +1,8 @@
 use tonic_types::ErrorDetails;
 
 use super::*;
+use crate::access::{Ask, GetCredential};
+use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
 
 /// A text of a dependency, which goes to the log and never out.
 const PLANTED: &str = "arn:aws:kms:eu-central-1:111122223333:key/planted";
@@ -51,6 +53,19 @@ fn store_errors() -> [(StoreError, Code, &'static str, Option<u64>); 6] {
         (StoreError::Away(planted()), Code::Unavailable, "STORE_UNAVAILABLE", Some(1)),
         (StoreError::Corrupt(planted()), Code::DataLoss, "MALFORMED", None),
     ]
+}
+
+#[test]
+fn a_refusal_is_the_same_whatever_was_asked() {
+    let question = |customer, credential| {
+        let id = CredentialRef { customer: CustomerId::parse(customer)?, credential: CredentialId::parse(credential)? };
+        Ok::<_, BadId>(GetCredential(id).question())
+    };
+    let refused = |question| Status::from(Denied { question });
+    let [one, other] = [refused(question("acme", "planted").unwrap()), refused(question("other", "x").unwrap())];
+    assert_eq!(one.details(), other.details());
+    assert_eq!(one.message(), other.message());
+    assert_eq!(told(one), (Code::PermissionDenied, "NOT_PERMITTED".to_owned(), None, None));
 }
 
 #[test]

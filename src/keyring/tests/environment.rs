@@ -45,8 +45,74 @@ async fn another_key_under_a_known_version_stops_the_start() {
     fakes.codebase = (1, vec![(1, 201, Enabled), (2, 9, Retired)]);
     assert_eq!(fakes.start(timing(), limits()).await.err(), mismatch("codebase", 2));
     // One key in both factors under one version is no mismatch: each has its own fingerprints.
-    fakes.codebase = (1, vec![(1, 201, Enabled), (3, 101, Enabled)]);
+    fakes.codebase = (1, vec![(1, 201, Enabled), (2, 202, Retired), (3, 101, Enabled)]);
     assert!(fakes.start(timing(), limits()).await.is_ok());
+}
+
+/// Whichever factor is wrong, and whichever of its versions: the right keys start afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_refused_remembers_no_key() {
+    let mut fakes = Fakes::new();
+    fakes.keyring().await;
+    let known = fakes.operations.len();
+    for (codebase, environment) in [
+        (&[(1, 9, Enabled), (2, 8, Enabled)][..], &[(1, 101, Enabled), (2, 8, Enabled)][..]),
+        (&[(1, 201, Enabled), (2, 8, Enabled)], &[(1, 9, Enabled), (2, 8, Enabled)]),
+    ] {
+        fakes.codebase = (1, codebase.to_vec());
+        fakes.environment.holds(1, environment);
+        let refused = fakes.start(timing(), limits()).await.err();
+        assert!(matches!(refused, Some(EnvironmentError::Fingerprint(FingerprintError::Mismatch { .. }))));
+        assert_eq!(fakes.operations.len(), known);
+    }
+    fakes.codebase = (1, vec![(1, 201, Enabled), (2, 202, Enabled)]);
+    fakes.environment.holds(1, TWO);
+    fakes.keyring().await;
+    assert_eq!(fakes.operations.len(), known + 2);
+}
+
+/// What the last value had, the store still knows; a newer build's codebase version is no loss.
+#[tokio::test(start_paused = true)]
+async fn a_start_with_a_version_lost_is_refused() {
+    let mut fakes = Fakes::new();
+    let both = [(1, 201, Enabled), (2, 202, Enabled)];
+    fakes.codebase = (2, both.to_vec());
+    fakes.environment.holds(3, &[(1, 101, Retired), (2, 102, Enabled), (3, 103, Enabled)]);
+    fakes.keyring().await;
+    let known = fakes.operations.len();
+    let lost = |factor, number| {
+        Some(EnvironmentError::Fingerprint(FingerprintError::Lost { factor, version: version(number) }))
+    };
+    for (environment, number) in [
+        (&[(2, 102, Enabled), (3, 103, Enabled), (4, 104, Enabled)][..], 1),
+        (&[(1, 101, Enabled), (3, 103, Enabled)], 2),
+        (&[(1, 101, Enabled), (2, 102, Enabled)], 3),
+        (&[(1, 101, Enabled)], 2),
+    ] {
+        fakes.environment.holds(environment.last().unwrap().0, environment);
+        assert_eq!(fakes.start(timing(), limits()).await.err(), lost("environment", number));
+    }
+    fakes.environment.holds(3, &[(1, 101, Enabled), (2, 102, Enabled), (3, 103, Enabled)]);
+    fakes.codebase = (2, both[1..].to_vec());
+    assert_eq!(fakes.start(timing(), limits()).await.err(), lost("codebase", 1));
+    assert_eq!(fakes.operations.len(), known);
+    fakes.codebase = (1, both[..1].to_vec());
+    fakes.keyring().await;
+}
+
+/// So, too, while it runs.
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_refused_remembers_no_key() {
+    let fakes = Fakes::new();
+    let keyring = fakes.unpolled().await;
+    let other = Fakes { operations: fakes.operations.clone(), ..Fakes::new() };
+    other.environment.holds(1, &[(1, 101, Enabled), (3, 103, Enabled)]);
+    other.keyring().await;
+    let known = fakes.operations.len();
+    fakes.environment.holds(1, &[(1, 101, Enabled), (2, 8, Enabled), (3, 9, Enabled)]);
+    let mismatch = FingerprintError::Mismatch { factor: "environment", version: version(3) };
+    assert_eq!(keyring.0.environment.read().await, Err(EnvironmentError::Fingerprint(mismatch)));
+    assert_eq!(fakes.operations.len(), known);
 }
 
 #[tokio::test(start_paused = true)]

@@ -213,7 +213,17 @@ impl Rows for FakeOperations {
     }
 }
 
-impl Operations for FakeOperations {}
+#[async_trait]
+impl Operations for FakeOperations {
+    async fn query(
+        &self,
+        _: &'static str,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError> {
+        unreachable!("nothing is listed")
+    }
+}
 
 /// All of them. The customer `acme` is active with key version 1; codebase and environment have version 1.
 pub(super) struct Fakes {

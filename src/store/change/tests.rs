@@ -108,7 +108,7 @@ impl Rows for Fake {
     }
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Error {
     Decision,
     Change(ChangeError),
@@ -188,6 +188,25 @@ async fn a_store_that_never_answers_is_away() {
     let (answer, _) = add_me(&fake).await;
     assert_eq!(answer, Err(Error::Change(ChangeError::Store(away()))));
     assert_eq!(fake.made_by(), ["me"], "and it did happen");
+}
+
+/// What came first is the cause of the rest.
+#[tokio::test(start_paused = true)]
+async fn the_first_reason_is_told() {
+    let later = || Answer::Error(StoreError::Away("its writer has stopped".to_owned()));
+    let told = Err(Error::Change(ChangeError::Store(away())));
+    let fake = Fake::new(None, [Answer::LostBefore, later(), later(), later(), later()]);
+    assert_eq!(add_me(&fake).await, (told.clone(), 6));
+
+    // Also where the row can't be read any more.
+    let fake = Fake::new(None, [Answer::LostBefore, later()]);
+    fake.reads.lock().unwrap().extend([None, None, Some(StoreError::Throttled)]);
+    assert_eq!(add_me(&fake).await, (told, 2));
+
+    // Somebody else's write came between: what was lost before it is settled.
+    let fake = Fake::new(None, [Answer::LostBefore, Answer::Overtaken, later(), later(), later()]);
+    let later = StoreError::Away("its writer has stopped".to_owned());
+    assert_eq!(add_me(&fake).await.0, Err(Error::Change(ChangeError::Store(later))));
 }
 
 #[tokio::test(start_paused = true)]

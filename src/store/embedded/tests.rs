@@ -1,4 +1,5 @@
 mod damage;
+mod power;
 
 use futures_util::future::join_all;
 
@@ -110,7 +111,7 @@ fn another_programs_file_is_not_adopted() {
     let path = directory.path().join("other.redb");
     let other = Database::create(&path).unwrap();
     let txn = other.begin_write().unwrap();
-    txn.open_table(CREDENTIALS).unwrap().insert(b"key".as_slice(), b"value".as_slice()).unwrap();
+    txn.open_table(definition(Table::Credentials)).unwrap().insert(b"key".as_slice(), b"value".as_slice()).unwrap();
     txn.commit().unwrap();
     drop(other);
     assert!(matches!(refused(&path), OpenError::Damaged(..)));
@@ -139,7 +140,7 @@ fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
     let answers = (0..writes).map(|_| {
         let row = living("acme", "crm");
         let put = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        let replacement = Replacement { table: CREDENTIALS, row: put, expected: None, beside: vec![] };
+        let replacement = Replacement { table: Table::Credentials, row: put, expected: None, beside: vec![] };
         let (answer, answered) = oneshot::channel();
         sender.send(Write { replacement, answer }).unwrap();
         answered
@@ -183,13 +184,13 @@ async fn a_writer_that_dies_is_away() {
     EmbeddedCredentials(Arc::clone(&store)).replace(None, row.clone()).await.unwrap();
 
     let (writes, waiting) = mpsc::sync_channel(10);
-    let (ended, writing) = watch::channel(());
+    let (ended, writing) = watch::channel(None);
     let dies = thread::spawn(move || {
         let _ended = ended;
         write_groups(&waiting, &Histogram::noop(), |_| panic!("planted"));
     });
     let store =
-        Arc::new(EmbeddedStore { db: Arc::clone(&store.db), writes: Some(writes), writer: Some(dies), writing });
+        Arc::new(EmbeddedStore { view: Arc::clone(&store.view), writes: Some(writes), writer: Some(dies), writing });
     let credentials = EmbeddedCredentials(Arc::clone(&store));
     assert!(!store.has_failed());
     let writes = (0..5).map(|_| credentials.replace(None, living("acme", "crm")));
@@ -214,9 +215,13 @@ async fn a_corrupt_row_is_an_error_and_stays() {
     let beside = living("acme", "later");
     credentials.replace(None, beside.clone()).await.unwrap();
     for bad in [&b""[..], &[1], newer, &good[..17], &good[..good.len() - 1], &[good.as_slice(), &[0]].concat()] {
-        let txn = store.db.begin_write().unwrap();
-        txn.open_table(CREDENTIALS).unwrap().insert(credential_key(&row.id).as_slice(), bad).unwrap();
+        let txn = store.view.db.begin_write().unwrap();
+        txn.open_table(definition(Table::Credentials))
+            .unwrap()
+            .insert(credential_key(&row.id).as_slice(), bad)
+            .unwrap();
         txn.commit().unwrap();
+        store.view.renew().unwrap();
         let told = |error: &StoreError| match error {
             StoreError::Newer => bad == newer,
             StoreError::Corrupt(_) => bad != newer,
@@ -224,7 +229,7 @@ async fn a_corrupt_row_is_an_error_and_stays() {
         };
         assert!(credentials.get(&row.id).await.is_err_and(|error| told(&error)));
         // It hides no other row: among many it fails alone, and a list goes on after it.
-        let many = credentials.get_many(&[&beside.id, &row.id, &beside.id]).await.unwrap();
+        let many = credentials.get_many(&[&beside.id, &row.id, &beside.id]).await;
         assert!(many[1].as_ref().is_err_and(told));
         assert!([&many[0], &many[2]].into_iter().all(|read| *read == Ok(Some(beside.clone()))));
         let page = credentials.query(None, None, 10).await.unwrap();
@@ -235,8 +240,87 @@ async fn a_corrupt_row_is_an_error_and_stays() {
             let outcome = credentials.replace(expected, living("acme", "crm")).await;
             assert!(outcome.as_ref().is_err_and(told), "{outcome:?}");
         }
-        assert_eq!(store.read(CREDENTIALS, &credential_key(&row.id)).unwrap().unwrap(), bad);
+        let stored = store.read(Table::Credentials, &credential_key(&row.id), |octets| Ok(octets.to_vec())).unwrap();
+        assert_eq!(stored.unwrap(), bad);
     }
     assert_eq!(credentials.get(&credential_ref("acme", "other")).await.unwrap(), None);
     assert_eq!(EmbeddedCustomers(store).get(&customer_id("acme")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn records_of_a_kind_are_read_from_a_closed_file_and_nothing_is_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let of_kind = |kind, id: &str| OperationRow { id: OperationId { kind, id: id.to_owned() }, ..operation(id) };
+    let rows = [of_kind("heads", "a"), of_kind("heads", "b"), of_kind("heads-", "c"), of_kind("head", "d")];
+    let read = || operations_in_file(&path, "heads");
+    {
+        let store = open(&path).unwrap();
+        let operations = EmbeddedOperations(Arc::clone(&store));
+        for row in &rows {
+            operations.replace(None, row.clone()).await.unwrap();
+        }
+        assert!(matches!(read(), Err(OpenError::Locked(_))));
+        // As a process leaves it that is killed.
+        std::fs::copy(&path, directory.path().join("killed.redb")).unwrap();
+    }
+    let before = std::fs::read(&path).unwrap();
+    assert_eq!(read().unwrap(), rows[..2]);
+    assert!(std::fs::read(&path).unwrap() == before);
+    // Its deployment does not matter, and neither does who else reads it.
+    let other = operations_in_file(&path, "nothing");
+    assert_eq!(other.unwrap(), []);
+
+    let killed = operations_in_file(&directory.path().join("killed.redb"), "heads").unwrap_err();
+    assert!(matches!(killed, OpenError::NotClosed(_)) && killed.to_string().contains("killed.redb"), "{killed}");
+    std::fs::write(directory.path().join("no.redb"), "no store").unwrap();
+    let damaged = operations_in_file(&directory.path().join("no.redb"), "heads").unwrap_err();
+    assert!(matches!(damaged, OpenError::Damaged(..)), "{damaged}");
+    let absent = operations_in_file(&directory.path().join("absent.redb"), "heads").unwrap_err();
+    assert!(matches!(absent, OpenError::Io(..)), "{absent}");
+    assert!(!directory.path().join("absent.redb").exists());
+}
+
+/// Rows whose keys are none of ours, also more of them than a page has rows, end no list.
+#[tokio::test]
+async fn a_key_that_is_none_of_ours_ends_no_list() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("store.redb")).unwrap();
+    let (credentials, customers) = (EmbeddedCredentials(Arc::clone(&store)), EmbeddedCustomers(Arc::clone(&store)));
+    let names = ["acme", "bravo"];
+    for name in names {
+        credentials.replace(None, living(name, "crm")).await.unwrap();
+        customers.replace(None, CustomerWrite::of(customer(name))).await.unwrap();
+    }
+    let txn = store.view.db.begin_write().unwrap();
+    for table in [Table::Credentials, Table::Customers] {
+        let mut table = txn.open_table(definition(table)).unwrap();
+        for bad in [b"".as_slice(), b"\0customer", b"a b\0customer", b"b", b"b/\0customer", b"\xff\0customer", b"z"] {
+            table.insert(bad, b"octets".as_slice()).unwrap();
+        }
+    }
+    txn.commit().unwrap();
+
+    for limit in 1..4 {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = credentials.query(None, after.as_ref(), limit).await.unwrap();
+            listed.extend(page.rows.into_iter().map(|row| row.id.customer.to_string()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, names, "credentials, {limit} at a time");
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = customers.query(after.as_ref(), limit).await.unwrap();
+            listed.extend(page.rows.into_iter().map(|row| row.id.to_string()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, names, "customers, {limit} at a time");
+    }
 }

@@ -56,14 +56,14 @@ pub(super) enum Fault {
 
 enum Request {
     GetCredential(CredentialRef),
-    PutCredential(Option<WriteId>, CredentialRow),
+    ReplaceCredential(Option<WriteId>, CredentialRow),
     GetCustomer(CustomerId),
-    PutCustomer(Option<WriteId>, CustomerWrite),
+    ReplaceCustomer(Option<WriteId>, CustomerWrite),
 }
 
 impl Request {
     fn is_write(&self) -> bool {
-        matches!(self, Self::PutCredential(..) | Self::PutCustomer(..))
+        matches!(self, Self::ReplaceCredential(..) | Self::ReplaceCustomer(..))
     }
 }
 
@@ -221,7 +221,7 @@ impl World {
                 self.tell(format!("op {op}: message {id} reads {}", told(row.as_ref())));
                 Ok(Answer::Credential(row))
             }
-            Request::PutCredential(expected, mut row) => {
+            Request::ReplaceCredential(expected, mut row) => {
                 let present = self.credentials.get(&row.id).cloned();
                 if present.as_ref().map(Versioned::write_id) != expected && self.fault != Fault::IgnoresConditions {
                     self.tell(format!("op {op}: message {id} is refused: {}", told(present.as_ref())));
@@ -245,7 +245,7 @@ impl World {
                 self.tell(format!("op {op}: message {id} reads a customer: {}", row.is_some()));
                 Ok(Answer::Customer(row))
             }
-            Request::PutCustomer(expected, CustomerWrite { customer, key, erased: _ }) => {
+            Request::ReplaceCustomer(expected, CustomerWrite { customer, key, erased: _ }) => {
                 let present = self.customers.get(&customer.id).cloned();
                 if present.as_ref().map(Versioned::write_id) != expected && self.fault != Fault::IgnoresConditions {
                     self.tell(format!("op {op}: message {id} is refused: the customer is there"));
@@ -341,7 +341,7 @@ impl Rows for Remote {
         expected: Option<WriteId>,
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
-        match self.0.call(Request::PutCredential(expected, row)).await? {
+        match self.0.call(Request::ReplaceCredential(expected, row)).await? {
             Answer::CredentialReplaced(replaced) => Ok(replaced),
             _ => Err(WRONG),
         }
@@ -384,7 +384,7 @@ impl Rows for RemoteCustomers {
         expected: Option<WriteId>,
         write: CustomerWrite,
     ) -> Result<Replaced<CustomerRow>, StoreError> {
-        match self.0.call(Request::PutCustomer(expected, write)).await? {
+        match self.0.call(Request::ReplaceCustomer(expected, write)).await? {
             Answer::CustomerReplaced(replaced) => Ok(replaced),
             _ => Err(WRONG),
         }
@@ -464,4 +464,14 @@ impl Rows for Shared {
     }
 }
 
-impl Operations for Shared {}
+#[async_trait]
+impl Operations for Shared {
+    async fn query(
+        &self,
+        _: &'static str,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Page<OperationRow, String>, StoreError> {
+        unreachable!("nothing is listed")
+    }
+}

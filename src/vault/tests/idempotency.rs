@@ -5,7 +5,7 @@ use super::*;
 const DAY: i64 = 86_400;
 
 async fn stored_password(setup: &Setup) -> String {
-    let opened = setup.vault.decrypt(&credential_ref("acme", "crm"), View::Full, None).await.unwrap();
+    let opened = setup.vault.decrypt_unasked(&credential_ref("acme", "crm"), View::Full, None).await.unwrap();
     let (Secret::Password(password), _) = opened else { panic!("another kind") };
     password.password.expose_secret().to_owned()
 }
@@ -34,6 +34,31 @@ async fn a_key_is_its_callers_and_of_one_day() {
     at(1_000 + DAY);
     assert_eq!(store("realtask", "key", "c").await, Ok(4));
     assert_eq!(store("realtask", "key", "c").await, Ok(4));
+}
+
+/// The condition held when the change was made. That it no longer does is the change's own work.
+#[tokio::test]
+async fn a_retry_is_not_asked_for_its_condition_again() {
+    let setup = Setup::new().await;
+    let id = credential_ref("acme", "crm");
+    let store = async |key: &str, secret: &str, condition| {
+        let key = Some(IdempotencyKey::given(key));
+        let stored = setup.vault.encrypt_unasked(&caller("realtask"), &id, password(secret), condition, key).await;
+        stored.map(|stored| stored.revision.get())
+    };
+    for _ in 0..2 {
+        assert_eq!(store("first", "a", Condition::Absent).await, Ok(1));
+    }
+    for _ in 0..2 {
+        assert_eq!(store("second", "b", Condition::At(revision(1))).await, Ok(2));
+    }
+    assert_eq!(store("second", "c", Condition::At(revision(1))).await, Err(VaultError::IdempotencyKeyReused));
+    // Under other keys both conditions are refused.
+    let exists = VaultError::CredentialExists { current: revision(2) };
+    assert_eq!(store("third", "c", Condition::Absent).await, Err(exists));
+    let mismatch = VaultError::RevisionMismatch { current: revision(2) };
+    assert_eq!(store("third", "c", Condition::At(revision(1))).await, Err(mismatch));
+    assert_eq!(stored_password(&setup).await, "b");
 }
 
 #[tokio::test]
@@ -71,10 +96,10 @@ async fn a_retry_after_other_changes_answers_with_its_own_revision() {
 async fn a_retry_after_a_deletion_does_not_resurrect() {
     let setup = Setup::new().await;
     let first = setup.encrypt_as("realtask", "key", password("a")).await.unwrap();
-    setup.vault.delete(&caller("realsync"), &first.id, None).await.unwrap();
+    setup.vault.delete_unasked(&caller("realsync"), &first.id, None).await.unwrap();
     let retried = setup.encrypt_as("realtask", "key", password("a")).await.unwrap();
     assert_eq!((retried.revision, retried.lineage), (first.revision, None));
-    assert_eq!(setup.vault.get(&first.id).await, Err(VaultError::CredentialNotFound));
+    assert_eq!(setup.vault.get_unasked(&first.id).await, Err(VaultError::CredentialNotFound));
 
     // Nor in the next life, which goes on at revision 2.
     setup.encrypt_as("realsync", "key", password("b")).await.unwrap();
@@ -93,12 +118,12 @@ async fn an_answer_that_was_lost_is_found_again() {
         let setup = Setup::new().await;
         setup.credentials.faults([fault]);
         let (id, key) = (credential_ref("acme", "crm"), key.map(IdempotencyKey::given));
-        let stored = setup.vault.encrypt(&caller("realtask"), &id, password("a"), Condition::Absent, key).await;
+        let stored = setup.vault.encrypt_unasked(&caller("realtask"), &id, password("a"), Condition::Absent, key).await;
         assert_eq!(stored.unwrap().revision.get(), 1);
-        assert_eq!(setup.vault.get(&id).await.unwrap().revision.get(), 1);
+        assert_eq!(setup.vault.get_unasked(&id).await.unwrap().revision.get(), 1);
         setup.credentials.faults([Fault::LostAfter]);
-        assert_eq!(setup.vault.delete(&caller("realtask"), &id, None).await, Ok(()));
-        assert_eq!(setup.vault.get(&id).await, Err(VaultError::CredentialNotFound));
+        assert_eq!(setup.vault.delete_unasked(&caller("realtask"), &id, None).await, Ok(()));
+        assert_eq!(setup.vault.get_unasked(&id).await, Err(VaultError::CredentialNotFound));
     }
 }
 
@@ -112,7 +137,7 @@ async fn a_call_that_ends_unknown_may_be_retried() {
     assert_eq!(setup.encrypt_as("realtask", "key", password("a")).await, Err(VaultError::Store(away)));
     let retried = setup.encrypt_as("realtask", "key", password("a")).await.unwrap();
     assert_eq!(retried.revision.get(), 2);
-    assert_eq!(setup.vault.get(&retried.id).await.unwrap().revision.get(), 2);
+    assert_eq!(setup.vault.get_unasked(&retried.id).await.unwrap().revision.get(), 2);
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base64ct::{Base64, Encoding};
-use futures_util::future::join_all;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -21,7 +20,7 @@ use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
 use crate::secret::{Password, SalesforceOAuth, SecretString};
 use crate::store::contract::time;
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use crate::store::{CustomerRow, CustomerState, CustomerWrite, Customers, Read, Replaced, Rows};
+use crate::store::{CustomerRow, CustomerState, CustomerWrite, Customers, Replaced, Rows};
 
 thread_local! {
     static NOW: Cell<i64> = const { Cell::new(1_000) };
@@ -66,8 +65,6 @@ pub(super) fn salesforce(token: &str) -> Secret {
 pub(super) enum Fault {
     /// A reading fails.
     Reading(StoreError),
-    /// A reading of many fails as a whole.
-    ReadingMany(StoreError),
     /// A write is done, and its answer is lost.
     LostAfter,
     /// A write is not done, and its answer is lost.
@@ -124,7 +121,7 @@ impl Rows for FaultyCredentials {
                 let write_id = WriteId::random().unwrap();
                 self.inner.replace(expected, CredentialRow { write_id, ..present }).await?;
             }
-            Some(Fault::Reading(_) | Fault::ReadingMany(_)) | None => {}
+            Some(Fault::Reading(_)) | None => {}
         }
         self.inner.replace(expected, row).await
     }
@@ -132,14 +129,6 @@ impl Rows for FaultyCredentials {
 
 #[async_trait]
 impl Credentials for FaultyCredentials {
-    async fn get_many(&self, ids: &[&CredentialRef]) -> Result<Vec<Read>, StoreError> {
-        let whole = self.faults.lock().unwrap().pop_front_if(|fault| matches!(fault, Fault::ReadingMany(_)));
-        if let Some(Fault::ReadingMany(error)) = whole {
-            return Err(error);
-        }
-        Ok(join_all(ids.iter().map(|id| self.get(id))).await)
-    }
-
     async fn query(
         &self,
         customer: Option<&CustomerId>,
@@ -274,7 +263,7 @@ impl Setup {
         let inner = EmbeddedCustomers(Arc::clone(&store));
         let customers = Arc::new(FaultyCustomers { inner, away: Mutex::new(false) });
         let keyring = keyring(&files, &store, customers.clone(), wrapper.clone()).await;
-        let vault = Vault::new(deployment(), credentials.clone(), keyring.clone(), clock);
+        let vault = Vault::new(deployment(), credentials.clone(), keyring.clone(), AuditLog::insecure_none(), clock);
         let setup = Self { vault, keyring, credentials, customers, store, files };
         setup.create(["acme", "other"].map(customer_id)).await;
         setup
@@ -288,17 +277,24 @@ impl Setup {
     /// Another vault over the same store, which has unwrapped nothing yet.
     pub(super) async fn cold(&self, wrapper: Arc<dyn KeyWrapper>) -> Vault {
         let keyring = keyring(&self.files, &self.store, self.customers.clone(), wrapper).await;
-        Vault::new(deployment(), self.credentials.clone(), keyring, clock)
+        Vault::new(deployment(), self.credentials.clone(), keyring, AuditLog::insecure_none(), clock)
     }
 
     /// Creates further customers.
     pub(super) async fn create(&self, ids: impl IntoIterator<Item = CustomerId>) {
         let wrapper = Arc::new(LocalWrapper::open(&self.wrapping_key()).unwrap());
         let (customers, credentials) = (self.customers.clone(), self.credentials.clone());
-        let directory =
-            CustomerDirectory::new(deployment(), customers, credentials, wrapper, self.keyring.clone(), clock);
+        let directory = CustomerDirectory::new(
+            deployment(),
+            customers,
+            credentials,
+            wrapper,
+            self.keyring.clone(),
+            AuditLog::insecure_none(),
+            clock,
+        );
         for id in ids {
-            directory.create(&id).await.unwrap();
+            directory.create_unasked(&id).await.unwrap();
         }
     }
 
@@ -309,13 +305,13 @@ impl Setup {
         secret: Secret,
         condition: Condition,
     ) -> Result<Credential, VaultError> {
-        self.vault.encrypt(&caller("realtask"), &credential_ref("acme", name), secret, condition, None).await
+        self.vault.encrypt_unasked(&caller("realtask"), &credential_ref("acme", name), secret, condition, None).await
     }
 
     /// Stores acme's `crm` with an idempotency key.
     pub(super) async fn encrypt_as(&self, who: &str, key: &str, secret: Secret) -> Result<Credential, VaultError> {
         let key = Some(IdempotencyKey::given(key));
-        self.vault.encrypt(&caller(who), &credential_ref("acme", "crm"), secret, Condition::None, key).await
+        self.vault.encrypt_unasked(&caller(who), &credential_ref("acme", "crm"), secret, Condition::None, key).await
     }
 
     /// Changes a living row of acme's behind the service's back.

@@ -4,7 +4,7 @@ use super::*;
 use crate::ids::CredentialId;
 
 async fn opens(setup: &Setup, id: &CredentialRef) -> Result<(), VaultError> {
-    setup.vault.decrypt(id, View::Full, None).await.map(|_| ())
+    setup.vault.decrypt_unasked(id, View::Full, None).await.map(|_| ())
 }
 
 /// An edit of a row, and what opening it is then answered.
@@ -33,7 +33,7 @@ async fn a_record_opens_in_its_place_alone() {
         setup.put(row.clone()).await;
         assert_eq!(opens(&setup, &row.id).await, Err(wanted), "{what}");
         // Metadata are hints: they are shown.
-        assert_eq!(setup.vault.get(&row.id).await.unwrap().revision, row.revision, "{what}");
+        assert_eq!(setup.vault.get_unasked(&row.id).await.unwrap().revision, row.revision, "{what}");
     }
 }
 
@@ -55,7 +55,7 @@ async fn an_older_envelope_under_a_newer_revision_does_not_open() {
     // A whole old row put back does open; who names the revision that it expects notices.
     setup.put(former).await;
     assert_eq!(opens(&setup, &id).await, Ok(()));
-    let noticed = setup.vault.decrypt(&id, View::Full, Some(revision(2))).await.err();
+    let noticed = setup.vault.decrypt_unasked(&id, View::Full, Some(revision(2))).await.err();
     assert_eq!(noticed, Some(VaultError::RevisionMismatch { current: revision(1) }));
 }
 
@@ -72,7 +72,7 @@ async fn a_header_that_names_other_versions_opens_nothing() {
         assert_eq!(opens(&setup, &id).await, Err(VaultError::Keyring(wanted)));
         setup.change("crm", |_, living| living.envelope[at] = 0).await;
         assert_eq!(opens(&setup, &id).await, Err(VaultError::Malformed));
-        assert_eq!(setup.vault.get(&id).await.unwrap().lineage, None);
+        assert_eq!(setup.vault.get_unasked(&id).await.unwrap().lineage, None);
     }
 }
 
@@ -98,7 +98,7 @@ async fn an_unknown_encoding_is_told_and_left_as_it_is() {
     let retried = setup.encrypt_as("realtask", "key", password("a")).await;
     assert_eq!(retried, Err(VaultError::EncodingUnknown));
     assert_eq!(setup.credentials.get(&id).await.unwrap(), row);
-    assert!(setup.vault.get(&id).await.is_ok());
+    assert!(setup.vault.get_unasked(&id).await.is_ok());
 }
 
 #[tokio::test]
@@ -118,6 +118,12 @@ async fn another_deployments_vault_opens_nothing() {
     let id = credential_ref("acme", "crm");
     setup.encrypt("crm", password("a"), Condition::None).await.unwrap();
     let deployment = Deployment::parse("staging").unwrap();
-    let other = Vault::new(deployment, setup.credentials.clone(), setup.keyring.clone(), Timestamp::now);
-    assert_eq!(other.decrypt(&id, View::Full, None).await.err(), Some(VaultError::NotAuthentic));
+    let other = Vault::new(
+        deployment,
+        setup.credentials.clone(),
+        setup.keyring.clone(),
+        AuditLog::insecure_none(),
+        Timestamp::now,
+    );
+    assert_eq!(other.decrypt_unasked(&id, View::Full, None).await.err(), Some(VaultError::NotAuthentic));
 }

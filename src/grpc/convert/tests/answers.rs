@@ -110,7 +110,7 @@ fn a_page_token_is_read_as_it_was_given() {
                 page_token: response.next_page_token.clone(),
                 ..v1::ListCredentialsRequest::default()
             };
-            assert_eq!(list_request(&request).unwrap().1, Some(next.clone()));
+            assert_eq!(list_request(&request).unwrap().2, Some(next.clone()));
         }
         let page = Page { rows: vec![], next: Some(id(owner)) };
         let page_token = list_customers_response(&page).next_page_token;

@@ -5,8 +5,10 @@ use v1::batch_decrypt_credentials_result::Result as Outcome;
 
 use super::super::super::limits::MAX_REPLY_OCTETS;
 use super::*;
+use crate::access::Permit;
+use crate::ids::Caller;
 use crate::store::contract::{credential_ref, time as microsecond, version};
-use crate::vault::VaultError;
+use crate::vault::{Reading, VaultError};
 
 fn asked(customer: &str, view: i32) -> v1::DecryptCredentialRequest {
     let (customer_id, credential_id) = (customer.to_owned(), "crm".to_owned());
@@ -14,7 +16,9 @@ fn asked(customer: &str, view: i32) -> v1::DecryptCredentialRequest {
 }
 
 fn batch(requests: Vec<v1::DecryptCredentialRequest>) -> Result<Vec<Result<Reading, Status>>, Status> {
-    batch_request(&v1::BatchDecryptCredentialsRequest { requests })
+    let permitted = |(asked, revision)| Reading { permit: Permit::unasked(Caller::new("test"), asked), revision };
+    let items = batch_request(&v1::BatchDecryptCredentialsRequest { requests })?;
+    Ok(items.into_iter().map(|item| item.map(permitted)).collect())
 }
 
 /// As much as can stand beside a secret.
@@ -50,9 +54,9 @@ fn a_batch_has_1_to_100_requests_and_each_is_right_or_wrong_by_itself() {
 
     let mut requests = batch(vec![asked("acme", 2), asked("planted/", 7), asked("other", 0)]).unwrap();
     let last = requests.pop().unwrap().unwrap();
-    assert_eq!((last.id.customer.as_str(), last.view), ("other", View::Access));
+    assert_eq!((last.permit.asked().id.customer.as_str(), last.permit.asked().view), ("other", View::Access));
     assert_eq!(wrong(requests.pop().unwrap()), ["customer_id", "view"]);
-    assert_eq!(requests.pop().unwrap().unwrap().view, View::Full);
+    assert_eq!(requests.pop().unwrap().unwrap().permit.asked().view, View::Full);
 }
 
 #[test]

@@ -229,7 +229,10 @@ mod tests {
             (&line(r#""opaque": {"text": ""}, "password": {}"#), "the line has not exactly one of"),
             (&line(r#""password": {}, "token_url": "x""#), "token_url stands beside from_salesforce alone"),
             (&line(r#""password": []"#), "password: the input is not a JSON object"),
-            (&line(r#""password": {"password": 7}"#), "password: the input's field password is there twice or not"),
+            (
+                &line(r#""password": {"password": 7}"#),
+                "password: the input's field password is there twice, of another",
+            ),
             (&line(r#""password": {"pasword": ""}"#), "password: the input has a field that is unknown"),
             (&line(r#""salesforce_oauth": {"issue_time": "soon"}"#), "salesforce_oauth: the input's field issue_time"),
             (&line(r#""from_salesforce": {"error": "invalid_grant"}"#), "from_salesforce: the input is an error that"),

@@ -1,0 +1,51 @@
+//! What the service costs: each measurement against its limit, taken in turn in the same run, as one table.
+//!
+//! `cargo bench --bench service` measures everything; `cargo bench --bench service -- decrypt` what has that in its name. The service is
+//! the real program in a process of its own, and so is the echo: its CPU time is what the system accounts to the process. Client, server and
+//! store share this machine's cores, so look at the ratios: times belong to one machine and its other guests. Nothing is asserted.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a bench may panic"
+)]
+#![allow(unreachable_pub, reason = "a program of some files")]
+
+mod echo;
+mod load;
+mod process;
+mod rows;
+mod service;
+mod table;
+
+use futures_util::future::LocalBoxFuture;
+use table::Row;
+
+type Measure = fn() -> LocalBoxFuture<'static, Vec<Row>>;
+
+const MEASUREMENTS: &[(&str, Measure)] = &[
+    ("decrypt", || Box::pin(rows::decrypt())),
+    ("encrypt", || Box::pin(rows::encrypt())),
+    ("start", || Box::pin(rows::start())),
+    ("memory", || Box::pin(rows::memory())),
+];
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [echo::ARGUMENT, reply_octets] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        runtime.block_on(echo::serve(reply_octets.parse().expect("a number of octets")));
+        return;
+    }
+    // Cargo adds `--bench`.
+    let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str()));
+    let mut rows = Vec::new();
+    for (name, measure) in MEASUREMENTS.iter().filter(|(name, _)| is_wanted(name)) {
+        println!("measuring {name}");
+        rows.extend(runtime.block_on(measure()));
+    }
+    table::print(&rows);
+}

@@ -1,0 +1,63 @@
+//! What every handler passes first: who calls, and whether policy permits what they ask. A refusal has its entry in the audit log, and
+//! tells nothing of what exists.
+
+use std::sync::Arc;
+
+use tonic::{Request, Status};
+
+use super::identity;
+use super::status::audit_unavailable;
+use crate::access::{Access, Ask, Permit, Question};
+use crate::audit::entry::Subject;
+use crate::audit::{AuditLog, Event, Origin, Reason};
+use crate::ids::Caller;
+
+/// Policy and audit log.
+#[derive(Clone)]
+pub struct Gate {
+    access: Arc<Access>,
+    audit: AuditLog,
+}
+
+impl Gate {
+    /// A gate of this policy, which writes its refusals here.
+    pub fn new(access: Arc<Access>, audit: AuditLog) -> Self {
+        Self { access, audit }
+    }
+
+    /// Who calls.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, NO_CLIENT_CERTIFICATE.
+    pub(super) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        identity::caller(request)
+    }
+
+    /// Asks policy. `event` is how the audit log calls what is asked.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED, NOT_PERMITTED; UNAVAILABLE, AUDIT_UNAVAILABLE, if the refusal can't be noted.
+    pub(super) async fn permit<A: Ask>(&self, caller: &Caller, event: Event, asked: A) -> Result<Permit<A>, Status> {
+        match self.access.permit(caller, asked) {
+            Ok(permit) => Ok(permit),
+            Err(denied) => {
+                let (origin, subject) = (Origin::of(caller), subject(&denied.question));
+                let _written = self
+                    .audit
+                    .refusal(&origin, event, subject, Reason::NotPermitted)
+                    .await
+                    .map_err(audit_unavailable)?;
+                Err(denied.into())
+            }
+        }
+    }
+
+    /// Whether an item of a list may be shown to whoever may have the list.
+    pub(super) fn shows<L, A: Ask>(&self, list: &Permit<L>, item: &A) -> bool {
+        self.access.shows(list, item)
+    }
+}
+
+fn subject(question: &Question) -> Subject {
+    Subject { customer: question.customer().cloned(), credential: question.credential().cloned(), ..Subject::default() }
+}

@@ -1,0 +1,239 @@
+//! A service with TLS whose files can be exchanged, and clients of every kind.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::version::TLS13;
+use rustls::{AlertDescription, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+use triseal::grpc::v1;
+use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
+
+use super::certificates::{Authority, Pair};
+use super::{PATIENCE, Service, dev};
+
+pub(crate) const CALLER: &str = "spiffe://datasert.com/realtask";
+pub(crate) const HOUR: i64 = 3600;
+
+/// A policy that permits the callers of these tests everything: they are about who is a caller at all.
+pub(crate) fn everything_permitted(folder: &Path) -> PathBuf {
+    let directory = folder.join("policy");
+    fs::create_dir(&directory).unwrap();
+    let callers = [CALLER, "spiffe://datasert.com/security", "dns:realtask.internal"];
+    let entities =
+        callers.map(|id| serde_json::json!({ "uid": { "type": "Caller", "id": id }, "attrs": {}, "parents": [] }));
+    for (name, content) in [
+        ("triseal.cedarschema", include_str!("../../../deploy/policy/triseal.cedarschema").to_owned()),
+        ("entities.json", serde_json::json!(entities).to_string()),
+        ("all.cedar", "@id(\"all\")\npermit (principal, action, resource);".to_owned()),
+    ] {
+        fs::write(directory.join(name), content).unwrap();
+    }
+    directory
+}
+
+/// `triseald --dev` with TLS.
+pub(crate) struct Secured {
+    pub(crate) service: Service,
+    /// Of the server and of its clients.
+    pub(crate) authority: Authority,
+    folder: TempDir,
+}
+
+impl Secured {
+    /// With an empty revocation list.
+    pub(crate) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
+        let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("a CA"));
+        let files = [
+            ("TRISEAL__TLS__CERTIFICATE", "server.pem"),
+            ("TRISEAL__TLS__PRIVATE_KEY", "server.key"),
+            ("TRISEAL__TLS__CLIENT_CA", "clients.pem"),
+            ("TRISEAL__TLS__CLIENT_CRL", "clients.crl"),
+        ];
+        let mut command = dev(&folder.path().join("data"));
+        command.envs(files.map(|(setting, file)| (setting, folder.path().join(file))));
+        command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
+        command.env("TRISEAL__POLICY__DIRECTORY", everything_permitted(folder.path()));
+        command.envs(settings.iter().copied());
+        let pair = authority.server();
+        for (name, content) in [
+            ("server.pem", &pair.certificate),
+            ("server.key", &pair.key),
+            ("clients.pem", &authority.pem()),
+            ("clients.crl", &authority.revocation_list(&[], HOUR)),
+        ] {
+            write(folder.path().join(name), content);
+        }
+        Self { service: Service::start(command).await, authority, folder }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Exchanges a file as an operator's tool does it: a new one in place of the old.
+    pub(crate) fn replace(&self, name: &str, content: &str) {
+        let new = self.path("new");
+        write(new.clone(), content);
+        fs::rename(new, self.path(name)).unwrap();
+    }
+
+    /// A client as it should be.
+    pub(crate) fn client(&self, pair: &Pair) -> ClientConfig {
+        self.client_of(Some(pair), &[&TLS13])
+    }
+
+    /// A client that knows other algorithms.
+    pub(crate) fn client_with_provider(&self, provider: CryptoProvider, pair: &Pair) -> ClientConfig {
+        self.built(provider, Some(pair), &[&TLS13])
+    }
+
+    pub(crate) fn client_of(
+        &self,
+        pair: Option<&Pair>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
+        self.built(rustls::crypto::aws_lc_rs::default_provider(), pair, versions)
+    }
+
+    fn built(
+        &self,
+        provider: CryptoProvider,
+        pair: Option<&Pair>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(provider.into()).with_protocol_versions(versions).unwrap();
+        let config = config.with_root_certificates(roots);
+        let mut config = match pair {
+            Some(pair) => config.with_client_auth_cert(chain(pair), private_key(pair)).unwrap(),
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
+    }
+
+    pub(crate) async fn dial(&self, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+        let socket = TcpStream::connect(self.service.address()).await?;
+        TlsConnector::from(Arc::new(config)).connect(server_name(), socket).await
+    }
+
+    /// The alert with which a client is refused. A client of TLS 1.3 learns of it when it first reads.
+    pub(crate) async fn refusal(&self, config: ClientConfig) -> AlertDescription {
+        let refused = async {
+            let mut stream = self.dial(config).await?;
+            let read = stream.read_u8().await?;
+            panic!("not refused: {read}");
+        };
+        let refused: io::Result<()> = tokio::time::timeout(PATIENCE, refused).await.expect("it answers");
+        let error = refused.unwrap_err();
+        match error.get_ref().and_then(|error| error.downcast_ref()) {
+            Some(rustls::Error::AlertReceived(alert)) => *alert,
+            _ => panic!("no alert: {error}"),
+        }
+    }
+
+    pub(crate) fn calls(&self, config: ClientConfig) -> Calls {
+        let dialed = Arc::new(AtomicUsize::new(0));
+        let dial = Dial { address: self.service.address(), config: Arc::new(config), dialed: Arc::clone(&dialed) };
+        let channel = Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial);
+        Calls { customers: CustomerServiceClient::new(channel), dialed }
+    }
+}
+
+/// A client that calls, on one connection at a time.
+pub(crate) struct Calls {
+    customers: CustomerServiceClient<Channel>,
+    dialed: Arc<AtomicUsize>,
+}
+
+impl Calls {
+    /// Any call.
+    pub(crate) async fn call(&mut self) -> Result<(), Status> {
+        let request = v1::GetCustomerRequest { customer_id: "demo".into() };
+        let answered = tokio::time::timeout(PATIENCE, self.customers.get_customer(request)).await;
+        answered.expect("it answers").map(drop)
+    }
+
+    /// How many connections were made so far.
+    pub(crate) fn dialed(&self) -> usize {
+        self.dialed.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Clone)]
+struct Dial {
+    address: std::net::SocketAddr,
+    config: Arc<ClientConfig>,
+    dialed: Arc<AtomicUsize>,
+}
+
+impl tower::Service<Uri> for Dial {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { address, config, dialed } = self.clone();
+        Box::pin(async move {
+            dialed.fetch_add(1, Ordering::Relaxed);
+            let socket = TcpStream::connect(address).await?;
+            Ok(TokioIo::new(TlsConnector::from(config).connect(server_name(), socket).await?))
+        })
+    }
+}
+
+pub(crate) fn server_name() -> ServerName<'static> {
+    ServerName::try_from("localhost").unwrap()
+}
+
+fn chain(pair: &Pair) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).map(Result::unwrap).collect()
+}
+
+fn private_key(pair: &Pair) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap()
+}
+
+/// For its owner alone.
+pub(crate) fn write(path: PathBuf, content: &str) {
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Waits until it is so.
+pub(crate) async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("it was never {what}"));
+}
