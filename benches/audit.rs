@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use triseal::audit::entry::TraceId;
 use triseal::audit::heads::{self, Head};
 use triseal::audit::report::{Filter, Report};
 use triseal::audit::verify::Verifier;
 use triseal::audit::{AuditLog, Disclosure, Event, Origin, Timing, sink};
 use triseal::config::{Audit, AuditSink};
 use triseal::crypto::{Lineage, Version};
-use triseal::ids::{Caller, CredentialId, CredentialRef, CustomerId, Deployment, RequestId};
+use triseal::ids::{Caller, CredentialId, CredentialRef, CustomerId, Deployment, RequestId, TraceId};
 use triseal::secret::View;
 use triseal::store::Revision;
 use triseal::store::embedded::{EmbeddedOperations, EmbeddedStore, operations_in_file};

@@ -27,6 +27,7 @@ type Measure = fn() -> LocalBoxFuture<'static, Vec<Row>>;
 
 const MEASUREMENTS: &[(&str, Measure)] = &[
     ("decrypt", || Box::pin(rows::decrypt())),
+    ("batch", || Box::pin(rows::batch())),
     ("encrypt", || Box::pin(rows::encrypt())),
     ("start", || Box::pin(rows::start())),
     ("memory", || Box::pin(rows::memory())),

@@ -9,7 +9,8 @@ use crate::echo::{self, EchoCaller};
 use crate::load::{self, Caller, Load, Until, median};
 use crate::process::Process;
 use crate::service::{
-    CONFIGURATIONS, CONNECTIONS, Changes, Configuration, Data, DecryptCaller, EncryptCaller, IN_FLIGHT, connect,
+    BatchCaller, CONFIGURATIONS, CONNECTIONS, Changes, Configuration, Data, DecryptCaller, EncryptCaller, IN_FLIGHT,
+    Sizes, connect,
 };
 use crate::table::{Goal, Quantity, Row};
 
@@ -21,6 +22,7 @@ const STARTS: usize = 15;
 /// Memory is looked at when so much time has passed without a call.
 const SETTLING: Duration = Duration::from_secs(1);
 const CUSTOMERS: usize = 1_000;
+const BATCH: usize = 100;
 const MANY_CUSTOMERS: usize = 100_000;
 
 /// DecryptCredential of warm customers, against a bare echo of the same sizes.
@@ -77,6 +79,45 @@ async fn turn<C: Caller>(server: &Process, callers: &mut Vec<C>) -> (Load, f64) 
     (load, seconds)
 }
 
+/// What one more item of a batch costs, against what it costs an echo to carry it.
+pub async fn batch() -> Vec<Row> {
+    let data = Data::prepare(CUSTOMERS, Changes::AsManyAsAreRemembered).await;
+    let mut rows = Vec::new();
+    for configuration in CONFIGURATIONS {
+        let service = configuration.start(&data.path());
+        let channels = configuration.connect(service.address, CONNECTIONS).await;
+        // Each has 125 customers, so the items of a batch are of different ones.
+        let callers = |items| {
+            data.callers(&channels, CONNECTIONS, |channel, customers| BatchCaller::new(channel, customers, items))
+        };
+        let (mut ones, mut hundreds) = (callers(1), callers(BATCH));
+        let (one, hundred) = (ones[0].sizes().await, hundreds[0].sizes().await);
+        let (echo_one, echo_hundred) = (echo::start(one.reply), echo::start(hundred.reply));
+        let mut echo_ones = echo_callers(&echo_one, &one).await;
+        let mut echo_hundreds = echo_callers(&echo_hundred, &hundred).await;
+        let mut pairs = Pairs::default();
+        for _ in 0..REPETITIONS {
+            let fixed = turn(&service, &mut ones).await.1;
+            let whole = turn(&service, &mut hundreds).await.1;
+            let echo_fixed = turn(&echo_one, &mut echo_ones).await.1;
+            let echo_whole = turn(&echo_hundred, &mut echo_hundreds).await.1;
+            let further = (BATCH - 1) as f64;
+            pairs.push((whole - fixed) / further, (echo_whole - echo_fixed) / further);
+        }
+        let what =
+            format!("BatchDecryptCredentials ({}): CPU time an item beyond the first, of 100", configuration.name);
+        let goal = Goal::AtMost(Quantity::Seconds(5e-6));
+        rows.push(pairs.row(what, "bare echo", Quantity::Seconds, goal));
+    }
+    rows
+}
+
+/// One on each connection.
+async fn echo_callers(echo: &Process, sizes: &Sizes) -> Vec<EchoCaller> {
+    let channels = connect(echo.address, CONNECTIONS).await;
+    channels.into_iter().map(|channel| EchoCaller::new(channel, sizes.request)).collect()
+}
+
 /// EncryptCredential, durable, against redb alone: one writer, in batches of as many records of the same size.
 pub async fn encrypt() -> Vec<Row> {
     let data = Data::prepare(CUSTOMERS, Changes::AsManyAsAreRemembered).await;
@@ -119,7 +160,7 @@ impl Bare {
         let (mut keys, mut octets) = (Vec::new(), 0);
         {
             let db = Database::open(store).expect("the service has stopped");
-            let table = db.begin_read().and_then(|txn| Ok(txn.open_table(CREDENTIALS).expect("it is there")));
+            let table = db.begin_read().map(|txn| txn.open_table(CREDENTIALS).expect("it is there"));
             for entry in table.expect("a transaction").iter().expect("entries") {
                 let (key, value) = entry.expect("an entry");
                 keys.push(key.value().to_vec());

@@ -201,6 +201,45 @@ impl Caller for DecryptCaller {
     }
 }
 
+/// Opens as many of its customers' credentials in one call.
+pub struct BatchCaller {
+    decrypt: DecryptCaller,
+    items: usize,
+}
+
+impl BatchCaller {
+    pub fn new(channel: Channel, customers: Vec<String>, items: usize) -> Self {
+        Self { decrypt: DecryptCaller::new(channel, customers), items }
+    }
+
+    fn request(&mut self) -> v1::BatchDecryptCredentialsRequest {
+        v1::BatchDecryptCredentialsRequest { requests: (0..self.items).map(|_| self.decrypt.request()).collect() }
+    }
+
+    async fn ask(&mut self, request: v1::BatchDecryptCredentialsRequest) -> v1::BatchDecryptCredentialsResponse {
+        let reply = self.decrypt.client.batch_decrypt_credentials(request).await.expect("an answer").into_inner();
+        let is_opened = |result: &v1::BatchDecryptCredentialsResult| {
+            matches!(result.result, Some(v1::batch_decrypt_credentials_result::Result::Decrypted(_)))
+        };
+        assert!(reply.results.len() == self.items && reply.results.iter().all(is_opened), "an item was not opened");
+        reply
+    }
+
+    /// What it asks and is answered.
+    pub async fn sizes(&mut self) -> Sizes {
+        let request = self.request();
+        let sent = request.encoded_len();
+        Sizes { request: sent, reply: self.ask(request).await.encoded_len() }
+    }
+}
+
+impl Caller for BatchCaller {
+    async fn call(&mut self) {
+        let request = self.request();
+        self.ask(request).await;
+    }
+}
+
 /// Stores its customers' credentials anew.
 pub struct EncryptCaller {
     client: CredentialServiceClient<Channel>,

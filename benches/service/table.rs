@@ -23,6 +23,7 @@ pub enum Quantity {
 }
 
 #[derive(Clone, Copy)]
+#[expect(clippy::enum_variant_names, reason = "each is read with its number: at most 1.5 times")]
 pub enum Goal {
     /// Of the limit.
     AtMostTimes(f64),

@@ -13,12 +13,13 @@ use sha2::Sha256;
 
 use super::entry::{Chain, Entry, Outcome, StreamId, Subject};
 use super::finding::Verdict;
-use super::heads::{CheckpointMac, Head, MacError};
+use super::heads::{CheckpointMac, Head};
 use super::log::Origin;
 use super::sink::Sink;
 use super::verify::Verifier;
 use super::words::Event;
 use crate::crypto::{Lineage, Version};
+use crate::factors::FactorError;
 use crate::ids::TraceId;
 use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId, RequestId};
 use crate::secret::View;
@@ -319,7 +320,7 @@ impl Operations for FakeOperations {
 #[derive(Default)]
 pub(super) struct FakeMac {
     pub(super) key: u8,
-    failure: Mutex<Option<MacError>>,
+    failure: Mutex<Option<FactorError>>,
 }
 
 impl FakeMac {
@@ -327,7 +328,7 @@ impl FakeMac {
         Self { key, failure: Mutex::default() }
     }
 
-    pub(super) fn fail(&self, failure: impl Into<Option<MacError>>) {
+    pub(super) fn fail(&self, failure: impl Into<Option<FactorError>>) {
         *self.failure.lock().unwrap() = failure.into();
     }
 
@@ -338,12 +339,12 @@ impl FakeMac {
 
 #[async_trait]
 impl CheckpointMac for FakeMac {
-    async fn make(&self, message: &[u8]) -> Result<Vec<u8>, MacError> {
+    async fn make(&self, message: &[u8]) -> Result<Vec<u8>, FactorError> {
         self.failure.lock().unwrap().clone().map_or(Ok(()), Err)?;
         Ok(self.of(message).finalize().into_bytes().to_vec())
     }
 
-    async fn verify(&self, message: &[u8], mac: &[u8]) -> Result<bool, MacError> {
+    async fn verify(&self, message: &[u8], mac: &[u8]) -> Result<bool, FactorError> {
         self.failure.lock().unwrap().clone().map_or(Ok(()), Err)?;
         Ok(self.of(message).verify_slice(mac).is_ok())
     }

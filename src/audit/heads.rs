@@ -7,6 +7,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Hash, StreamId, hex, hex_octets};
+use crate::factors::FactorError;
 use crate::store::{OperationId, OperationRow, WriteId};
 
 /// The kind of its records in the store.
@@ -18,21 +19,10 @@ const FORMAT: u8 = 1;
 #[async_trait]
 pub trait CheckpointMac: Send + Sync {
     /// The MAC of a message.
-    async fn make(&self, message: &[u8]) -> Result<Vec<u8>, MacError>;
+    async fn make(&self, message: &[u8]) -> Result<Vec<u8>, FactorError>;
 
     /// Whether this is the MAC of the message.
-    async fn verify(&self, message: &[u8], mac: &[u8]) -> Result<bool, MacError>;
-}
-
-/// Why there is no MAC, or no answer about one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MacError {
-    /// The key may not be used for this.
-    #[error("the MAC key is refused: {0}")]
-    Refused(String),
-    /// Nobody answered.
-    #[error("the MAC key is away: {0}")]
-    Away(String),
+    async fn verify(&self, message: &[u8], mac: &[u8]) -> Result<bool, FactorError>;
 }
 
 /// How far a stream has come.

@@ -11,8 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout
 use tracing::{error, info, warn};
 
 use super::entry::{Hash, StreamId};
-use super::heads::{BadHead, CheckpointMac, Head, MacError, record_id};
+use super::heads::{BadHead, CheckpointMac, Head, record_id};
 use super::writer::Queue;
+use crate::factors::FactorError;
 use crate::store::{ChangeError, Decision, OperationRow, Operations, WriteId, change, row_time};
 
 /// A head is stored after so many entries.
@@ -35,8 +36,8 @@ pub(super) struct Heads {
 /// Why a head was not stored. It is tried again, and no call fails for it.
 #[derive(Debug, thiserror::Error)]
 enum HeadError {
-    #[error(transparent)]
-    Mac(#[from] MacError),
+    #[error("its MAC can't be made: {0}")]
+    Mac(#[from] FactorError),
     #[error(transparent)]
     Store(#[from] ChangeError),
     #[error("the store's record of this stream is not one of ours: {0}")]

@@ -9,10 +9,11 @@ use std::io::{self, Read};
 
 use super::entry::{Hash, StreamId};
 use super::finding::{End, Finding, Kind, Seen, Verdict};
-use super::heads::{CheckpointMac, Head, MacError};
+use super::heads::{CheckpointMac, Head};
 use super::line::{Line, NotAnEntry};
 use super::reader::{RawLine, read_lines};
 use super::words::Event;
+use crate::factors::FactorError;
 
 /// A log in more pieces is no log. A piece is a run of entries of one stream in one file: a file has about one.
 const MAX_PIECES: usize = 100_000;
@@ -43,7 +44,8 @@ pub struct Verifier {
 
 struct Stream {
     id: StreamId,
-    head: Option<Head>,
+    /// In the order of their numbers. Several, where heads were kept elsewhere at different times.
+    heads: Vec<Head>,
     runs: Vec<Run>,
     /// The lowest and the highest number, and their times.
     span: Option<((u64, String), (u64, String))>,
@@ -72,7 +74,7 @@ struct Fragment {
 }
 
 impl Verifier {
-    /// `heads`: what the store has of all streams. `partial`: the files are a part of the log, so that what lacks before or after
+    /// `heads`: what the store has of all streams, or had at some time. `partial`: the files are a part of the log, so that what lacks before or after
     /// it, and streams that lack, are no findings.
     pub fn new(heads: Option<Vec<Head>>, partial: bool) -> Self {
         let verdict = Verdict { heads: heads.as_ref().map(|heads| heads.len() as u64), ..Verdict::default() };
@@ -90,9 +92,10 @@ impl Verifier {
             verifier.verdict.unchecked_macs += u64::from(head.mac.is_some());
             let at = verifier.stream(head.stream);
             if let Some(stream) = verifier.streams.get_mut(at) {
-                stream.head = Some(head);
+                stream.heads.push(head);
             }
         }
+        verifier.streams.iter_mut().for_each(|stream| stream.heads.sort_by_key(|head| (head.seq, head.closed)));
         verifier
     }
 
@@ -100,8 +103,8 @@ impl Verifier {
     ///
     /// # Errors
     /// There was no answer.
-    pub async fn check_macs(&mut self, mac: &dyn CheckpointMac) -> Result<(), MacError> {
-        for head in self.streams.iter().filter_map(|stream| stream.head.as_ref()) {
+    pub async fn check_macs(&mut self, mac: &dyn CheckpointMac) -> Result<(), FactorError> {
+        for head in self.streams.iter().flat_map(|stream| &stream.heads) {
             let kind = match &head.mac {
                 None => Kind::MacMissing,
                 Some(octets) if mac.verify(&head.message(), octets).await? => continue,
@@ -155,7 +158,7 @@ impl Verifier {
         if !line.is_intact() {
             kinds[0] = Some(Kind::Changed);
         }
-        if stream.head.as_ref().is_some_and(|head| head.seq == line.seq && head.hash != line.hash) {
+        if stream.heads_at(line.seq).any(|head| head.hash != line.hash) {
             kinds[1] = Some(Kind::OtherHead);
         }
         let closed = line.event == Event::StreamClosed.as_str();
@@ -186,7 +189,7 @@ impl Verifier {
     fn stream(&mut self, id: StreamId) -> usize {
         if self.streams.get(self.latest).is_none_or(|stream| stream.id != id) {
             self.latest = *self.index.entry(id).or_insert_with(|| {
-                self.streams.push(Stream { id, head: None, runs: Vec::new(), span: None, torn: false });
+                self.streams.push(Stream { id, heads: Vec::new(), runs: Vec::new(), span: None, torn: false });
                 self.streams.len() - 1
             });
         }
@@ -297,7 +300,7 @@ impl Verifier {
 
     fn judge_end(&mut self, stream: &Stream, last: u64, closed: bool) {
         let id = Some(stream.id);
-        let Some(head) = &stream.head else {
+        let Some(head) = stream.heads.last() else {
             if let (Some(_), Some(first)) = (self.verdict.heads, stream.runs.first()) {
                 self.found(Kind::StreamUnknown, Some((first.file, first.line)), id, None);
             }
@@ -320,6 +323,11 @@ impl Verifier {
 }
 
 impl Stream {
+    fn heads_at(&self, seq: u64) -> impl Iterator<Item = &Head> {
+        let first = self.heads.partition_point(|head| head.seq < seq);
+        self.heads.iter().skip(first).take_while(move |head| head.seq == seq)
+    }
+
     fn widen(&mut self, line: &Line<'_>) {
         match &mut self.span {
             None => self.span = Some(((line.seq, line.time.to_owned()), (line.seq, line.time.to_owned()))),
@@ -344,7 +352,7 @@ impl Stream {
             (false, true) => End::Closed,
             (false, false) => End::Open,
         };
-        let head = self.head.as_ref().map(|head| head.seq);
+        let head = self.heads.last().map(|head| head.seq);
         Some(Seen { stream: self.id, entries: (lowest, highest), times: (first, last), end, head })
     }
 }

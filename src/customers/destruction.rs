@@ -98,7 +98,7 @@ impl CustomerDirectory {
         let credentials = self.count(id).await?;
         self.update(id, |row| record(row, |erasure| erasure.credentials = erasure.credentials.or(Some(credentials))))
             .await?;
-        while self.erase_some(id).await? {}
+        self.erase_credentials(id).await?;
 
         let now = row_time((self.clock)());
         let backups_end = now.checked_add(backup_retention).map_or(Timestamp::MAX, row_time);
@@ -146,18 +146,25 @@ impl CustomerDirectory {
         }
     }
 
-    /// Removes a page of credentials. Answers whether there may be more.
-    async fn erase_some(&self, id: &CustomerId) -> Result<bool, CustomerError> {
-        let page = self.credentials.query(Some(id), None, PAGE).await?;
-        let more = !page.rows.is_empty() || page.next.is_some();
-        for CredentialRow { id, write_id, .. } in page.rows {
-            match self.credentials.remove(&id, write_id).await? {
-                Replaced::Done => {}
-                // Written meanwhile by a call that began before the end: the next page has it again.
-                Replaced::Refused(_) => {}
+    /// Removes every credential that can be read, and those that were written meanwhile.
+    async fn erase_credentials(&self, id: &CustomerId) -> Result<(), CustomerError> {
+        let (mut after, mut overtaken) = (None, false);
+        loop {
+            let page = self.credentials.query(Some(id), after.as_ref(), PAGE).await?;
+            for CredentialRow { id, write_id, .. } in page.rows {
+                match self.credentials.remove(&id, write_id).await? {
+                    Replaced::Done => {}
+                    // Written meanwhile by a call that began before the end.
+                    Replaced::Refused(_) => overtaken = true,
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
             }
         }
-        Ok(more)
+        // Nothing seals for this customer any more: the next sweep finds none that is new.
+        if overtaken { Err(CustomerError::ChangedConcurrently) } else { Ok(()) }
     }
 }
 

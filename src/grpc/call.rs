@@ -7,7 +7,7 @@
 //! each is bounded:
 //!
 //! - a look-up that others may have joined (`keyring::single_flight`): by the time in which a dependency must answer (`telemetry::dependency`)
-//! - a write that the store has taken (`store::embedded`, the group commit): by the group that it stands in. So the error at a deadline
+//! - a write that the store has taken (`store::embedded`, the group commit): by the writes that wait before it. One that nobody waits for is left out if its turn has not come. So the error at a deadline
 //!   says that a change may have happened
 //! - the octets of an answer that the connection has taken: by its buffer (`limits::MAX_SEND_OCTETS`)
 
@@ -128,9 +128,10 @@ impl ConnectionService {
         let (under_way, mut phase) = (self.calls.begin(true), self.phase.clone());
         let handled = self.endpoint.routes.clone().call(request);
         Box::pin(async move {
-            let answer = match handled.await {
-                Ok(answer) => answer,
-                Err(never) => match never {},
+            let answer = match timeout(DEFAULT_DEADLINE, handled).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(never)) => match never {},
+                Err(_elapsed) => status::deadline_exceeded().into_http(),
             };
             // Its sender is gone when the connection is.
             let ending = async move {

@@ -131,6 +131,8 @@ impl Connections {
                 Some(_) = here.tasks.join_next() => continue,
                 stream = accepted(&listener, &mut healthy) => stream,
             };
+            // Those that have ended hold no place.
+            while here.tasks.try_join_next().is_some() {}
             if here.tasks.len() >= limits.number {
                 // A client that is hung up on tries elsewhere; one that is kept waiting does not.
                 ended(Cause::Limit);
@@ -252,7 +254,16 @@ async fn serve<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     // GOAWAY, in two steps, so that no call that is on its way is lost.
     connection.as_mut().graceful_shutdown();
     // What is still under way then belongs to a caller that does not take its answer.
-    let _ = timeout(limits::GRACE, connection).await;
+    let _ = timeout(limits::GRACE, async {
+        if cause != Cause::Disowned {
+            tokio::select! {
+                _ = &mut connection => return,
+                () = &mut peer.until => { phase.send_replace(Phase::Disowned); }
+            }
+        }
+        let _ = connection.await;
+    })
+    .await;
     cause
 }
 

@@ -80,17 +80,22 @@ impl Admission {
         Arc::new(Self { limit, under_way: AtomicUsize::new(0), callers, connected: AtomicUsize::new(0), metrics })
     }
 
-    /// The share of a caller that connects, which all of its connections have together. Those whom nobody knows are one caller.
+    /// The share of a caller that connects, which all of its connections have together.
     pub(super) fn share(self: &Arc<Self>, caller: Option<Caller>) -> Arc<Share> {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         let under_way = Arc::clone(callers.entry(caller.clone()).or_default());
-        self.connected.store(callers.len(), Ordering::Relaxed);
+        self.connected.store(known(&callers), Ordering::Relaxed);
         Arc::new(Share { admission: Arc::clone(self), caller, under_way })
     }
 
     fn share_limit(&self) -> usize {
         if self.connected.load(Ordering::Relaxed) > 1 { self.limit.div_ceil(2) } else { self.limit }
     }
+}
+
+/// Callers that are connected. Those whom nobody knows are served no call, and so take no share from others.
+fn known(callers: &HashMap<Option<Caller>, Arc<AtomicUsize>>) -> usize {
+    callers.keys().flatten().count()
 }
 
 /// A caller's share, held by one connection of it.
@@ -135,7 +140,7 @@ impl Drop for Share {
         // This one's and the table's: it was the caller's last connection. None can be made meanwhile, under the lock.
         if Arc::strong_count(&self.under_way) == 2 {
             callers.remove(&self.caller);
-            self.admission.connected.store(callers.len(), Ordering::Relaxed);
+            self.admission.connected.store(known(&callers), Ordering::Relaxed);
         }
     }
 }
@@ -269,7 +274,7 @@ mod tests {
         alone.extend([greedy[0].admit().unwrap(), greedy[1].admit().unwrap()]);
         assert_eq!(greedy[0].admit().err(), Some(Shed::Overloaded), "alone again");
         let unknown = [admission.share(None), admission.share(None)];
-        assert_eq!(admission.connected.load(Ordering::Relaxed), 2, "those whom nobody knows are one caller");
+        assert_eq!(admission.connected.load(Ordering::Relaxed), 1, "those whom nobody knows take no share");
         drop((alone, greedy, unknown));
         assert_eq!(admission.connected.load(Ordering::Relaxed), 0);
         assert!(admission.callers.lock().unwrap().is_empty());

@@ -92,7 +92,7 @@ where
 
 /// A random pause, so that two writers do not meet again.
 fn pause(attempt: u32) -> Duration {
-    let longest = FIRST_PAUSE_MS << attempt.min(8);
+    let longest = FIRST_PAUSE_MS << (attempt - 1).min(8);
     // Without a generator there is no jitter, and nothing else to fear.
     let random = getrandom::u64().unwrap_or(longest);
     Duration::from_millis(random % (longest + 1))

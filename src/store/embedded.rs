@@ -190,26 +190,15 @@ impl EmbeddedStore {
         self.writing.has_changed().is_err()
     }
 
-    fn read<R>(
-        &self,
-        table: Table,
-        key: &[u8],
-        decode: impl FnOnce(&[u8]) -> Result<R, BadRow>,
-    ) -> Result<Option<R>, StoreError> {
-        let found = self.view.tables().table(table).get(key).map_err(away)?;
-        found.map(|octets| decode(octets.value())).transpose().map_err(bad_row)
-    }
-
     async fn write(&self, replacement: Replacement) -> Result<Refusal, StoreError> {
         let (answer, answered) = oneshot::channel();
         let write = Write { replacement, answer };
-        let gone = || self.failure().unwrap_or_else(writer_gone);
-        let writes = self.writes.as_ref().ok_or_else(gone)?;
+        let writes = self.writes.as_ref().ok_or_else(writer_gone)?;
         writes.try_send(write).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => StoreError::Throttled,
-            mpsc::TrySendError::Disconnected(_) => gone(),
+            mpsc::TrySendError::Disconnected(_) => writer_gone(),
         })?;
-        answered.await.map_err(|_| gone())?
+        answered.await.map_err(|_| writer_gone())?
     }
 
     /// The keys and octets of at most `limit` rows whose keys start with `prefix`, after `after`, for which `wanted`.
@@ -246,7 +235,7 @@ impl Rows for EmbeddedCredentials {
 
     async fn get(&self, id: &CredentialRef) -> Result<Option<CredentialRow>, StoreError> {
         let decode = |octets: &[u8]| encoding::decode_credential(id.clone(), octets);
-        self.0.read(Table::Credentials, &credential_key(id), decode)
+        self.0.view.tables().get(Table::Credentials, &credential_key(id), decode)
     }
 
     async fn replace(
@@ -263,15 +252,14 @@ impl Rows for EmbeddedCredentials {
 
 #[async_trait]
 impl Credentials for EmbeddedCredentials {
-    /// From one view of the file.
+    /// All as one commit left them.
     async fn get_many(&self, ids: &[&CredentialRef]) -> Vec<Result<Option<CredentialRow>, StoreError>> {
         let tables = self.0.view.tables();
-        let row = |id: &&CredentialRef| {
-            let found = tables.table(Table::Credentials).get(credential_key(id).as_slice()).map_err(away)?;
+        let get = |id: &&CredentialRef| {
             let decode = |octets: &[u8]| encoding::decode_credential(CredentialRef::clone(id), octets);
-            found.map(|octets| decode(octets.value())).transpose().map_err(bad_row)
+            tables.get(Table::Credentials, &credential_key(id), decode)
         };
-        ids.iter().map(row).collect()
+        ids.iter().map(get).collect()
     }
 
     async fn query(
@@ -307,7 +295,7 @@ impl Rows for EmbeddedCustomers {
 
     async fn get(&self, id: &CustomerId) -> Result<Option<CustomerRow>, StoreError> {
         let decode = |octets: &[u8]| encoding::decode_customer(id.clone(), octets);
-        self.0.read(Table::Customers, &key(id.as_str(), CUSTOMER), decode)
+        self.0.view.tables().get(Table::Customers, &key(id.as_str(), CUSTOMER), decode)
     }
 
     async fn replace(
@@ -331,7 +319,7 @@ impl Rows for EmbeddedCustomers {
 impl Customers for EmbeddedCustomers {
     async fn key(&self, customer: &CustomerId, version: Version) -> Result<Option<KeyRow>, StoreError> {
         let decode = |octets: &[u8]| encoding::decode_key(version, octets);
-        self.0.read(Table::Customers, &wrapped_key_key(customer, version), decode)
+        self.0.view.tables().get(Table::Customers, &wrapped_key_key(customer, version), decode)
     }
 
     async fn query(
@@ -355,7 +343,7 @@ impl Rows for EmbeddedOperations {
 
     async fn get(&self, id: &OperationId) -> Result<Option<OperationRow>, StoreError> {
         let decode = |octets: &[u8]| encoding::decode_operation(id.clone(), octets);
-        self.0.read(Table::Operations, &key(id.kind, &id.id), decode)
+        self.0.view.tables().get(Table::Operations, &key(id.kind, &id.id), decode)
     }
 
     async fn replace(
@@ -546,6 +534,11 @@ fn write_groups(
     while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(MAX_GROUP - 1));
+        // Whoever has given up was told that it may have happened. It need not, and what is still waited for comes sooner.
+        group.retain(|write| !write.answer.is_closed());
+        if group.is_empty() {
+            continue;
+        }
         let (replacements, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|write| (write.replacement, write.answer)).unzip();
         sizes.record(replacements.len() as f64);

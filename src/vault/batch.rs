@@ -16,9 +16,9 @@ use crate::store::{CredentialRow, Living, Revision, State, StoreError};
 /// Customers whose keys one batch waits for at the same time: enough where keys are unwrapped far away, few enough to leave others
 /// theirs.
 pub(super) const CUSTOMERS_AT_ONCE: usize = 16;
-/// A customer whose keys take longer fails by itself, and holds the others up no further. Less than half of what a call has that
-/// names no deadline.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// What a batch waits for keys, in all: a customer whose keys take longer fails by itself, and holds the others up no further. Less than
+/// what a call has that names no deadline.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What of a credential to open.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ impl Vault {
     /// Opens many secrets, each as [`Vault::decrypt`] does, and answers in their order. One that can't be opened fails by itself
     /// alone. `room` is how many octets of envelopes, and of texts beside them, are opened in all: in their order, as many as fit.
     pub async fn decrypt_many(&self, readings: &[&Reading], mut room: usize) -> Vec<Opened> {
+        let until = Instant::now() + PATIENCE;
         let ids: Vec<_> = readings.iter().map(|reading| &reading.permit.asked().id).collect();
         let rows = self.credentials.get_many(&ids).await;
         let items = readings.iter().zip(&rows).enumerate();
@@ -61,7 +62,7 @@ impl Vault {
         // Those of one customer one after another: the first waits for its keys, and the others have them at hand.
         items.sort_by(|a, b| a.customer().cmp(b.customer()));
         let customers = items.chunk_by(|a, b| a.customer() == b.customer());
-        let opening: Vec<_> = customers.map(|items| self.open_all(items)).collect();
+        let opening: Vec<_> = customers.map(|items| self.open_all(items, until)).collect();
         let opened: Vec<_> = stream::iter(opening).buffer_unordered(CUSTOMERS_AT_ONCE).collect().await;
         let mut opened: Vec<_> = opened.into_iter().flatten().collect();
         opened.sort_unstable_by_key(|(place, _)| *place);
@@ -72,8 +73,7 @@ impl Vault {
     }
 
     /// Opens the items of one customer.
-    async fn open_all(&self, items: &[Item<'_>]) -> Vec<(usize, Opened)> {
-        let until = Instant::now() + PATIENCE;
+    async fn open_all(&self, items: &[Item<'_>], until: Instant) -> Vec<(usize, Opened)> {
         let mut all = Vec::with_capacity(items.len());
         for Item { place, reading, found } in items {
             let opened = async {

@@ -14,8 +14,8 @@ use crate::access::texts::{ENTITIES, SCHEMA, Text, Texts};
 use crate::ids::{CredentialId, CustomerId};
 use crate::secret::Kind;
 
-/// A set has at most so many policies.
-const MAX_POLICIES: usize = 1_000;
+/// A set has at most so many policies. Each costs a decision about a microsecond, and a page of a list may take 1,000 decisions.
+const MAX_POLICIES: usize = 250;
 /// And at most so many callers and teams.
 const MAX_ENTITIES: usize = 10_000;
 

@@ -123,7 +123,7 @@ async fn heads_carry_a_mac_over_stream_number_and_hash() {
 #[tokio::test(start_paused = true)]
 async fn a_mac_key_or_a_store_that_is_away_postpones_a_head() {
     let world = World::start(FakeSink::default(), true).await;
-    world.mac.fail(MacError::Away("x".to_owned()));
+    world.mac.fail(FactorError::Away("x".to_owned()));
     world.written(5);
     world.pass(60).await;
     assert_eq!(world.head(), Some(0), "a head without its MAC is none");

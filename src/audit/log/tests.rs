@@ -358,7 +358,7 @@ async fn a_store_or_a_mac_key_that_is_away_stops_no_call() {
     let (sink, operations, mac) =
         (FakeSink::default(), Arc::new(FakeOperations::default()), Arc::new(FakeMac::default()));
     operations.fail(crate::store::StoreError::Away("x".to_owned()));
-    mac.fail(super::super::heads::MacError::Away("x".to_owned()));
+    mac.fail(crate::factors::FactorError::Away("x".to_owned()));
     let timing = Timing { fsync_interval: Duration::from_secs(3_600), timeout: LIMIT };
     let log = AuditLog::start(sink.boxed(), timing, operations.clone(), Some(mac.clone()), clock).await.unwrap();
     let world = World { sink, operations, log };

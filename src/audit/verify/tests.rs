@@ -292,6 +292,27 @@ fn a_line_that_its_process_did_not_finish_is_torn_and_no_finding() {
 }
 
 #[test]
+fn heads_of_different_times_are_all_compared() {
+    let mut made = Made::new('a');
+    let mut heads = Vec::new();
+    for number in 1..=9 {
+        made.add(&read("realtask", &credential("acme", "crm"), number));
+        heads.push(made.head(false));
+    }
+    heads.reverse();
+    assert!(verify(Some(heads.clone()), &[&made.log()]).is_clean());
+    assert_eq!(verify(Some(heads.clone()), &[&made.log()]).streams[0].head, Some(9));
+    assert_eq!(kinds(&verify(Some(heads.clone()), &[&made.lines[..5].concat()])), ["cut_off"]);
+
+    // Log and store were both made anew: a head that was kept elsewhere tells.
+    let mut forged = Made::new('a');
+    (1..=9).for_each(|_| forged.add(&read("nobody", &credential("acme", "crm"), 1)));
+    let kept = heads[7].clone();
+    assert_eq!(kinds(&verify(Some(vec![forged.head(false)]), &[&forged.log()])), [""; 0]);
+    assert_eq!(kinds(&verify(Some(vec![forged.head(false), kept]), &[&forged.log()])), ["other_head"]);
+}
+
+#[test]
 fn a_torn_line_where_none_can_be_is_found() {
     let (made, heads) = one();
     let torn = |at: usize| made.lines[..at].concat() + &made.lines[at][..200];
@@ -359,7 +380,7 @@ async fn a_wrong_mac_and_a_missing_one_are_found() {
     heads[1].mac = None;
     assert_eq!(check(heads.clone(), &mac).await, ["mac_missing"]);
 
-    mac.fail(MacError::Away("x".to_owned()));
+    mac.fail(FactorError::Away("x".to_owned()));
     let mut verifier = Verifier::new(Some(heads), false);
     assert!(verifier.check_macs(&mac).await.is_err(), "no answer is no finding");
 }

@@ -56,9 +56,9 @@ pub(crate) struct Logs {
     /// The log's files, rotated ones too; - is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Compare with the heads in this store file, or in a file that `checkpoints` wrote
+    /// Compare with the heads in this store file, or in a file that `checkpoints` wrote. May be given several times
     #[arg(long, value_name = "FILE")]
-    checkpoints: Option<PathBuf>,
+    checkpoints: Vec<PathBuf>,
     /// The files are a part of the log: what is missing before or after them is no finding
     #[arg(long)]
     partial: bool,
@@ -85,22 +85,11 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
 impl Logs {
     /// What the logs are compared with.
     fn heads(&self) -> Result<Option<Vec<Head>>, Failure> {
-        let Some(path) = &self.checkpoints else { return Ok(None) };
-        let mut file = open(path)?;
-        let mut beginning = Vec::with_capacity(STORE_FILE.len());
-        let unreadable = |error: io::Error| unreadable(path, &error);
-        file.by_ref().take(STORE_FILE.len() as u64).read_to_end(&mut beginning).map_err(unreadable)?;
-        if beginning == STORE_FILE {
-            return heads_in_store(path).map(Some);
+        let mut heads = Vec::new();
+        for path in &self.checkpoints {
+            heads.extend(heads_in(path)?);
         }
-        let lines = BufReader::new(beginning.as_slice().chain(file)).take(MAX_EXPORT_OCTETS).lines();
-        let head = |(index, line): (usize, io::Result<String>)| {
-            Head::from_json(&line.map_err(unreadable)?).map_err(|error| {
-                Failure::failed(format!("{}:{}: {error}", path.display(), index + 1))
-                    .with_hint("--checkpoints takes a store file, or what `triseal audit checkpoints` printed")
-            })
-        };
-        lines.enumerate().map(head).collect::<Result<_, _>>().map(Some)
+        Ok((!self.checkpoints.is_empty()).then_some(heads))
     }
 
     /// Opens each file once, in the order of their first entries, and hands it on with its name.
@@ -133,6 +122,25 @@ impl Logs {
         }
         Ok(files.len() as u64)
     }
+}
+
+/// The heads in a store file, or in an exported one.
+fn heads_in(path: &Path) -> Result<Vec<Head>, Failure> {
+    let mut file = open(path)?;
+    let mut beginning = Vec::with_capacity(STORE_FILE.len());
+    let unreadable = |error: io::Error| unreadable(path, &error);
+    file.by_ref().take(STORE_FILE.len() as u64).read_to_end(&mut beginning).map_err(unreadable)?;
+    if beginning == STORE_FILE {
+        return heads_in_store(path);
+    }
+    let lines = BufReader::new(beginning.as_slice().chain(file)).take(MAX_EXPORT_OCTETS).lines();
+    let head = |(index, line): (usize, io::Result<String>)| {
+        Head::from_json(&line.map_err(unreadable)?).map_err(|error| {
+            Failure::failed(format!("{}:{}: {error}", path.display(), index + 1))
+                .with_hint("--checkpoints takes a store file, or what `triseal audit checkpoints` printed")
+        })
+    };
+    lines.enumerate().map(head).collect()
 }
 
 fn heads_in_store(path: &Path) -> Result<Vec<Head>, Failure> {

@@ -256,7 +256,11 @@ async fn a_corrupt_row_is_an_error_and_stays() {
             let outcome = credentials.replace(expected, living("acme", "crm")).await;
             assert!(outcome.as_ref().is_err_and(told), "{outcome:?}");
         }
-        let stored = store.read(Table::Credentials, &credential_key(&row.id), |octets| Ok(octets.to_vec())).unwrap();
+        let stored = store
+            .view
+            .tables()
+            .get(Table::Credentials, &credential_key(&row.id), |octets| Ok(octets.to_vec()))
+            .unwrap();
         assert_eq!(stored.unwrap(), bad);
     }
     assert_eq!(credentials.get(&credential_ref("acme", "other")).await.unwrap(), None);

@@ -5,16 +5,27 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
-use super::{ALL_TABLES, Table, definition};
+use super::{ALL_TABLES, BadRow, StoreError, Table, away, bad_row, definition};
 
 /// The tables at one commit, in the order of [`ALL_TABLES`]. Their pages stay as they are for as long as somebody holds them.
 pub(super) struct Tables([ReadOnlyTable<&'static [u8], &'static [u8]>; ALL_TABLES.len()]);
 
 impl Tables {
-    fn read(db: &Database) -> Result<Self, redb::Error> {
+    fn at_last_commit(db: &Database) -> Result<Self, redb::Error> {
         let txn = db.begin_read()?;
         let [credentials, customers, operations] = ALL_TABLES.map(|table| txn.open_table(definition(table)));
         Ok(Self([credentials?, customers?, operations?]))
+    }
+
+    /// One row.
+    pub(super) fn get<R>(
+        &self,
+        table: Table,
+        key: &[u8],
+        decode: impl FnOnce(&[u8]) -> Result<R, BadRow>,
+    ) -> Result<Option<R>, StoreError> {
+        let found = self.table(table).get(key).map_err(away)?;
+        found.map(|octets| decode(octets.value())).transpose().map_err(bad_row)
     }
 
     pub(super) fn table(&self, table: Table) -> &ReadOnlyTable<&'static [u8], &'static [u8]> {
@@ -36,12 +47,12 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn new(db: Database) -> Result<Self, redb::Error> {
-        Ok(Self { tables: RwLock::new(Arc::new(Tables::read(&db)?)), db })
+        Ok(Self { tables: RwLock::new(Arc::new(Tables::at_last_commit(&db)?)), db })
     }
 
     /// Shows what was committed since. Nobody is answered that a write is done before this.
     pub(super) fn renew(&self) -> Result<(), redb::Error> {
-        let tables = Arc::new(Tables::read(&self.db)?);
+        let tables = Arc::new(Tables::at_last_commit(&self.db)?);
         *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
         Ok(())
     }

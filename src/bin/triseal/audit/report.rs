@@ -13,7 +13,7 @@ use triseal::ids::{CredentialId, CustomerId};
 use super::{Logs, verify};
 use crate::client::{Connect, Service};
 use crate::failure::Failure;
-use crate::output::{Format, Output, Table};
+use crate::output::{Format, Output, Table, printable};
 use crate::status::Subject;
 
 pub(super) const HELP: &str = "\
@@ -235,7 +235,7 @@ fn csv(lines: &[Line<'_>]) -> String {
         "caller,customer_id,credential_id,event,view,revision,outcome,seen,living,count,first_time,last_time\r\n";
     let mut text = heading.to_owned();
     for line in lines {
-        text.push_str(&line.cells().map(|cell| quoted(&cell)).join(","));
+        text.push_str(&line.cells().map(|cell| quoted(&printable(&cell))).join(","));
         text.push_str("\r\n");
     }
     text
@@ -272,7 +272,7 @@ mod tests {
 
     fn row(outcome: &str, revision: u64) -> Row {
         Row {
-            caller: "=cmd".to_owned(),
+            caller: "=cmd\u{1b}[2J".to_owned(),
             customer: "acme".to_owned(),
             credential: "crm".to_owned(),
             event: "encrypt_credential".to_owned(),
@@ -313,10 +313,14 @@ mod tests {
         let json = serde_json::to_value(&lines[0]).unwrap();
         let (heading, rest) = text.split_once("\r\n").unwrap();
         let mut names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
-        names.sort_unstable();
         let mut heading: Vec<_> = heading.split(',').collect();
+        // Whether JSON's objects are kept in order is for another crate to decide.
+        names.sort_unstable();
         heading.sort_unstable();
         assert_eq!(heading, names);
-        assert_eq!(rest, "\"'=cmd\",acme,crm,encrypt_credential,,3,ok,yes,unknown,2,2026-11-24T09:00:00.000000Z,x\r\n");
+        assert_eq!(
+            rest,
+            "\"'=cmd\\u{1b}[2J\",acme,crm,encrypt_credential,,3,ok,yes,unknown,2,2026-11-24T09:00:00.000000Z,x\r\n"
+        );
     }
 }

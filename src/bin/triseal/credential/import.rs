@@ -65,11 +65,11 @@ struct Told {
 }
 
 /// Reads and parses in a thread of its own: a pipe may have nothing to read for long, and calls are under way meanwhile.
-fn read(input: File, told: &mpsc::Sender<Result<Told, Failure>>) {
+fn read(input: File, told: &mpsc::Sender<Result<Option<Told>, Failure>>) {
     let mut lines = Lines::new(input);
     loop {
         let line = match lines.next() {
-            Ok(Some(line)) => Ok(Told {
+            Ok(Some(line)) => Ok(Some(Told {
                 number: line.number,
                 octets: line.octets,
                 entry: match line.text {
@@ -79,11 +79,11 @@ fn read(input: File, told: &mpsc::Sender<Result<Told, Failure>>) {
                         Err(Box::new(BadEntry { id: None, failure: Failure::input(message) }))
                     }
                 },
-            }),
-            Ok(None) => return,
+            })),
+            Ok(None) => Ok(None),
             Err(error) => Err(Failure::input(format!("cannot read the input any further: {}", error.kind()))),
         };
-        let is_last = line.is_err();
+        let is_last = !matches!(line, Ok(Some(_)));
         // Nobody listens any more when the command stops.
         if told.blocking_send(line).is_err() || is_last {
             return;
@@ -138,14 +138,16 @@ async fn import(
                 progress.reached(octets);
             }
             line = told.recv(), if has_room => match line {
-                Some(Ok(Told { number, octets, entry: Ok(entry) })) => next = Some((number, octets, entry)),
-                Some(Ok(Told { number, octets, entry: Err(bad) })) => {
+                Some(Ok(Some(Told { number, octets, entry: Ok(entry) }))) => next = Some((number, octets, entry)),
+                Some(Ok(Some(Told { number, octets, entry: Err(bad) }))) => {
                     let BadEntry { id, failure } = *bad;
                     report.conclude(number, id.as_ref(), Outcome::Failed(failure))?;
                     progress.reached(octets);
                 }
+                Some(Ok(None)) => ended = Some(Ok(())),
                 Some(Err(failure)) => ended = Some(Err(failure)),
-                None => ended = Some(Ok(())),
+                // It ended without having come to the end of the file.
+                None => ended = Some(Err(Failure::failed("the reader of the file stopped: this is a bug".to_owned()))),
             },
             () = progress.due() => progress.show(report, transfer.trouble().as_deref()),
         }

@@ -144,8 +144,7 @@ fn new_file() -> Vec<u8> {
     let db = builder().create_with_backend(disk.clone()).unwrap();
     mark(&db, &deployment("test")).unwrap();
     drop(db);
-    let content = disk.parts().cached.clone();
-    content
+    disk.parts().cached.clone()
 }
 
 fn open_disk(disk: Disk) -> Arc<EmbeddedStore> {
