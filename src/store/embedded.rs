@@ -193,12 +193,13 @@ impl EmbeddedStore {
     async fn write(&self, replacement: Replacement) -> Result<Refusal, StoreError> {
         let (answer, answered) = oneshot::channel();
         let write = Write { replacement, answer };
-        let writes = self.writes.as_ref().ok_or_else(writer_gone)?;
+        let gone = || self.failure().unwrap_or_else(writer_gone);
+        let writes = self.writes.as_ref().ok_or_else(gone)?;
         writes.try_send(write).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => StoreError::Throttled,
-            mpsc::TrySendError::Disconnected(_) => writer_gone(),
+            mpsc::TrySendError::Disconnected(_) => gone(),
         })?;
-        answered.await.map_err(|_| writer_gone())?
+        answered.await.map_err(|_| gone())?
     }
 
     /// The keys and octets of at most `limit` rows whose keys start with `prefix`, after `after`, for which `wanted`.

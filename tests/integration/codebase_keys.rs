@@ -57,7 +57,8 @@ fn link_all(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             link_all(&entry.path(), &to.join(&name));
         } else {
-            // It may be there from an earlier run, or be gone since it was listed.
+            // One that is there is of an earlier run, and perhaps of other dependencies. It may be gone, too, since it was listed.
+            let _ = fs::remove_file(to.join(&name));
             let _ = fs::hard_link(entry.path(), to.join(&name));
         }
     }
