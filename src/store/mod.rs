@@ -8,6 +8,8 @@ mod change;
 pub(crate) mod contract;
 pub mod embedded;
 mod encoding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod rows;
 
 use async_trait::async_trait;

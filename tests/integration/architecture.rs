@@ -13,6 +13,7 @@ use source::{Used, paths, read_source, test_modules, without_tests};
 
 /// From the edge down. A module uses its own layer and those below it.
 const LAYERS: &[&[&str]] = &[
+    &["fuzzing"],
     &["grpc", "ops"],
     &["observed"],
     &["access", "vault", "refresh", "customers", "rotation", "jobs", "audit"],
