@@ -4,6 +4,7 @@
 //! It reads tokens and not types: comments, literals and tests are skipped, `use` trees and paths are followed. What a
 //! macro pastes together from pieces it does not see.
 
+mod dependencies;
 mod source;
 
 use std::collections::BTreeSet;
