@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use super::*;
 
@@ -35,19 +36,23 @@ pub(crate) fn seed(target: &str, name: &str) -> Vec<u8> {
 /// What a fuzzer found once, and what seeds it.
 #[test]
 fn the_corpora_break_no_promise() {
-    let mut broken = Vec::new();
-    for Target { name, run } in TARGETS {
-        let folder = fuzz().join("corpus").join(name);
-        let inputs = names_in(&folder);
-        assert!(!inputs.is_empty(), "{} is empty", folder.display());
-        for input in inputs {
-            let octets = fs::read(folder.join(&input)).unwrap();
-            if catch_unwind(AssertUnwindSafe(|| run(&octets))).is_err() {
-                broken.push(format!("fuzz/corpus/{name}/{input}"));
-            }
-        }
-    }
+    let broken: Vec<_> = thread::scope(|scope| {
+        let replays: Vec<_> = TARGETS.iter().map(|target| scope.spawn(|| replay(target))).collect();
+        replays.into_iter().flat_map(|replay| replay.join().unwrap()).collect()
+    });
     assert!(broken.is_empty(), "what was said above is of: {broken:?}");
+}
+
+/// The files of a corpus that break a promise.
+fn replay(Target { name, run }: &Target) -> Vec<String> {
+    let folder = fuzz().join("corpus").join(name);
+    let inputs = names_in(&folder);
+    assert!(!inputs.is_empty(), "{} is empty", folder.display());
+    let breaks = |input: &String| {
+        let octets = fs::read(folder.join(input)).unwrap();
+        catch_unwind(AssertUnwindSafe(|| run(&octets))).is_err()
+    };
+    inputs.into_iter().filter(breaks).map(|input| format!("fuzz/corpus/{name}/{input}")).collect()
 }
 
 #[test]

@@ -14,7 +14,7 @@ const MAX_CALLS: usize = 8;
 /// The length of a message that is the method's own sample.
 const SAMPLE: u16 = u16::MAX;
 /// Added to a method's number where its message is made of choices.
-const OF_CHOICES: u8 = 128;
+pub(super) const OF_CHOICES: u8 = 128;
 
 /// A method of the protocol.
 pub(super) struct Method {

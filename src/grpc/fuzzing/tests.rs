@@ -95,9 +95,12 @@ fn seeds_of_certificates_are_what_their_names_say() {
 /// The corpus holds what these are made of: `fuzz/README.md`.
 #[test]
 fn the_corpus_has_a_sample_of_every_method() {
-    for method in METHODS {
+    for (number, method) in METHODS.iter().enumerate() {
         let name = method.path.rsplit('/').next().unwrap();
         crate::fuzzing::tests::expect_seed("rpc", name, &input([(method.path, (method.sample)())]));
+        // Every field is there: "acme", 1, and the same below it.
+        let choices = [&[requests::OF_CHOICES + number as u8][..], &[1; 40]].concat();
+        crate::fuzzing::tests::expect_seed("rpc", &format!("{name}-of-choices"), &choices);
     }
     let all = METHODS.iter().map(|method| (method.path, (method.sample)()));
     let all: Vec<_> = all.collect();
