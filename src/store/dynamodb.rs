@@ -10,7 +10,6 @@ mod wire;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use aws_config::SdkConfig;
 use tracing::error;
 
 use super::encoding::{self, BadRow};
@@ -37,7 +36,7 @@ pub struct TableNames {
 
 /// The sort key of a customer's own row.
 const CUSTOMER: &str = "customer";
-/// Rows of one request for [`operations_in_table`].
+/// Rows of one request for [`all_operations`].
 const PAGE: usize = 1_000;
 /// Stands after the sort keys of all rows of a customer: `key#…` in digits.
 const AFTER_KEYS: &str = "key#~";
@@ -185,17 +184,11 @@ impl Operations for DynamoOperations {
     }
 }
 
-/// All records of a kind in a table of operations, for whoever may read it.
+/// All of the service's own records of a kind, for whoever may read it.
 ///
 /// # Errors
 /// A [`StoreError`]; also for one record that can't be read.
-pub async fn operations_in_table(
-    config: &SdkConfig,
-    table: &str,
-    kind: &'static str,
-) -> Result<Vec<OperationRow>, StoreError> {
-    let names = TableNames { operations: table.to_owned(), credentials: String::new(), customers: String::new() };
-    let store = DynamoStore::new(config, names);
+pub async fn all_operations(store: &DynamoStore, kind: &'static str) -> Result<Vec<OperationRow>, StoreError> {
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
         let (items, last) = store.query(Table::Operations, kind, after, PAGE).await?;

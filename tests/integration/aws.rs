@@ -1,6 +1,7 @@
 //! The service on AWS's parts, beyond what `service.rs` shows of it there: how often it calls them, what it does when one is away or says
 //! no, and what `triseald check` says of it.
 
+mod audit;
 mod away;
 mod calls;
 mod check;

@@ -15,7 +15,7 @@ use triseal::audit::first_time;
 use triseal::audit::heads::{self, Head};
 use triseal::audit::heads::CheckpointMac;
 use triseal::factors::kms::KmsMac;
-use triseal::store::dynamodb::operations_in_table;
+use triseal::store::dynamodb::{DynamoStore, TableNames, all_operations};
 use triseal::store::embedded::operations_in_file;
 
 use crate::client::Connect;
@@ -169,10 +169,14 @@ async fn heads_in(path: &Path) -> Result<Vec<Head>, Failure> {
 
 async fn heads_in_store(path: &Path) -> Result<Vec<Head>, Failure> {
     let rows = match table(path) {
-        Some(table) => operations_in_table(&triseal::aws::load().await, table, heads::KIND).await.map_err(|error| {
-            Failure::failed(format!("{}: {error}", path.display()))
-                .with_hint("AWS_REGION and AWS_PROFILE say where it is and who asks; the identity needs dynamodb:Query")
-        })?,
+        Some(operations) => {
+            let names = TableNames { operations, credentials: String::new(), customers: String::new() };
+            let store = DynamoStore::new(&triseal::aws::load().await, names);
+            all_operations(&store, heads::KIND).await.map_err(|error| {
+                let advice = "AWS_REGION and AWS_PROFILE say where it is and who asks; they need dynamodb:Query";
+                Failure::failed(format!("{}: {error}", path.display())).with_hint(advice)
+            })?
+        }
         None => operations_in_file(path, heads::KIND).map_err(|error| Failure::failed(error.to_string()))?,
     };
     let head = |row| Head::from_record(row).map_err(|error| Failure::failed(format!("{}: {error}", path.display())));
@@ -180,8 +184,8 @@ async fn heads_in_store(path: &Path) -> Result<Vec<Head>, Failure> {
 }
 
 /// The name of a table, if it is one.
-fn table(path: &Path) -> Option<&str> {
-    path.to_str()?.strip_prefix(TABLE)
+fn table(path: &Path) -> Option<String> {
+    path.to_str()?.strip_prefix(TABLE).map(str::to_owned)
 }
 
 fn open(path: &Path) -> Result<File, Failure> {

@@ -123,7 +123,10 @@ pub(super) fn no_environment_keys(settings: &Settings, error: &FactorError) -> F
             "start again when Secrets Manager answers; `triseald check` tells whether it does"
         }
     };
-    format!("{error}: {advice}").into()
+    match settings.factors.environment {
+        EnvironmentFrom::File => format!("{error}: {advice}").into(),
+        EnvironmentFrom::SecretsManager => format!("the environment keys can't be read: {error}: {advice}").into(),
+    }
 }
 
 /// Where everything is kept.

@@ -136,10 +136,10 @@ async fn it_starts_without_kms() {
 async fn without_secrets_manager_it_does_not_start_and_says_so() {
     let site = Aws::new().await;
     for (fault, says) in [
-        (Fault::Refused, "away: the connection failed or broke off"),
-        (Fault::BlackHole, "away: no answer in time"),
-        (DENIED, "refused: AccessDeniedException (400), request PROXY-1"),
-        (THROTTLED, "throttled"),
+        (Fault::Refused, "the connection failed or broke off: start again when"),
+        (Fault::BlackHole, "no answer in time: start again when"),
+        (DENIED, "AccessDeniedException (400), request PROXY-1: the service's role needs secretsmanager:GetSecretValue"),
+        (THROTTLED, "the source asks for fewer requests: start again when"),
     ] {
         let (mut service, _proxies) = start_without(&site, 1, fault).await;
         assert!(!service.ready().await, "it serves without environment keys");

@@ -6,6 +6,7 @@ use super::proxies;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::run;
 use crate::support::site::Aws;
+use crate::support::tls::everything_permitted;
 
 const DENIED: Fault = Fault::Answers(400, "AccessDeniedException");
 
@@ -56,7 +57,7 @@ async fn each_part_that_is_denied_or_away_is_named_and_the_others_are_tried() {
         (1, "secretsmanager:GetSecretValue", 1),
         (2, "dynamodb:PutItem", 15),
     ] {
-        for (fault, why) in [(DENIED, "AccessDeniedException"), (Fault::Refused, "away")] {
+        for (fault, why) in [(DENIED, "AccessDeniedException"), (Fault::Refused, "the connection failed")] {
             proxies[part].set(fault);
             let (fine, said) = check(&site, &[], Some(&proxies)).await;
             let missing = missing(&said);
@@ -67,6 +68,25 @@ async fn each_part_that_is_denied_or_away_is_named_and_the_others_are_tried() {
     }
     let (fine, said) = check(&site, &[], Some(&proxies)).await;
     assert!(fine, "{said}");
+}
+
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn the_key_of_the_audit_log_the_policy_and_the_certificates_have_lines() {
+    let site = Aws::new().await;
+    let (key, folder) = (super::audit::mac_key(&site).await, tempfile::tempdir().unwrap());
+    let policy = everything_permitted(folder.path());
+    let named = [("TRISEAL__AUDIT__KMS_MAC_KEY", key.as_str()), ("TRISEAL__POLICY__DIRECTORY", policy.to_str().unwrap())];
+    let (fine, said) = check(&site, &named, None).await;
+    assert!(fine && said.contains("ok       audit: kms:GenerateMac\n") && said.contains("ok       policy: "), "{said}");
+
+    std::fs::write(policy.join("all.cedar"), "permit (principal, action, resource) when { MARKED };").unwrap();
+    let wrapping = [("TRISEAL__AUDIT__KMS_MAC_KEY", site.key.as_str()), named[1]];
+    let (fine, said) = check(&site, &wrapping, None).await;
+    let missing = missing(&said);
+    assert!(!fine && missing.len() == 2, "{said}");
+    assert!(missing.iter().any(|line| line.contains("audit: kms:GenerateMac: InvalidKeyUsageException")), "{said}");
+    assert!(missing.iter().any(|line| line.contains("policy: ")), "{said}");
 }
 
 #[tokio::test]

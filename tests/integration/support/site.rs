@@ -164,7 +164,15 @@ impl Aws {
 
     /// Any call of `triseald` with this site's AWS.
     pub(crate) fn triseald(&self, arguments: &[&str]) -> Command {
-        let mut command = program(env!("CARGO_BIN_EXE_triseald"), arguments);
+        self.with_aws(program(env!("CARGO_BIN_EXE_triseald"), arguments))
+    }
+
+    /// Any call of `triseal` with this site's AWS.
+    pub(crate) fn triseal(&self, arguments: &[&str]) -> Command {
+        self.with_aws(program(env!("CARGO_BIN_EXE_triseal"), arguments))
+    }
+
+    fn with_aws(&self, mut command: Command) -> Command {
         // No profile and no role of the machine's.
         command.envs(&self.variables).env("AWS_EC2_METADATA_DISABLED", "true");
         command.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
