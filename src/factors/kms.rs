@@ -1,5 +1,5 @@
-//! Customer keys wrapped by AWS KMS, and MACs made by it. Every call for a customer key carries the encryption context and names the KMS key, and the key that answers
-//! is compared. What stands beside a wrapped key only chooses among the configured KMS keys.
+//! Customer keys wrapped by AWS KMS, and MACs made by it. Every call for a customer key carries the encryption context and names the
+//! KMS key, and the key that answers is compared. What stands beside a wrapped key only chooses among the configured KMS keys.
 //!
 //! What the SDK leaves of a key in its buffers is wiped by the allocator of the program, not here.
 

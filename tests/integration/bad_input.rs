@@ -285,7 +285,12 @@ async fn each_protection_is_lifted_by_its_own_setting() {
         ("TRISEAL__INSECURE__LOCAL_KMS", "false", "factors.customer", "needs insecure.local_kms"),
         ("TRISEAL__STORE__BACKEND", "dynamodb", "no AWS region is set", "set AWS_REGION"),
         ("TRISEAL__FACTORS__CUSTOMER", "kms", "factors.kms.wrap_with", "must be the ARN of a KMS key"),
-        ("TRISEAL__FACTORS__ENVIRONMENT", "secrets-manager", "factors.secrets_manager.secret_id", "must be the secret's ARN"),
+        (
+            "TRISEAL__FACTORS__ENVIRONMENT",
+            "secrets-manager",
+            "factors.secrets_manager.secret_id",
+            "must be the secret's ARN",
+        ),
         ("TRISEAL__AUDIT__KMS_MAC_KEY", "alias/MARKED", "audit.kms_mac_key", "must be the ARN of a KMS key"),
         ("TRISEAL__FACTORS__CODEBASE_PRIMARY", "3", "factors.codebase_primary", "name another, or leave it out"),
         ("TRISEAL__SERVER__LISTN", "MARKED", "server.listn (TRISEAL__SERVER__LISTN in the environment)", "`listen`"),

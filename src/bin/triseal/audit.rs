@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use triseal::audit::first_time;
-use triseal::audit::heads::{self, Head};
 use triseal::audit::heads::CheckpointMac;
+use triseal::audit::heads::{self, Head};
 use triseal::factors::kms::KmsMac;
 use triseal::store::dynamodb::{DynamoStore, TableNames, all_operations};
 use triseal::store::embedded::operations_in_file;

@@ -43,8 +43,7 @@ impl Signed {
     async fn verify(&self, key: &str) -> (i32, String) {
         let checkpoints = format!("dynamodb:{}", self.site.tables.operations);
         let log = self.log();
-        let arguments =
-            ["audit", "verify", "--checkpoints", &checkpoints, "--mac-key", key, log.to_str().unwrap()];
+        let arguments = ["audit", "verify", "--checkpoints", &checkpoints, "--mac-key", key, log.to_str().unwrap()];
         let output = run(self.site.triseal(&arguments)).await;
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         (output.status.code().unwrap(), said)

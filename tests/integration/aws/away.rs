@@ -138,7 +138,10 @@ async fn without_secrets_manager_it_does_not_start_and_says_so() {
     for (fault, says) in [
         (Fault::Refused, "the connection failed or broke off: start again when"),
         (Fault::BlackHole, "no answer in time: start again when"),
-        (DENIED, "AccessDeniedException (400), request PROXY-1: the service's role needs secretsmanager:GetSecretValue"),
+        (
+            DENIED,
+            "AccessDeniedException (400), request PROXY-1: the service's role needs secretsmanager:GetSecretValue",
+        ),
         (THROTTLED, "the source asks for fewer requests: start again when"),
     ] {
         let (mut service, _proxies) = start_without(&site, 1, fault).await;

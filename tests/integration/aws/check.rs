@@ -76,7 +76,8 @@ async fn the_key_of_the_audit_log_the_policy_and_the_certificates_have_lines() {
     let site = Aws::new().await;
     let (key, folder) = (super::audit::mac_key(&site).await, tempfile::tempdir().unwrap());
     let policy = everything_permitted(folder.path());
-    let named = [("TRISEAL__AUDIT__KMS_MAC_KEY", key.as_str()), ("TRISEAL__POLICY__DIRECTORY", policy.to_str().unwrap())];
+    let named =
+        [("TRISEAL__AUDIT__KMS_MAC_KEY", key.as_str()), ("TRISEAL__POLICY__DIRECTORY", policy.to_str().unwrap())];
     let (fine, said) = check(&site, &named, None).await;
     assert!(fine && said.contains("ok       audit: kms:GenerateMac\n") && said.contains("ok       policy: "), "{said}");
 
