@@ -1,6 +1,7 @@
 //! What the tests share: the real programs, each with files of its own, clients, and seeded random numbers. It knows no test.
 
 pub(crate) mod certificates;
+pub(crate) mod salesforce;
 pub(crate) mod tls;
 
 use std::net::SocketAddr;
@@ -131,6 +132,11 @@ impl Service {
 
     /// SIGKILL. When this returns it is gone.
     pub(crate) async fn kill9(mut self) {
+        self.kill().await;
+    }
+
+    /// The same, of one that is started again in its place.
+    pub(crate) async fn kill(&mut self) {
         self.child.kill().await.expect("it can be killed");
     }
 
