@@ -304,7 +304,7 @@ pub fn decide_abandon(
     let (row, _) = living(row)?;
     let lease = row.leases.find(token, caller).ok_or(Refusal::LeaseLost)?;
     let end = Some(LeaseEnd::Abandoned(cause));
-    if lease.end == end && lease.revision == row.revision {
+    if lease.end == end {
         return Ok(Abandon::Repeated);
     }
     match present_lease(row) {

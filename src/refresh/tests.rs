@@ -260,6 +260,8 @@ fn only_the_present_lease_is_abandoned_and_once() {
         assert_eq!(abandon(&row([held("z"), held("a")]), "realtask", "a", cause), Ok(Abandon::End(end.clone())));
         // The answer was lost.
         assert_eq!(abandon(&row([end.clone()]), "realtask", "a", cause), Ok(Abandon::Repeated));
+        let moved = row([Lease { revision: revision(6), ..end.clone() }]);
+        assert_eq!(abandon(&moved, "realtask", "a", cause), Ok(Abandon::Repeated));
         assert_eq!(abandon(&row([end, held("b")]), "realtask", "a", cause), Ok(Abandon::Repeated), "and b's stays");
         // Lapsed and given anew, moved on, completed, another's, unknown.
         let completed =

@@ -387,6 +387,8 @@ mod tests {
             policy_reload(true);
             policy_generation(2);
             policy_failure();
+            refresh_lease(LeaseEvent::AfterLapse);
+            refresh_waiters().increment(1.0);
             dependency_up("store").set(1.0);
             dependency_seconds("store", "credentials_get", "ok").record(0.2);
             group_size().record(3.0);
