@@ -168,6 +168,12 @@ async fn what_can_not_be_refreshed_says_so() {
     assert_eq!((marked.state(), marked.state_reason.as_str()), (v1::CredentialState::NeedsReauth, "leak"));
     let refused = sync.decrypt_credential(decrypt(CUSTOMER, CRM, v1::View::Access)).await.unwrap_err();
     assert_eq!(told(&refused), (Code::FailedPrecondition, "NEEDS_REAUTH"));
+    let requests = vec![decrypt(CUSTOMER, CRM, v1::View::Access).into_inner()];
+    let batch = sync.batch_decrypt_credentials(v1::BatchDecryptCredentialsRequest { requests }).await.unwrap();
+    match batch.into_inner().results.remove(0).result.unwrap() {
+        v1::batch_decrypt_credentials_result::Result::Error(error) => assert_eq!(error.code, 9, "{error:?}"),
+        v1::batch_decrypt_credentials_result::Result::Decrypted(_) => panic!("it is opened"),
+    }
 }
 
 #[tokio::test]
