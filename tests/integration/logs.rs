@@ -50,7 +50,7 @@ async fn refreshed(credentials: &mut CredentialServiceClient<Channel>) -> Vec<St
             credentials.abandon_refresh(request.clone()).await.unwrap();
         } else {
             let mut oauth = v1::SalesforceOAuth::default();
-            oauth.access_token = NEW.to_owned();
+            NEW.clone_into(&mut oauth.access_token);
             let request = v1::CompleteRefreshRequest {
                 customer_id: customer_id.clone(),
                 credential_id: credential_id.clone(),

@@ -5,7 +5,7 @@ mod marking;
 mod product;
 mod scenario;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tonic::transport::Channel;
@@ -16,8 +16,8 @@ use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use v1::acquire_refresh_response::Outcome;
 
 use crate::support::salesforce::{Refresh, Salesforce};
-use crate::support::tls::Secured;
-use crate::support::{decrypt, encrypt, oauth, password, reason};
+use crate::support::tls::{Secured, until};
+use crate::support::{Service, data, decrypt, dev, encrypt, oauth, password, reason};
 use product::{PRODUCTS, Product, deployed};
 
 const CUSTOMER: &str = "demo";
@@ -190,13 +190,61 @@ async fn a_wait_ends_before_the_calls_deadline_and_when_the_service_drains() {
     let mut long = patient();
     long.set_timeout(Duration::from_secs(10));
     let waiting = tokio::spawn(async move { waiting.acquire_refresh(long).await });
-    crate::support::tls::until("waiting", async || secured.service.metric("triseal_refresh_waiters").await == 1.0)
-        .await;
+    until("waiting", async || secured.service.metric("triseal_refresh_waiters").await == 1.0).await;
     let series = "triseal_refresh_leases_total{event=\"given\"}";
     assert_eq!(secured.service.metric(series).await, 1.0);
     secured.service.signal().await;
     let told_so = waiting.await.unwrap().unwrap_err();
     assert_eq!(told(&told_so).1, "REFRESH_IN_PROGRESS", "{told_so:?}");
+}
+
+/// Not timed: the numbers are printed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_who_wait_are_one_reader_and_are_all_answered() {
+    let (_folder, path) = data();
+    let mut command = dev(&path);
+    command.env("TRISEAL__SERVER__MAX_CONCURRENT_REQUESTS", "2000");
+    let service = Service::start(command).await;
+    let mut holder = service.credentials();
+    holder.encrypt_credential(encrypt(CUSTOMER, CRM, oauth("first", "refresh"))).await.unwrap();
+    let held = lease(&mut holder, 1).await;
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        let client = service.credentials();
+        waiting.extend((0..200).map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let patient = v1::AcquireRefreshRequest { wait: seconds(8), ..acquire(Some(1)) };
+                let mut patient = Request::new(patient);
+                patient.set_timeout(Duration::from_secs(10));
+                let answer = client.acquire_refresh(patient).await;
+                (answer.map(|answer| answer.into_inner().outcome.expect("one is set")), Instant::now())
+            })
+        }));
+    }
+    until("all waiting", async || service.metric("triseal_refresh_waiters").await == 1_000.0).await;
+    let reads = async || {
+        let series =
+            "triseal_dependency_seconds_count{dependency=\"store\",operation=\"credentials_get\",outcome=\"ok\"}";
+        service.metric(series).await
+    };
+    let (before, since) = (reads().await, Instant::now());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (read, took) = (reads().await - before, since.elapsed());
+    assert!(read > 0.0 && read <= 10.0 * took.as_secs_f64(), "{read} readings in {took:?}");
+
+    let mut brought = v1::SalesforceOAuth::default();
+    "second".clone_into(&mut brought.access_token);
+    holder.complete_refresh(complete(&held, brought)).await.unwrap();
+    let completed = Instant::now();
+    let mut last = Duration::ZERO;
+    for waited in waiting {
+        let (outcome, at) = waited.await.unwrap();
+        let Outcome::Fresh(fresh) = outcome.unwrap() else { panic!("a lease") };
+        assert_eq!(fresh.credential.unwrap().revision, 2);
+        last = last.max(at.saturating_duration_since(completed));
+    }
+    println!("1,000 waiters: {read} readings in {took:?}; the last was answered {last:?} after CompleteRefresh");
 }
 
 /// The holder died, or its answer was lost: the next one finds out, says so once, and all others stop asking.

@@ -294,6 +294,17 @@ fn due(row: Option<&Row>, customer_exists: bool, id: OpId, op: &Op, now: i64) ->
                 Due::Answer(Outcome::Opened { revision: row.revision, secret })
             }
         },
+        Op::Acquire { .. } | Op::Complete { .. } | Op::Abandon { .. } | Op::Mark { .. } | Op::Rewrite { .. } => {
+            due_of_refresh(row, missing, id, op, now)
+        }
+        Op::CreateCustomer => unreachable!("it is checked apart"),
+    }
+}
+
+/// The same for what is there for refreshing.
+fn due_of_refresh(row: Option<&Row>, missing: Due, id: OpId, op: &Op, now: i64) -> Due {
+    let living = row.filter(|row| row.secret.is_some());
+    match op {
         Op::Acquire { rejected, key, ttl, caller, .. } => match living {
             None => missing,
             Some(row) => acquire(row, id, (*rejected, *key, *ttl, *caller), now),
@@ -351,7 +362,9 @@ fn due(row: Option<&Row>, customer_exists: bool, id: OpId, op: &Op, now: i64) ->
             None => Due::Answer(Outcome::Skipped),
             Some(row) => Due::Write(row.clone(), Outcome::Rewritten),
         },
-        Op::CreateCustomer => unreachable!("it is checked apart"),
+        Op::Encrypt { .. } | Op::Decrypt { .. } | Op::Delete { .. } | Op::CreateCustomer => {
+            unreachable!("it is due elsewhere")
+        }
     }
 }
 
