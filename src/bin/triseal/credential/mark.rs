@@ -203,7 +203,9 @@ impl Summary {
                     (gone, "gone", "there is nothing to mark"),
                     (failed, "failed", "run the same command again"),
                 ];
-                for (count, name, meaning) in lines {
+                // What did not occur is not explained; that nothing was marked is.
+                let shown = lines.into_iter().filter(|(count, name, _)| **count > 0 || *name == "marked");
+                for (count, name, meaning) in shown {
                     output.octets(format!("{:<14} {count:>7}  {meaning}\n", format!("{name}:")).as_bytes())?;
                 }
             }
