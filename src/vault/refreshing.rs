@@ -251,20 +251,18 @@ impl Vault {
         let entries = self.changing(caller, Event::CompleteRefresh, id);
         let announced = &entries;
         let completed = change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
-            let (revision, lease) = match decide_complete(present.as_ref(), caller, &token, now) {
+            let decided = match decide_complete(present.as_ref(), caller, &token, now) {
                 Err(Refusal::NotFound) => return Err(self.missing_of_any(id).await),
-                Ok(Complete::Repeated { made, time }) => {
-                    let row = present.ok_or(VaultError::CredentialNotFound)?;
-                    return Ok(Decision::Done(first_answer(&row, brought, made, time)));
+                decided => decided?,
+            };
+            let row = present.as_ref().ok_or(VaultError::CredentialNotFound)?;
+            let (revision, lease) = match decided {
+                Complete::Repeated { made, time } => {
+                    return Ok(Decision::Done(first_answer(row, brought, made, time)));
                 }
-                decided => match decided? {
-                    Complete::Save { revision, lease } => (revision, lease),
-                    Complete::Repeated { .. } => return Err(VaultError::LeaseLost),
-                },
+                Complete::Save { revision, lease } => (revision, lease),
             };
-            let Some((row, former)) = present.as_ref().and_then(living) else {
-                return Err(VaultError::CredentialNotFound);
-            };
+            let (row, former) = living(row).ok_or(VaultError::CredentialNotFound)?;
             let Secret::SalesforceOAuth(old) = stored::decode(former.kind, &self.open_of_any(row, former).await?)?
             else {
                 return Err(VaultError::NotRefreshable);
@@ -327,9 +325,14 @@ impl Vault {
                 Abandon::Repeated => return shown(row).map(Decision::Done),
                 Abandon::End(lease) => lease,
             };
-            let state = match cause {
-                AbandonCause::InvalidGrant => State::NeedsReauth { reason: reason.to_owned(), time: now },
-                AbandonCause::Transient => living.state.clone(),
+            let state = match (cause, &living.state) {
+                (AbandonCause::InvalidGrant, State::Active) => {
+                    State::NeedsReauth { reason: reason.to_owned(), time: now }
+                }
+                // The first reason stays.
+                (AbandonCause::InvalidGrant, state @ State::NeedsReauth { .. }) | (AbandonCause::Transient, state) => {
+                    state.clone()
+                }
             };
             let leases = row.leases.with(lease);
             let life = Life::Living(Living { state, ..living.clone() });

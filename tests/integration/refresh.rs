@@ -80,6 +80,39 @@ fn tokens(secret: Option<v1::Secret>) -> v1::SalesforceOAuth {
     }
 }
 
+/// First of all: that the Salesforce of these tests refuses what the real one does.
+#[tokio::test]
+async fn the_salesforce_of_the_tests_rotates_and_revokes() {
+    let salesforce = Salesforce::start(Duration::from_millis(1_500)).await;
+    let client = &salesforce.client;
+    let first = salesforce.consent("crm").await;
+    assert!(client.call(&first.access_token).await && !client.call("00D!unknown").await);
+    assert!(matches!(client.refresh("5Aep.unknown").await, Refresh::InvalidGrant(_)));
+    let Refresh::Tokens(second) = client.refresh(&first.refresh_token).await else { panic!("refused") };
+    assert!(client.call(&second.access_token).await && first.refresh_token != second.refresh_token);
+
+    tokio::time::sleep(Duration::from_millis(1_600)).await;
+    assert!(!client.call(&second.access_token).await && !client.call(&second.access_token).await, "it is dead");
+    salesforce.faults("crm", json!([{ "kind": "unavailable" }])).await;
+    assert!(matches!(client.refresh(&second.refresh_token).await, Refresh::Unavailable), "and not done");
+    let Refresh::Tokens(third) = client.refresh(&second.refresh_token).await else { panic!("refused") };
+    assert!(client.call(&third.access_token).await);
+    let seen = salesforce.seen("crm").await;
+    let count = |name: &str| seen[name].as_u64().unwrap();
+    assert_eq!(["refreshes", "deaths", "reuses", "consents"].map(count), [2, 1, 0, 1]);
+
+    // A second use revokes all there is, until the customer consents again.
+    assert!(matches!(client.refresh(&first.refresh_token).await, Refresh::InvalidGrant(_)));
+    assert!(!client.call(&third.access_token).await);
+    assert!(matches!(client.refresh(&third.refresh_token).await, Refresh::InvalidGrant(_)));
+    let anew = salesforce.consent("crm").await;
+    assert!(client.call(&anew.access_token).await && !client.call(&third.access_token).await);
+    client.revoke(&anew.refresh_token).await;
+    assert!(!client.call(&anew.access_token).await);
+    assert!(matches!(client.refresh(&anew.refresh_token).await, Refresh::InvalidGrant(_)));
+    assert_eq!(salesforce.report().await["reuses"], 1);
+}
+
 /// The delivered policy, a client of each product, and one of the security team.
 async fn products() -> (Secured, [Client; 3], Client) {
     let secured = deployed().await;

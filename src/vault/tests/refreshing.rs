@@ -199,6 +199,13 @@ async fn an_invalid_grant_stops_everybody_until_there_are_new_tokens() {
     assert!(matches!(marked.state, State::NeedsReauth { .. }));
     let saved = setup.complete("realtask", &lease.token, "late").await.unwrap();
     assert_eq!((saved.state, saved.revision), (State::Active, revision(3)));
+
+    // What somebody has said before stays.
+    let lease = setup.lease("realtask", 3).await;
+    let marked = setup.vault.mark_unasked(&caller("security"), &crm(), None).await.unwrap();
+    at(9_000);
+    let abandoned = setup.abandon("realtask", &lease.token, AbandonCause::InvalidGrant).await.unwrap();
+    assert_eq!(abandoned.state, marked.state);
 }
 
 impl Setup {

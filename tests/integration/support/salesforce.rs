@@ -99,6 +99,12 @@ impl SalesforceClient {
         }
     }
 
+    /// Revokes the connection of a token.
+    pub(crate) async fn revoke(&self, token: &str) {
+        let answer = self.http("POST", "/services/oauth2/revoke", "", &format!("token={token}")).await;
+        assert_eq!(answer.map(|(status, _)| status), Some(200));
+    }
+
     async fn admin(&self, path: &str, body: &Value) -> (u16, Value) {
         self.http("POST", path, "", &body.to_string()).await.expect("it answers")
     }
