@@ -132,6 +132,10 @@ impl<T: KeyWrapper> KeyWrapper for Observed<T> {
     async fn unwrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError> {
         self.dependency.watch(Operation::Unwrap, self.inner.unwrap(context, wrapped)).await
     }
+
+    async fn rewrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        self.dependency.watch(Operation::Rewrap, self.inner.rewrap(context, wrapped)).await
+    }
 }
 
 impl Failure for StoreError {

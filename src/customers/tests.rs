@@ -60,6 +60,10 @@ impl KeyWrapper for FakeWrapper {
         let key = CustomerKey::new(Zeroizing::new([3; 32]));
         self.unwrapping.lock().unwrap().clone().map_or(Ok(key), Err)
     }
+
+    async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        unreachable!("nothing here wraps a key anew")
+    }
 }
 
 struct Setup {

@@ -1,13 +1,15 @@
 //! The three factors: their versions, and where each comes from.
 //!
-//! The ports are filled by Secrets Manager and KMS in production and by files in development ([`local`]). A source says what
+//! The ports are filled by Secrets Manager ([`secrets_manager`]) and KMS ([`kms`]) in production and by files in development ([`local`]). A source says what
 //! it knows and what went wrong; it never makes a key because a read failed.
 
 pub mod document;
 // Not beside the document, which the build script compiles, too.
 #[cfg(test)]
 mod document_tests;
+pub mod kms;
 pub mod local;
+pub mod secrets_manager;
 mod versions;
 
 use async_trait::async_trait;
@@ -53,6 +55,10 @@ pub trait KeyWrapper: Send + Sync {
 
     /// The key that was wrapped for a context. Under any other context, [`FactorError::Corrupt`].
     async fn unwrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError>;
+
+    /// The same key for the same context, wrapped as [`KeyWrapper::wrap_new`] would wrap a new one. Nobody has seen whether
+    /// it unwraps: whoever puts it in the former one's place unwraps it first.
+    async fn rewrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError>;
 }
 
 /// A customer key, wrapped, and what it is wrapped under.

@@ -4,8 +4,10 @@
 //! nothing here decides what opens. The store knows no key and no secret.
 
 mod change;
+mod clock;
 #[cfg(test)]
 pub(crate) mod contract;
+pub mod dynamodb;
 pub mod embedded;
 mod encoding;
 mod rows;
@@ -15,6 +17,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 pub use change::{ChangeError, Decision, change, change_from};
+pub use clock::StoreClock;
 pub use rows::{
     AbandonCause, Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, Erasure, IdempotencyKey,
     KeyRow, KeyVersion, KeyVersionState, Lease, LeaseEnd, Leases, Life, Living, OperationId, OperationRow, Revision,
@@ -55,7 +58,7 @@ const READ_AT_ONCE: usize = 16;
 pub enum Replaced<R> {
     /// It is on disk.
     Done,
-    /// The condition failed. This is the present row.
+    /// The condition failed, or could not be looked at for another write under way. This is the present row.
     Refused(Option<R>),
 }
 

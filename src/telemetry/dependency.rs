@@ -101,6 +101,8 @@ labels! {
     Wrap = "wrap",
     /// A customer key, unwrapped.
     Unwrap = "unwrap",
+    /// A customer key, wrapped anew.
+    Rewrap = "rewrap",
 }
 
 labels! {

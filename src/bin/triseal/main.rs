@@ -18,6 +18,7 @@ mod output;
 mod policy;
 mod salesforce;
 mod status;
+mod tables;
 mod tls;
 mod wiped;
 
@@ -74,6 +75,9 @@ enum Command {
     /// Verify audit logs, and report from them who saw what
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Make the tables in DynamoDB, for development
+    #[command(subcommand)]
+    Tables(tables::Command),
 }
 
 const AFTER_HELP: &str = "\
@@ -121,6 +125,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Keygen(command) => keygen::run(&command, &mut output),
         Command::Policy(command) => policy::run(&command, &mut output),
         Command::Audit(command) => audit::run(command, &cli.connect, &mut output).await,
+        Command::Tables(command) => tables::run(command, &mut output).await,
     }
 }
 

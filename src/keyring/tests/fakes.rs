@@ -105,6 +105,10 @@ impl KeyWrapper for FakeWrapper {
         self.unwraps.call().await?;
         Ok(CustomerKey::new(Zeroizing::new([wrapped.octets[0]; 32])))
     }
+
+    async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        unreachable!("nothing here wraps a key anew")
+    }
 }
 
 #[derive(Default)]

@@ -157,6 +157,10 @@ impl KeyWrapper for Hangs {
         }
         self.0.unwrap(context, wrapped).await
     }
+
+    async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        unreachable!("nothing here wraps a key anew")
+    }
 }
 
 #[tokio::test]
@@ -211,6 +215,10 @@ impl KeyWrapper for Slow {
         let unwrapped = self.inner.unwrap(context, wrapped).await;
         self.under_way.fetch_sub(1, Ordering::SeqCst);
         unwrapped
+    }
+
+    async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        unreachable!("nothing here wraps a key anew")
     }
 }
 
