@@ -252,13 +252,27 @@ impl Keyring {
     pub async fn primary(&self, customer: &CustomerId) -> Result<(Lineage, SharedRoot), KeyringError> {
         self.0.check_proof()?;
         let standing = self.0.active(customer).await?;
-        let environment = self.0.environment.fresh().await?.keys.primary();
-        let lineage = Lineage { codebase: self.0.codebase.primary(), environment, customer: standing.primary };
-        // A row that someone edited: what is sealed under a retired version would not open again.
-        if standing.version(standing.primary) != Some(KeyVersionState::Enabled) {
-            return Err(KeyringError::KeyVersionRetired);
-        }
-        Ok((lineage, self.0.root_of(customer, lineage).await?))
+        self.0.primary_of(customer, &standing).await
+    }
+
+    /// As [`Keyring::primary`], for what goes on while a customer is disabled or pending destruction: re-encryption, so that such a
+    /// customer holds up no retirement, and saving tokens that are the only living ones.
+    ///
+    /// # Errors
+    /// A [`KeyringError`].
+    pub async fn upkeep_primary(&self, customer: &CustomerId) -> Result<(Lineage, SharedRoot), KeyringError> {
+        let standing = self.0.kept(customer).await?;
+        self.0.primary_of(customer, &standing).await
+    }
+
+    /// As [`Keyring::root`], for what [`Keyring::upkeep_primary`] is for.
+    ///
+    /// # Errors
+    /// A [`KeyringError`].
+    pub async fn upkeep_root(&self, customer: &CustomerId, lineage: Lineage) -> Result<SharedRoot, KeyringError> {
+        let standing = self.0.kept(customer).await?;
+        self.0.check_versions(customer, &standing, lineage).await?;
+        self.0.root_of(customer, lineage).await
     }
 
     /// The root of the lineage that a header names.
@@ -340,14 +354,41 @@ impl Inner {
 
     /// The customer, if its state was read recently and is active.
     async fn active(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
-        let standing = match self.standings.get(customer) {
-            Some(standing) if standing.read_at.elapsed() < self.limits.customer_staleness => standing,
-            Some(_) | None => self.read_standing(customer).await?,
-        };
+        let standing = self.standing(customer).await?;
         match standing.refusal() {
             None => Ok(standing),
             Some(refusal) => Err(refusal),
         }
+    }
+
+    /// The customer, whatever its state, unless its keys are erased.
+    async fn kept(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
+        let standing = self.standing(customer).await?;
+        match standing.refusal() {
+            None | Some(KeyringError::CustomerDisabled | KeyringError::CustomerPendingDestruction) => Ok(standing),
+            Some(refusal) => Err(refusal),
+        }
+    }
+
+    async fn standing(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
+        match self.standings.get(customer) {
+            Some(standing) if standing.read_at.elapsed() < self.limits.customer_staleness => Ok(standing),
+            Some(_) | None => self.read_standing(customer).await,
+        }
+    }
+
+    async fn primary_of(
+        self: &Arc<Self>,
+        customer: &CustomerId,
+        standing: &Standing,
+    ) -> Result<(Lineage, SharedRoot), KeyringError> {
+        let environment = self.environment.fresh().await?.keys.primary();
+        let lineage = Lineage { codebase: self.codebase.primary(), environment, customer: standing.primary };
+        // A row that someone edited: what is sealed under a retired version would not open again.
+        if standing.version(standing.primary) != Some(KeyVersionState::Enabled) {
+            return Err(KeyringError::KeyVersionRetired);
+        }
+        Ok((lineage, self.root_of(customer, lineage).await?))
     }
 
     /// Reads a customer's row. A customer that is not active loses its roots at once.

@@ -21,6 +21,7 @@ mod logs;
 mod memory;
 mod ops;
 mod policy;
+mod refresh;
 mod secret_types;
 mod service;
 mod support;
