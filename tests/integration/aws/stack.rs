@@ -117,6 +117,7 @@ async fn the_service_runs_on_what_the_keys_stack_makes() {
             .env("TRISEAL__TLS__CERTIFICATE", file("server.pem"))
             .env("TRISEAL__TLS__PRIVATE_KEY", file("server.key"))
             .env("TRISEAL__TLS__CLIENT_CA", file("ca.pem"))
+            .env("TRISEAL__TLS__CLIENT_CRL", file("ca.crl"))
             .env("TRISEAL__POLICY__DIRECTORY", deploy.join("policy"))
             .env("TRISEAL__AUDIT__SINK", "file")
             .env("TRISEAL__AUDIT__FILE", below("audit.jsonl"))
