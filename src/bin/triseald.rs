@@ -155,8 +155,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 
     // The keys are read before a store is made: a start that is refused for them leaves none behind.
-    let sources = parts::Sources::new(&settings, &aws, &environment_state, &wrapper_state)?;
-    sources.environment.fetch().await.map_err(|error| parts::no_environment_keys(&settings, &error))?;
+    let wrapper = parts::wrapper(&settings, &aws, &wrapper_state)?;
+    let (environment, timing) = parts::environment(&settings, &aws, &environment_state)?;
+    environment.fetch().await.map_err(|error| parts::no_environment_keys(&settings, &error))?;
 
     let deployment = settings.deployment.clone();
     let store = parts::Store::new(&settings, &aws, &store_state)?;
@@ -164,12 +165,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         readiness.require_clock(Arc::clone(clock));
     }
     tokio::spawn(ops::probe(Arc::clone(&store.operations)));
-    let (customers, wrapper) = (store.customers, sources.wrapper);
-    let timing = sources.timing;
+    let customers = store.customers;
     let sources = Sources {
         deployment: deployment.clone(),
         codebase,
-        environment: sources.environment,
+        environment,
         wrapper: Arc::clone(&wrapper),
         customers: Arc::clone(&customers),
         operations: Arc::clone(&store.operations),
@@ -180,7 +180,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         max_age: settings.cache.max_age,
         customer_staleness: settings.cache.customer_staleness,
     };
-    let keyring = Keyring::start(sources, timing, limits).await?;
+    let keyring = Keyring::start(sources, timing, limits).await;
+    let keyring = keyring.map_err(|error| parts::no_keyring(&settings, &error))?;
     self_check(&keyring).await?;
 
     let audit = start_audit(&settings.audit, store.operations, parts::checkpoint_mac(&settings, &aws)?).await?;
@@ -245,7 +246,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     // Settled only while the store answers.
     if let Some(Err(error)) = keyring.proven().now_or_never() {
-        return Err(error.into());
+        return Err(parts::not_compared(&error));
     }
     info!("stopped");
     Ok(())

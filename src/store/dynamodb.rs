@@ -18,6 +18,7 @@ use super::{
     CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, KeyRow, OperationId, OperationRow, Operations,
     Page, Replaced, Rows, StoreError, WriteId,
 };
+use crate::config;
 use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId};
 pub use tables::{Created, Table};
@@ -33,6 +34,16 @@ pub struct TableNames {
     pub customers: String,
     /// The service's own records.
     pub operations: String,
+}
+
+impl From<&config::Dynamodb> for TableNames {
+    fn from(settings: &config::Dynamodb) -> Self {
+        Self {
+            credentials: settings.credentials_table.clone(),
+            customers: settings.customers_table.clone(),
+            operations: settings.operations_table.clone(),
+        }
+    }
 }
 
 /// The sort key of a customer's own row.
