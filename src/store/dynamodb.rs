@@ -2,11 +2,12 @@
 //! its write id beside them as attributes; docs/adr/0008 says why. It never overwrites what it can't read, and makes no table unless
 //! an operator asks for it.
 //!
-//! Requests and what DynamoDB answers to them are in `wire`.
+//! Requests and what DynamoDB answers to them are in `wire` and `write`.
 
 mod date;
 mod tables;
 mod wire;
+mod write;
 
 use std::sync::Arc;
 
@@ -23,7 +24,8 @@ use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId};
 pub use tables::{Created, Table};
 pub use wire::DynamoStore;
-use wire::{Beside, Item, Key, Put};
+use wire::{Item, Key};
+use write::{Beside, Put};
 
 /// The names of the tables.
 #[derive(Clone, Debug)]
@@ -301,4 +303,4 @@ fn bad_row(bad: BadRow) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
