@@ -46,7 +46,10 @@ fn whether_a_file_can_be_written_is_tried_without_making_or_changing_it() {
     let holder = LogFile::open(&path, SMALL).unwrap();
     std::fs::write(&path, "torn").unwrap();
     try_file(&path).unwrap();
-    assert_eq!((names(directory.path()), contents(directory.path())), (vec!["audit.jsonl".into()], vec!["torn".into()]));
+    assert_eq!(
+        (names(directory.path()), contents(directory.path())),
+        (vec!["audit.jsonl".into()], vec!["torn".into()])
+    );
     drop(holder);
 
     assert!(matches!(try_file(directory.path()), Err(SinkError::NotAFile(_))));

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use super::proxies;
+use super::{proxies, through};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::run;
 use crate::support::site::Aws;
@@ -13,8 +13,7 @@ const DENIED: Fault = Fault::Answers(400, "AccessDeniedException");
 async fn check(site: &Aws, variables: &[(&str, &str)], proxies: Option<&[Proxy; 3]>) -> (bool, String) {
     let mut command = site.triseald(&["check", "--config", site.settings().to_str().unwrap()]);
     if let Some(proxies) = proxies {
-        let names = ["AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_DYNAMODB"];
-        command.envs(names.into_iter().zip(proxies.each_ref().map(Proxy::url)));
+        through(&mut command, proxies.each_ref());
     }
     command.envs(variables.iter().copied());
     let Output { status, stdout, stderr } = run(command).await;

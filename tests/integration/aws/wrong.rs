@@ -125,7 +125,9 @@ async fn a_secret_that_is_missing_or_malformed_stops_the_start_by_name() {
         site.put_secret(&value).await;
         let told = said(&[]).await;
         assert!(
-            told.contains("the secret's value") && told.contains("move AWSCURRENT back to the former version") && told.contains(field),
+            told.contains("the secret's value")
+                && told.contains("move AWSCURRENT back to the former version")
+                && told.contains(field),
             "{told}"
         );
         assert!(!told.contains("MARKED"), "{told}");
