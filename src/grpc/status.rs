@@ -353,7 +353,7 @@ fn from_store(error: StoreError) -> Told {
     use StoreError as E;
     let unavailable = || Told::new(Code::Unavailable, "STORE_UNAVAILABLE", "the store does not answer");
     match error {
-        E::Throttled => Told::new(Code::ResourceExhausted, "OVERLOADED", "the store has more to write than it can")
+        E::Throttled => Told::new(Code::ResourceExhausted, "OVERLOADED", "the store asks for fewer requests")
             .retry_after(RETRY_AWAY),
         E::Newer => Told::new(Code::Unavailable, "ENCODING_UNKNOWN", error.to_string()).retry_after(RETRY_ENCODING),
         E::Away(_) => {
