@@ -119,9 +119,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(directory) => Access::start(directory).await.map_err(|error| format!("policy: {error}"))?,
         None => Access::development()?,
     };
-    let [store_state, environment_state, wrapper_state] =
-        [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
-    let dependencies = [&store_state, &environment_state, &wrapper_state].map(Arc::clone);
+    let [store_state, environment_state, wrapper_state, audit_state] =
+        [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys, Name::AuditLog]
+            .map(|name| Arc::new(Dependency::new(name)));
+    let dependencies = [&store_state, &environment_state, &wrapper_state, &audit_state].map(Arc::clone);
     let readiness = Arc::new(Readiness::new(dependencies.to_vec()));
     // From the first moment: a start that takes long is alive, and not ready.
     tokio::spawn(ops::serve(ops_listener, Arc::clone(&readiness), numbers));
@@ -161,6 +162,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     self_check(&keyring).await?;
 
     let audit = start_audit(&settings.audit, operations).await?;
+    ops::follow(audit.clone(), audit_state);
     let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), Timestamp::now);
     let directory = Arc::new(CustomerDirectory::new(
         deployment,

@@ -5,6 +5,7 @@
 
 mod architecture;
 mod audit;
+mod audit_away;
 mod bad_input;
 mod batch;
 mod certificates;
