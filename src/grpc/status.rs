@@ -154,6 +154,12 @@ pub(super) fn rate_limited() -> Status {
     told.retry_after(RETRY_OVERLOADED).into_status()
 }
 
+/// The connection has as many health checks, watches and the like as it may.
+pub(super) fn too_many_others() -> Status {
+    let message = "this connection has as many health checks and watches as it may: use fewer, or end some";
+    Told::new(Code::ResourceExhausted, "RATE_LIMITED", message).retry_after(RETRY_OVERLOADED).into_status()
+}
+
 /// Nobody knows who calls.
 pub(super) fn no_client_certificate() -> Status {
     let message = "the connection has no client certificate that is good and names a caller of this service";

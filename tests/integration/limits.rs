@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::process::Command;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -18,10 +17,11 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 use tonic_types::StatusExt;
 use triseal::grpc::v1;
 
-use crate::support::{Service, data, decrypt, dev, encrypt, fresh, opaque, reason};
-
-/// Whatever takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::http2::{
+    self, CANCEL, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, HEADERS,
+    PING, PROTOCOL_ERROR, REFUSED_STREAM, RST_STREAM, frame, speak, stream,
+};
+use crate::support::{PATIENCE, Service, data, decrypt, dev, encrypt, fresh, opaque, reason};
 
 async fn with(settings: &[(&str, &str)]) -> (Service, tempfile::TempDir) {
     let (folder, data) = data();
@@ -257,95 +257,24 @@ async fn headers_have_a_limit_and_the_connection_goes_on() {
 
 // --- those who know the protocol, and break it -----------------------------
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
-
-const PROTOCOL_ERROR: u32 = 1;
-const FLOW_CONTROL_ERROR: u32 = 3;
-const FRAME_SIZE_ERROR: u32 = 6;
-const REFUSED_STREAM: u32 = 7;
-const ENHANCE_YOUR_CALM: u32 = 11;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// The headers of a call, without compression.
-fn headers() -> Vec<u8> {
-    let mut block = vec![0x83, 0x86];
-    let path = "/triseal.v1.CredentialService/DecryptCredential";
-    for (name, value) in
-        [(":path", path), (":authority", "x"), ("content-type", "application/grpc"), ("te", "trailers")]
-    {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).unwrap());
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    block
-}
-
-/// A frame, as the service sends it.
-struct Received {
-    kind: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-/// Speaks HTTP/2 in its own way.
-async fn speak(address: SocketAddr, octets: impl IntoIterator<Item = Vec<u8>>) -> (OwnedReadHalf, JoinHandle<()>) {
-    let (reading, mut writing) = TcpStream::connect(address).await.unwrap().into_split();
-    let mut all = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    all.extend(frame(SETTINGS, 0, 0, &[]));
-    all.extend(octets.into_iter().flatten());
-    let sending = tokio::spawn(async move {
-        // It may hang up before it has read all of it.
-        let _ = writing.write_all(&all).await;
-        // Whoever hangs up first must not be us.
-        std::future::pending::<()>().await;
-    });
-    (reading, sending)
-}
-
-/// `None`: it hung up.
-async fn receive(reading: &mut OwnedReadHalf) -> Option<Received> {
-    let mut head = [0; 9];
-    timeout(PATIENCE, reading.read_exact(&mut head)).await.expect("it answers or hangs up").ok()?;
-    let [a, b, c, kind, _, stream @ ..] = head;
-    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-    reading.read_exact(&mut payload).await.ok()?;
-    Some(Received { kind, stream: u32::from_be_bytes(stream), payload })
-}
-
 /// Speaks until the service hangs up: the code of its GOAWAY, if it said why.
 async fn attack(address: SocketAddr, octets: impl IntoIterator<Item = Vec<u8>>) -> Option<u32> {
-    let (mut reading, sending) = speak(address, octets).await;
-    let mut told = None;
-    while let Some(received) = receive(&mut reading).await {
-        if received.kind == GOAWAY {
-            told = Some(u32::from_be_bytes(received.payload[4..8].try_into().unwrap()));
-        }
-    }
-    sending.abort();
-    told
+    speak(TcpStream::connect(address).await.unwrap(), octets).hung_up().await
+}
+
+/// The headers of a call.
+fn headers() -> Vec<u8> {
+    http2::headers("/triseal.v1.CredentialService/DecryptCredential")
 }
 
 #[tokio::test]
 async fn a_connection_has_so_many_calls_at_a_time_and_one_more_is_refused_alone() {
     let (service, _data) = fresh().await;
     // None of them comes to its end.
-    let calls = (0..=256).map(|call| frame(HEADERS, END_HEADERS, 2 * call + 1, &headers()));
-    let (mut reading, sending) = speak(service.address(), calls).await;
+    let calls = (0..=256).map(|call| frame(HEADERS, END_HEADERS, stream(call), &headers()));
+    let mut spoken = speak(TcpStream::connect(service.address()).await.unwrap(), calls);
     let refused = loop {
-        let received = receive(&mut reading).await.expect("it goes on");
+        let received = spoken.receive().await.expect("it goes on");
         if received.kind == RST_STREAM {
             break received;
         }
@@ -353,8 +282,7 @@ async fn a_connection_has_so_many_calls_at_a_time_and_one_more_is_refused_alone(
     assert_eq!((refused.stream, refused.payload), (513, REFUSED_STREAM.to_be_bytes().to_vec()));
     eventually(&service, "triseal_requests_in_flight", 256.0).await;
     assert_serves(&service).await;
-    sending.abort();
-    drop(reading);
+    drop(spoken);
     eventually(&service, "triseal_requests_in_flight", 0.0).await;
 }
 
@@ -364,8 +292,8 @@ async fn who_breaks_the_protocol_loses_the_connection_and_no_one_else_does() {
     let (address, mut bystander) = (service.address(), service.credentials());
     bystander.encrypt_credential(encrypt("demo", "main", opaque(*b"kept data"))).await.unwrap();
     let resets = (0..2_000).flat_map(|call| {
-        let stream = 2 * call + 1;
-        [frame(HEADERS, END_HEADERS, stream, &headers()), frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())]
+        let stream = stream(call);
+        [frame(HEADERS, END_HEADERS, stream, &headers()), frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())]
     });
     let endless = (0..2_000).map(|part| match part {
         0 => frame(HEADERS, 0, 1, &headers()),

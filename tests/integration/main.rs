@@ -14,6 +14,7 @@ mod command_line;
 mod crash;
 mod encodings;
 mod full_disk;
+mod hostile;
 mod import;
 mod limits;
 mod linearizability;

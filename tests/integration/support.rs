@@ -1,6 +1,7 @@
 //! What the tests share: the real programs, each with files of its own, clients, and seeded random numbers. It knows no test.
 
 pub(crate) mod certificates;
+pub(crate) mod http2;
 pub(crate) mod tls;
 
 use std::net::SocketAddr;

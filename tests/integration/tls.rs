@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::SanType;
 use rustls::version::{TLS12, TLS13};
-use rustls::{AlertDescription, ClientConfig, ClientConnection, HandshakeKind, NamedGroup};
+use rustls::{AlertDescription, HandshakeKind, NamedGroup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::support::certificates::{Authority, Pair, good_between, uri};
-use crate::support::tls::{CALLER, HOUR, Secured, server_name, until};
+use crate::support::tls::{CALLER, HOUR, Secured, client_hello, until};
 use crate::support::{PATIENCE, Random, reason};
 
 fn dns(name: &str) -> SanType {
@@ -314,14 +314,4 @@ async fn frames_until_the_end(stream: &mut (impl AsyncReadExt + AsyncWriteExt + 
         }
     }
     frames
-}
-
-/// The first flight of a client.
-fn client_hello(config: ClientConfig) -> Vec<u8> {
-    let mut client = ClientConnection::new(config.into(), server_name()).unwrap();
-    let mut hello = Vec::new();
-    while client.wants_write() {
-        client.write_tls(&mut hello).unwrap();
-    }
-    hello
 }

@@ -16,15 +16,16 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::TLS13;
-use rustls::{AlertDescription, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 use triseal::grpc::v1;
+use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 
 use super::certificates::{Authority, Pair};
@@ -138,6 +139,7 @@ impl Secured {
 
     pub(crate) async fn dial(&self, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
         let socket = TcpStream::connect(self.service.address()).await?;
+        socket.set_nodelay(true)?;
         TlsConnector::from(Arc::new(config)).connect(server_name(), socket).await
     }
 
@@ -157,10 +159,20 @@ impl Secured {
     }
 
     pub(crate) fn calls(&self, config: ClientConfig) -> Calls {
+        let (channel, dialed) = self.channel(config);
+        Calls { customers: CustomerServiceClient::new(channel), dialed }
+    }
+
+    /// A client for credentials, on a connection of its own.
+    pub(crate) fn credentials(&self, config: ClientConfig) -> CredentialServiceClient<Channel> {
+        CredentialServiceClient::new(self.channel(config).0)
+    }
+
+    /// And how many connections it has made.
+    fn channel(&self, config: ClientConfig) -> (Channel, Arc<AtomicUsize>) {
         let dialed = Arc::new(AtomicUsize::new(0));
         let dial = Dial { address: self.service.address(), config: Arc::new(config), dialed: Arc::clone(&dialed) };
-        let channel = Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial);
-        Calls { customers: CustomerServiceClient::new(channel), dialed }
+        (Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial), dialed)
     }
 }
 
@@ -173,7 +185,9 @@ pub(crate) struct Calls {
 impl Calls {
     /// Any call.
     pub(crate) async fn call(&mut self) -> Result<(), Status> {
-        let request = v1::GetCustomerRequest { customer_id: "demo".into() };
+        let mut request = Request::new(v1::GetCustomerRequest { customer_id: "demo".into() });
+        // The longest there is, for machines that are busy.
+        request.set_timeout(Duration::from_secs(10));
         let answered = tokio::time::timeout(PATIENCE, self.customers.get_customer(request)).await;
         answered.expect("it answers").map(drop)
     }
@@ -205,6 +219,7 @@ impl tower::Service<Uri> for Dial {
         Box::pin(async move {
             dialed.fetch_add(1, Ordering::Relaxed);
             let socket = TcpStream::connect(address).await?;
+            socket.set_nodelay(true)?;
             Ok(TokioIo::new(TlsConnector::from(config).connect(server_name(), socket).await?))
         })
     }
@@ -212,6 +227,16 @@ impl tower::Service<Uri> for Dial {
 
 pub(crate) fn server_name() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
+}
+
+/// The first flight of a client.
+pub(crate) fn client_hello(config: ClientConfig) -> Vec<u8> {
+    let mut client = ClientConnection::new(config.into(), server_name()).unwrap();
+    let mut hello = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut hello).unwrap();
+    }
+    hello
 }
 
 fn chain(pair: &Pair) -> Vec<CertificateDer<'static>> {
