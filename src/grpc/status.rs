@@ -36,7 +36,7 @@ const RETRY_ENCODING: Duration = Duration::from_secs(30);
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
 
 /// Every reason there is or will be, for counting. What is not here is counted as none, and fails the tests of this file.
-const REASONS: &[&str] = &[
+pub const REASONS: &[&str] = &[
     "BAD_FIELD",
     "IDEMPOTENCY_KEY_REUSED",
     "NO_CLIENT_CERTIFICATE",

@@ -13,7 +13,7 @@ use tonic::Status;
 use triseal::grpc::v1;
 
 use crate::support::tls::until;
-use crate::support::{Service, data, decrypt, dev, encrypt, opaque, program, reason, run, triseal};
+use crate::support::{Service, data, decrypt, dev, encrypt, limited, opaque, program, reason, run, triseal};
 
 /// No file of the service may be larger, in octets. Its store stays far below.
 const LARGEST: u64 = 64 << 20;
@@ -87,11 +87,7 @@ async fn a_log_without_room_makes_it_unready_and_room_makes_it_ready_without_a_r
     file.seek(SeekFrom::Start(LARGEST - ROOM)).unwrap();
     file.write_all(b"\n").unwrap();
 
-    let service = dev(&data);
-    let mut command = program("sh", &["-c", "trap '' XFSZ; ulimit -S -f \"$0\"; exec \"$@\""]);
-    // In units of 512 octets.
-    command.arg((LARGEST / 512).to_string()).arg(service.as_std().get_program()).args(service.as_std().get_args());
-    let service = Service::start(command).await;
+    let service = Service::start(limited(&dev(&data), LARGEST)).await;
     assert_eq!(readiness(&service).await, (200, "up".to_owned()));
     let refused = store_until_refused(&service).await;
     assert!(refused > 0, "there was room for some");

@@ -22,6 +22,7 @@ mod logs;
 mod memory;
 mod ops;
 mod policy;
+mod scenario;
 mod secret_types;
 mod service;
 mod support;

@@ -37,7 +37,12 @@ pub(crate) struct Service {
 impl Service {
     /// Starts a service, and waits for nothing.
     pub(crate) fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("triseald starts");
+        command.stdout(Stdio::null());
+        Self::spawn_with_its_own_output(command)
+    }
+
+    fn spawn_with_its_own_output(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("triseald starts");
         let stderr = Arc::new(Mutex::new(String::new()));
         let (found, listen) = watch::channel(None);
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
@@ -54,8 +59,14 @@ impl Service {
     }
 
     /// Starts a service, and waits until it serves.
-    pub(crate) async fn start(command: Command) -> Self {
-        let mut service = Self::spawn(command);
+    pub(crate) async fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::null());
+        Self::start_with_its_own_output(command).await
+    }
+
+    /// The same, where the command says what its standard output is.
+    pub(crate) async fn start_with_its_own_output(command: Command) -> Self {
+        let mut service = Self::spawn_with_its_own_output(command);
         assert!(service.ready().await, "it ended before it served:\n{}", service.stderr());
         service
     }
@@ -160,10 +171,14 @@ impl Service {
     pub(crate) async fn ended_saying(mut self) -> (ExitStatus, String) {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         let ended = ended.unwrap_or_else(|_| panic!("it goes on:\n{}", self.stderr())).expect("it can be waited for");
-        // What it said last is read when the pipe is closed.
+        (ended, self.said_in_all().await)
+    }
+
+    /// What it has said on standard error until its end. What it said last is read when the pipe is closed.
+    pub(crate) async fn said_in_all(&mut self) -> String {
         let closed = tokio::time::timeout(PATIENCE, async { while self.listen.changed().await.is_ok() {} }).await;
         assert!(closed.is_ok(), "its standard error stays open");
-        (ended, self.stderr())
+        self.stderr()
     }
 
     /// `triseal` against this service, with `input` on its standard input.
@@ -182,6 +197,16 @@ pub(crate) fn triseald(arguments: &[&str]) -> Command {
 /// `triseald --dev` on a directory and a port that nobody has.
 pub(crate) fn dev(data: &Path) -> Command {
     triseald(&["--dev", "--listen", "127.0.0.1:0", "--data", data.to_str().expect("a path in UTF-8")])
+}
+
+/// A service that can make no file larger than so many octets. A write beyond fails, as on a full disk; without the trap, it would kill.
+pub(crate) fn limited(service: &Command, octets: u64) -> Command {
+    let service = service.as_std();
+    let mut command = program("sh", &["-c", "trap '' XFSZ; ulimit -S -f \"$0\"; exec \"$@\""]);
+    // In units of 512 octets.
+    command.arg((octets / 512).to_string()).arg(service.get_program()).args(service.get_args());
+    command.envs(service.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
 }
 
 /// The command line.

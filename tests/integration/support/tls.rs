@@ -20,6 +20,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, Su
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
@@ -67,17 +68,7 @@ impl Secured {
 
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
         let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("a CA"));
-        let files = [
-            ("TRISEAL__TLS__CERTIFICATE", "server.pem"),
-            ("TRISEAL__TLS__PRIVATE_KEY", "server.key"),
-            ("TRISEAL__TLS__CLIENT_CA", "clients.pem"),
-            ("TRISEAL__TLS__CLIENT_CRL", "clients.crl"),
-        ];
-        let mut command = dev(&folder.path().join("data"));
-        command.envs(files.map(|(setting, file)| (setting, folder.path().join(file))));
-        command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
-        command.env("TRISEAL__POLICY__DIRECTORY", everything_permitted(folder.path()));
-        command.envs(settings.iter().copied());
+        everything_permitted(folder.path());
         let pair = authority.server();
         for (name, content) in [
             ("server.pem", &pair.certificate),
@@ -87,7 +78,13 @@ impl Secured {
         ] {
             write(folder.path().join(name), content);
         }
-        Self { service: Service::start(command).await, authority, folder }
+        let service = Service::start(secured(folder.path(), settings)).await;
+        Self { service, authority, folder }
+    }
+
+    /// To start it again, on the same files.
+    pub(crate) fn command(&self, settings: &[(&str, &str)]) -> Command {
+        secured(self.folder.path(), settings)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -168,12 +165,33 @@ impl Secured {
         CredentialServiceClient::new(self.channel(config).0)
     }
 
-    /// And how many connections it has made.
-    fn channel(&self, config: ClientConfig) -> (Channel, Arc<AtomicUsize>) {
+    /// A client for customers, on a connection of its own.
+    pub(crate) fn customers(&self, config: ClientConfig) -> CustomerServiceClient<Channel> {
+        CustomerServiceClient::new(self.channel(config).0)
+    }
+
+    /// A connection of its own, and how many were made for it so far.
+    pub(crate) fn channel(&self, config: ClientConfig) -> (Channel, Arc<AtomicUsize>) {
         let dialed = Arc::new(AtomicUsize::new(0));
         let dial = Dial { address: self.service.address(), config: Arc::new(config), dialed: Arc::clone(&dialed) };
         (Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial), dialed)
     }
+}
+
+fn secured(folder: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut command = dev(&folder.join("data"));
+    for (setting, file) in [
+        ("TRISEAL__TLS__CERTIFICATE", "server.pem"),
+        ("TRISEAL__TLS__PRIVATE_KEY", "server.key"),
+        ("TRISEAL__TLS__CLIENT_CA", "clients.pem"),
+        ("TRISEAL__TLS__CLIENT_CRL", "clients.crl"),
+        ("TRISEAL__POLICY__DIRECTORY", "policy"),
+    ] {
+        command.env(setting, folder.join(file));
+    }
+    command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
+    command.envs(settings.iter().copied());
+    command
 }
 
 /// A client that calls, on one connection at a time.
