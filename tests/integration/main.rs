@@ -26,4 +26,5 @@ mod scenario;
 mod secret_types;
 mod service;
 mod support;
+mod threat_model;
 mod tls;

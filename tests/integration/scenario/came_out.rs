@@ -8,7 +8,7 @@ use tonic_types::RpcStatusExt;
 use triseal::grpc::v1::BatchDecryptCredentialsResponse;
 use triseal::grpc::v1::batch_decrypt_credentials_result::Result as Outcome;
 
-use crate::encodings::Searched;
+use crate::encodings::{Searched, flat};
 use crate::support::{Service, reason};
 
 /// Everything that came out, and what the answers said.
@@ -26,13 +26,9 @@ impl CameOut {
         self.parts.push((part.into(), octets.into()));
     }
 
-    /// Log lines and the like, in which quoted text is quoted again: however often, there is one backslash.
+    /// Log lines and the like, in which quoted text is quoted again.
     pub(super) fn add_text(&mut self, part: &str, text: &str) {
-        let mut flat = text.to_owned();
-        while flat.contains(r"\\") {
-            flat = flat.replace(r"\\", r"\");
-        }
-        self.add(part, flat);
+        self.add(part, flat(text));
         self.add(part, text);
     }
 
