@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
 use clap::{ArgGroup, Parser};
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing::{error, info};
 use triseal::access::{Access, CreateCustomer};
 use triseal::audit::{self, AuditLog, Timing};
@@ -98,7 +100,31 @@ fn harden(arguments: &Arguments) -> Result<(), Failure> {
     })
 }
 
+/// Serves until it is told to stop. A start that is told so before it has an audit log to end is given up where it is, as if the process
+/// had been killed there, which leaves nothing half made.
 async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let signalled = signalled()?.shared();
+    let (under_way, is_under_way) = watch::channel(false);
+    let given_up = async {
+        signalled.clone().await;
+        if *is_under_way.borrow() {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        ended = serve(arguments, signalled.clone(), under_way) => ended,
+        () = given_up => {
+            info!("stopped before it served");
+            Ok(())
+        }
+    }
+}
+
+async fn serve(
+    arguments: Arguments,
+    signalled: impl Future<Output = ()>,
+    under_way: watch::Sender<bool>,
+) -> Result<(), Failure> {
     let settings = settings(&arguments)?;
     let codebase = codebase_keys(&settings, arguments.dev)?;
     settings.check()?;
@@ -161,6 +187,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
+    // From here on it ends by its drain.
+    under_way.send_replace(true);
     let audit = start_audit(&settings.audit, operations).await?;
     ops::follow(audit.clone(), audit_state);
     let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), Timestamp::now);
@@ -178,7 +206,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         provision_demo(&directory).await?;
     }
 
-    let signalled = signalled()?;
     let stop = async {
         tokio::select! {
             () = signalled => info!("stopping: answering what is under way"),

@@ -154,11 +154,7 @@ impl Service {
 
     /// SIGTERM.
     pub(crate) async fn signal(&self) {
-        let process = self.process().to_string();
-        // The shell's own: a program of that name need not be there.
-        let kill = ["-c", "kill -TERM \"$0\"", &process];
-        let sent = Command::new("sh").args(kill).status().await.expect("sh runs");
-        assert!(sent.success(), "SIGTERM was not sent");
+        terminate(self.process()).await;
     }
 
     /// How it ended, once it has.
@@ -187,6 +183,14 @@ impl Service {
         command.env("TRISEAL_ENDPOINT", self.endpoint());
         run_with_input(command, input).await
     }
+}
+
+/// SIGTERM to a process.
+pub(crate) async fn terminate(process: u32) {
+    // The shell's own: a program of that name need not be there.
+    let kill = ["-c", "kill -TERM \"$0\"", &process.to_string()];
+    let sent = Command::new("sh").args(kill).status().await.expect("sh runs");
+    assert!(sent.success(), "SIGTERM was not sent");
 }
 
 /// The service.
@@ -274,6 +278,11 @@ pub(crate) fn reason(status: &Status) -> &str {
 pub(crate) fn is_ambiguous(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
         || (status.code() == Code::Internal && reason(status).is_empty())
+}
+
+/// Whether nobody answered: whatever the service itself says has an id.
+pub(crate) fn was_cut_off(status: &Status) -> bool {
+    status.metadata().get("x-request-id").is_none()
 }
 
 /// An opaque secret.
