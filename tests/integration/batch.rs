@@ -1,7 +1,9 @@
 //! BatchDecryptCredentials as a backend meets it.
 
+use std::time::Duration;
+
 use prost::Message;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::{RpcStatusExt, StatusExt};
 use triseal::grpc::v1;
 use v1::batch_decrypt_credentials_result::Result as Outcome;
@@ -13,7 +15,9 @@ fn asked(customer: &str, credential: &str, view: v1::View) -> v1::DecryptCredent
 }
 
 async fn batch(service: &Service, requests: Vec<v1::DecryptCredentialRequest>) -> Result<Vec<Outcome>, Status> {
-    let request = v1::BatchDecryptCredentialsRequest { requests };
+    let mut request = Request::new(v1::BatchDecryptCredentialsRequest { requests });
+    // The longest there is, for machines that are busy.
+    request.set_timeout(Duration::from_secs(10));
     let results = service.credentials().batch_decrypt_credentials(request).await?.into_inner().results;
     Ok(results.into_iter().map(|result| result.result.expect("one is set")).collect())
 }
@@ -95,6 +99,11 @@ async fn a_batch_of_none_or_too_many_is_refused_as_a_whole() {
     assert!(results.len() == 100 && results.iter().all(|result| matches!(result, Outcome::Decrypted(_))));
 }
 
+/// Whether the machine was too busy to open it within a batch's time.
+fn is_late(result: &Outcome) -> bool {
+    matches!(result, Outcome::Error(error) if Code::from(error.code) == Code::DeadlineExceeded)
+}
+
 /// 100 secrets of the greatest length are more than one reply holds. Who asks again for those that it left out gets all of them.
 #[tokio::test]
 async fn what_one_reply_has_no_room_for_comes_with_the_next() {
@@ -111,10 +120,14 @@ async fn what_one_reply_has_no_room_for_comes_with_the_next() {
     for number in &wanted {
         credentials.encrypt_credential(encrypt("demo", &format!("c{number}"), secret(*number))).await.unwrap();
     }
-    let mut rounds = Vec::new();
+    let (mut rounds, mut patience) = (Vec::new(), 0..20);
     while !wanted.is_empty() {
         let requests = wanted.iter().map(|number| asked("demo", &format!("c{number}"), v1::View::Full)).collect();
         let results = batch(&service, requests).await.unwrap();
+        if results.iter().any(is_late) {
+            patience.next().expect("the machine has time for a batch");
+            continue;
+        }
         let mut left_out = Vec::new();
         for (number, result) in wanted.iter().zip(results) {
             match &result {
@@ -123,7 +136,7 @@ async fn what_one_reply_has_no_room_for_comes_with_the_next() {
                     let (code, reason, message) = item(&result);
                     assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "REPLY_FULL"));
                     assert!(message.contains("again"), "it says what to do: {message}");
-                    assert_eq!(error.get_details_retry_info().unwrap().retry_delay, Some(std::time::Duration::ZERO));
+                    assert_eq!(error.get_details_retry_info().unwrap().retry_delay, Some(Duration::ZERO));
                     left_out.push(*number);
                 }
             }

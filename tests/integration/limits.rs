@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,10 +85,7 @@ async fn assert_serves(service: &Service) {
 #[tokio::test]
 async fn above_its_limit_the_service_refuses_at_once_and_serves_those_that_it_admitted() {
     let (service, _data) = with(&[("SERVER__MAX_CONCURRENT_REQUESTS", "3")]).await;
-    let mut held = Vec::new();
-    for number in 1..=3 {
-        held.push(Held::start(&service, &format!("held{number}"), number).await);
-    }
+    let held = hold(&service, "first").await;
     for _ in 0..5 {
         let status = service
             .credentials()
@@ -99,7 +97,9 @@ async fn above_its_limit_the_service_refuses_at_once_and_serves_those_that_it_ad
         assert!(retry >= Duration::from_millis(1) && retry <= Duration::from_secs(60));
     }
     assert_eq!(service.metric("triseal_requests_shed_total{reason=\"OVERLOADED\"}").await, 5.0);
+    assert_served(&service, held).await;
     // However many are refused, and however long their messages are: their connection goes on.
+    let held = hold(&service, "second").await;
     let insistent = service.credentials();
     let refused = (0..100).map(|_| {
         let mut client = insistent.clone();
@@ -113,11 +113,24 @@ async fn above_its_limit_the_service_refuses_at_once_and_serves_those_that_it_ad
     let health = HealthClient::new(service.channel()).check(HealthCheckRequest::default()).await.unwrap();
     assert_eq!(health.into_inner().status(), ServingStatus::Serving);
     assert_eq!(service.ops("/readyz").await.0, 200);
+    assert_served(&service, held).await;
+    assert_serves(&service).await;
+}
+
+/// As many calls as are admitted.
+async fn hold(service: &Service, credential: &str) -> Vec<Held> {
+    let mut held = Vec::new();
+    for number in 1..=3 {
+        held.push(Held::start(service, &format!("{credential}{number}"), number).await);
+    }
+    held
+}
+
+async fn assert_served(service: &Service, held: Vec<Held>) {
     for held in held {
         assert_eq!(held.end().await.unwrap().credential.unwrap().revision, 1);
     }
-    eventually(&service, "triseal_requests_in_flight", 0.0).await;
-    assert_serves(&service).await;
+    eventually(service, "triseal_requests_in_flight", 0.0).await;
 }
 
 #[tokio::test]
@@ -198,29 +211,30 @@ async fn a_drain_has_an_end() {
 
 #[tokio::test]
 async fn connections_end_at_their_age_and_no_call_fails() {
-    let (service, _data) = with(&[("SERVER__MAX_CONNECTION_AGE", "150ms")]).await;
+    let (service, _data) = with(&[("SERVER__MAX_CONNECTION_AGE", "500ms")]).await;
     let aged = "triseal_connections_ended_total{cause=\"age\"}";
     service.credentials().encrypt_credential(encrypt("demo", "main", opaque(*b"kept data"))).await.unwrap();
-    let ended = std::sync::atomic::AtomicBool::new(false);
+    let ended = AtomicBool::new(false);
     let calling = (0..4).map(|_| async {
         let (mut client, mut calls) = (service.credentials(), 0);
-        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
-            match client.decrypt_credential(decrypt("demo", "main", v1::View::Full)).await {
+        // Each is served, however long that takes.
+        while calls == 0 || !ended.load(Ordering::Relaxed) {
+            let mut request = decrypt("demo", "main", v1::View::Full);
+            request.set_timeout(Duration::from_secs(10));
+            match client.decrypt_credential(request).await {
                 Ok(_) => calls += 1,
                 Err(status) => assert!(was_never_sent(&status), "{status:?}"),
             }
         }
-        calls
     });
     let watching = async {
-        while service.metric(aged).await < 20.0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        while service.metric(aged).await < 12.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        ended.store(true, Ordering::Relaxed);
     };
     let both = futures_util::future::join(futures_util::future::join_all(calling), watching);
-    let (calls, ()) = timeout(PATIENCE, both).await.expect("connections end");
-    assert!(calls.iter().all(|calls| *calls > 0), "{calls:?}");
+    timeout(2 * PATIENCE, both).await.expect("connections end, and others are served");
     let cancelled = "triseal_requests_total{rpc=\"DecryptCredential\",code=\"CANCELLED\",reason=\"\"}";
     assert_eq!(service.metric(cancelled).await, 0.0, "none was begun and lost");
 }
@@ -309,9 +323,10 @@ async fn attack(address: SocketAddr, octets: impl IntoIterator<Item = Vec<u8>>) 
     speak(TcpStream::connect(address).await.unwrap(), octets).hung_up().await
 }
 
-/// The headers of a call.
+/// The headers of a call that may take as long as any.
 fn headers() -> Vec<u8> {
-    http2::headers("/triseal.v1.CredentialService/DecryptCredential")
+    let path = "/triseal.v1.CredentialService/DecryptCredential";
+    [http2::headers(path), http2::header("grpc-timeout", "10S")].concat()
 }
 
 #[tokio::test]
