@@ -174,6 +174,11 @@ pub(super) fn audit_unavailable(error: AuditError) -> Status {
     Told::new(Code::Unavailable, "AUDIT_UNAVAILABLE", message).into_status()
 }
 
+/// There are no random numbers to seal a page token with.
+pub(super) fn no_page_token() -> Status {
+    internal("a page token can't be sealed").into_status()
+}
+
 /// A handler panicked.
 pub(super) fn panicked() -> Status {
     internal("a handler panicked").into_status()
