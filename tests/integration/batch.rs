@@ -8,7 +8,7 @@ use tonic_types::{RpcStatusExt, StatusExt};
 use triseal::grpc::v1;
 use v1::batch_decrypt_credentials_result::Result as Outcome;
 
-use crate::support::{Service, decrypt, encrypt, fresh, oauth, opaque, opaque_data, password, reason};
+use crate::support::{Service, data, decrypt, dev, encrypt, fresh, oauth, opaque, opaque_data, password, reason};
 
 fn asked(customer: &str, credential: &str, view: v1::View) -> v1::DecryptCredentialRequest {
     decrypt(customer, credential, view).into_inner()
@@ -99,15 +99,29 @@ async fn a_batch_of_none_or_too_many_is_refused_as_a_whole() {
     assert!(results.len() == 100 && results.iter().all(|result| matches!(result, Outcome::Decrypted(_))));
 }
 
-/// Whether the machine was too busy to open it within a batch's time.
-fn is_late(result: &Outcome) -> bool {
-    matches!(result, Outcome::Error(error) if Code::from(error.code) == Code::DeadlineExceeded)
+/// A batch that all of it was opened in time for. On a busy machine it takes several.
+async fn batch_in_time(service: &Service, requests: Vec<v1::DecryptCredentialRequest>) -> Vec<Outcome> {
+    let is_late =
+        |result: &Outcome| matches!(result, Outcome::Error(error) if Code::from(error.code) == Code::DeadlineExceeded);
+    for _ in 0..20 {
+        match batch(service, requests.clone()).await {
+            Ok(results) if results.iter().any(is_late) => {}
+            // Nobody answered in time, says this side or the other.
+            Err(status) if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => {}
+            answered => return answered.unwrap(),
+        }
+    }
+    panic!("the machine has no time for a batch");
 }
 
 /// 100 secrets of the greatest length are more than one reply holds. Who asks again for those that it left out gets all of them.
 #[tokio::test]
 async fn what_one_reply_has_no_room_for_comes_with_the_next() {
-    let (service, _data) = fresh().await;
+    let (_folder, data) = data();
+    let mut command = dev(&data);
+    // Nor does the audit log hurry.
+    command.env("TRISEAL__AUDIT__TIMEOUT", "4s");
+    let service = Service::start(command).await;
     let mut credentials = service.credentials();
     let secret = |number: usize| {
         let tokens = [number.to_string().repeat(16_384 / number.to_string().len()), "r".repeat(16_384)];
@@ -120,14 +134,10 @@ async fn what_one_reply_has_no_room_for_comes_with_the_next() {
     for number in &wanted {
         credentials.encrypt_credential(encrypt("demo", &format!("c{number}"), secret(*number))).await.unwrap();
     }
-    let (mut rounds, mut patience) = (Vec::new(), 0..20);
+    let mut rounds = Vec::new();
     while !wanted.is_empty() {
         let requests = wanted.iter().map(|number| asked("demo", &format!("c{number}"), v1::View::Full)).collect();
-        let results = batch(&service, requests).await.unwrap();
-        if results.iter().any(is_late) {
-            patience.next().expect("the machine has time for a batch");
-            continue;
-        }
+        let results = batch_in_time(&service, requests).await;
         let mut left_out = Vec::new();
         for (number, result) in wanted.iter().zip(results) {
             match &result {
@@ -150,7 +160,7 @@ async fn what_one_reply_has_no_room_for_comes_with_the_next() {
     credentials.encrypt_credential(encrypt("demo", "small", opaque(b"small"))).await.unwrap();
     let mut requests: Vec<_> = (0..99).map(|number| asked("demo", &format!("c{number}"), v1::View::Full)).collect();
     requests.push(asked("demo", "small", v1::View::Full));
-    match batch(&service, requests).await.unwrap().pop() {
+    match batch_in_time(&service, requests).await.pop() {
         Some(Outcome::Decrypted(opened)) => assert_eq!(opaque_data(opened.secret), b"small"),
         other => panic!("{other:?}"),
     }

@@ -300,7 +300,7 @@ async fn a_connection_ends_with_its_certificate() {
         break;
     }
     let (brief, mut calls) = ended.expect("a certificate was good for long enough");
-    calls.call().await.unwrap_err();
+    until("refused", async || calls.call().await.is_err()).await;
     assert_eq!(secured.refusal(secured.client(&brief)).await, AlertDescription::CertificateExpired);
     good.call().await.unwrap();
     assert_eq!(good.dialed(), 1);
