@@ -20,6 +20,7 @@ pub mod ops;
 pub mod access;
 pub mod audit;
 pub mod customers;
+pub mod jobs;
 pub mod observed;
 pub mod vault;
 

@@ -2,6 +2,7 @@
 //! contain was checked at the edge, and how the row is written is `store::change`'s.
 
 mod batch;
+mod reseal;
 
 use std::sync::Arc;
 
@@ -132,6 +133,8 @@ impl From<DecodeError> for VaultError {
         }
     }
 }
+
+pub use reseal::{Resealed, Target};
 
 /// What must be there for a secret to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

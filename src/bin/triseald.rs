@@ -8,12 +8,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
 use clap::{ArgGroup, Parser};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
 use triseal::access::{Access, CreateCustomer};
 use triseal::audit::{self, AuditLog, Timing};
 use triseal::config::{self, Settings};
@@ -21,12 +24,13 @@ use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, 
 use triseal::customers::{CustomerDirectory, CustomerError, destruction};
 use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{self, EnvironmentFile, KeyFileError, LocalWrapper};
-use triseal::factors::{EnvironmentSource, FactorError, KeySet};
+use triseal::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper};
 use triseal::grpc::gate::Gate;
 use triseal::grpc::identity::Naming;
 use triseal::grpc::server;
 use triseal::grpc::tls::{Files, Tls};
 use triseal::ids::{Caller, CustomerId};
+use triseal::jobs::{self, Jobs, ReplicaId, Reporter};
 use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use triseal::observed::Observed;
 use triseal::ops::{self, Phase, Readiness};
@@ -46,6 +50,11 @@ static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 static CODEBASE_KEYS: &str = include_str!(concat!(env!("OUT_DIR"), "/codebase-keys.json"));
 /// Whether it is the well-known one.
 const DEVELOPMENT_CODEBASE_KEY: bool = cfg!(triseal_development_codebase_key);
+
+/// Jobs give way while one in so many of the calls that may be under way are.
+const BUSY: usize = 8;
+/// After the drain, what jobs hold is given up in this time.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// Seals credentials under three keys that live in three places.
 #[derive(Parser)]
@@ -160,21 +169,46 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
-    let audit = start_audit(&settings.audit, operations).await?;
+    let audit = start_audit(&settings.audit, operations.clone()).await?;
     let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), Timestamp::now);
+    let vault = Arc::new(vault);
+    let wraps_with = wrapper.wraps_with().to_owned();
     let directory = Arc::new(CustomerDirectory::new(
         deployment,
-        customers,
-        credentials,
+        customers.clone(),
+        credentials.clone(),
         wrapper,
-        keyring,
+        keyring.clone(),
         audit.clone(),
         Timestamp::now,
     ));
+    let replica = ReplicaId::random()?;
+    let reporter = Reporter::new(replica, keyring.clone(), wraps_with, operations.clone(), Timestamp::now);
+    let reporter = Arc::new(reporter);
+    let load = server::Load::default();
+    let (calls, busy) = (load.clone(), settings.server.max_concurrent_requests.div_ceil(BUSY));
+    let jobs = Arc::new(Jobs::new(jobs::Parts {
+        vault: Arc::clone(&vault),
+        directory: Arc::clone(&directory),
+        credentials,
+        customers,
+        operations,
+        keyring,
+        reporter: Arc::clone(&reporter),
+        audit: audit.clone(),
+        is_busy: Box::new(move || calls.calls() >= busy),
+        clock: Timestamp::now,
+    }));
     tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
     if arguments.dev {
         provision_demo(&directory).await?;
     }
+
+    // Before it serves: none seals that the jobs of others don't know of.
+    reporter.report().await;
+    let reporting = tokio::spawn(Arc::clone(&reporter).report_for_ever());
+    let (stop_work, working) = watch::channel(false);
+    let work = tokio::spawn(jobs::work_until(Arc::clone(&jobs), working));
 
     let signalled = signalled()?;
     let stop = async {
@@ -183,6 +217,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             () = store.failed() => error!("the store can't be written any more: stopping"),
         }
         readiness.enter(Phase::Draining);
+        // What is under way of a job is left to other replicas.
+        stop_work.send_replace(true);
     };
     let limits = server::Limits {
         concurrent_requests: settings.server.max_concurrent_requests,
@@ -191,11 +227,17 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     readiness.enter(Phase::Serving);
     info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    let services = server::Services { gate: Gate::new(access, audit.clone()), vault: Arc::new(vault), directory };
+    let gate = Gate::new(access, audit.clone());
+    let services = server::Services { gate, vault, directory, jobs, load };
     match tls {
         Some(tls) => server::serve(listener, tls, services, limits, stop).await?,
         None => server::serve(listener, server::Plaintext, services, limits, stop).await?,
     }
+    if timeout(RELEASE, work).await.is_err() {
+        warn!("what this replica did of a job is not released: others take it when its lease has lapsed");
+    }
+    reporting.abort();
+    reporter.leave().await;
     audit.close().await;
     if store.has_failed() {
         let cause = store.failure().map_or_else(|| "its writer has stopped".to_owned(), |error| error.to_string());

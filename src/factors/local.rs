@@ -91,18 +91,25 @@ impl LocalWrapper {
         let name = format!("local:{:032x}", u128::from_be_bytes(fingerprint(&key).0));
         Ok(Self { key, name })
     }
+
+    fn wrap(&self, context: &WrapContext<'_>, key: &CustomerKey) -> Result<WrappedKey, FactorError> {
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(no_randomness)?;
+        let octets = wrap_local(&self.key, &associated_data(context), Salt::new(salt), key);
+        Ok(WrappedKey { octets, kms_key_arn: self.name.clone() })
+    }
+}
+
+fn no_randomness(_: getrandom::Error) -> FactorError {
+    FactorError::Away("the system's generator did not answer".into())
 }
 
 #[async_trait]
 impl KeyWrapper for LocalWrapper {
     async fn wrap_new(&self, context: &WrapContext<'_>) -> Result<WrappedKey, FactorError> {
         let mut octets = Zeroizing::new([0; 32]);
-        let mut salt = [0; 32];
-        let generated = getrandom::fill(octets.as_mut()).and_then(|()| getrandom::fill(&mut salt));
-        generated.map_err(|_| FactorError::Away("the system's generator did not answer".into()))?;
-        let key = CustomerKey::new(octets);
-        let wrapped = wrap_local(&self.key, &associated_data(context), Salt::new(salt), &key);
-        Ok(WrappedKey { octets: wrapped, kms_key_arn: self.name.clone() })
+        getrandom::fill(octets.as_mut()).map_err(no_randomness)?;
+        self.wrap(context, &CustomerKey::new(octets))
     }
 
     async fn unwrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError> {
@@ -111,6 +118,14 @@ impl KeyWrapper for LocalWrapper {
         }
         unwrap_local(&self.key, &associated_data(context), &wrapped.octets)
             .map_err(|_| FactorError::Corrupt("the key was not wrapped for this context".into()))
+    }
+
+    async fn rewrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        self.wrap(context, &self.unwrap(context, wrapped).await?)
+    }
+
+    fn wraps_with(&self) -> &str {
+        &self.name
     }
 }
 

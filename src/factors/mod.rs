@@ -53,6 +53,13 @@ pub trait KeyWrapper: Send + Sync {
 
     /// The key that was wrapped for a context. Under any other context, [`FactorError::Corrupt`].
     async fn unwrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError>;
+
+    /// The same key for the same context, wrapped as [`KeyWrapper::wrap_new`] would wrap a new one. Nobody has seen whether
+    /// it unwraps: whoever puts it in the former one's place unwraps it first.
+    async fn rewrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError>;
+
+    /// What [`KeyWrapper::wrap_new`] and [`KeyWrapper::rewrap`] wrap with, as [`WrappedKey::kms_key_arn`] names it.
+    fn wraps_with(&self) -> &str;
 }
 
 /// A customer key, wrapped, and what it is wrapped under.

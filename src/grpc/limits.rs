@@ -61,13 +61,24 @@ pub(super) enum Shed {
     RateLimited,
 }
 
+/// Calls under way, for whoever gives way to them.
+#[derive(Clone, Default)]
+pub struct Load(Arc<AtomicUsize>);
+
+impl Load {
+    /// How many.
+    pub fn calls(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Counts the calls under way, of all and of each caller.
 ///
 /// A caller alone may have all of them. As soon as another one is connected, each may have at most half: nobody, by mistake or not, can
 /// keep all others out.
 pub(super) struct Admission {
     limit: usize,
-    under_way: AtomicUsize,
+    under_way: Load,
     callers: Mutex<HashMap<Option<Caller>, Arc<AtomicUsize>>>,
     /// How many callers are connected, to be read without the lock.
     connected: AtomicUsize,
@@ -75,9 +86,9 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub(super) fn new(limit: usize, metrics: Arc<metrics::Server>) -> Arc<Self> {
+    pub(super) fn new(limit: usize, under_way: Load, metrics: Arc<metrics::Server>) -> Arc<Self> {
         let callers = Mutex::default();
-        Arc::new(Self { limit, under_way: AtomicUsize::new(0), callers, connected: AtomicUsize::new(0), metrics })
+        Arc::new(Self { limit, under_way, callers, connected: AtomicUsize::new(0), metrics })
     }
 
     /// The share of a caller that connects, which all of its connections have together.
@@ -115,7 +126,7 @@ impl Share {
             let alone = admission.connected.load(Ordering::Relaxed) <= 1;
             return Err(if alone { self.overloaded() } else { self.rate_limited() });
         }
-        if !count_below(&admission.under_way, admission.limit) {
+        if !count_below(&admission.under_way.0, admission.limit) {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             return Err(self.overloaded());
         }
@@ -151,7 +162,7 @@ pub(super) struct Admitted(Arc<Share>);
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
-        self.0.admission.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.admission.under_way.0.fetch_sub(1, Ordering::Relaxed);
         self.0.admission.metrics.in_flight.decrement(1);
     }
 }
@@ -232,7 +243,7 @@ mod tests {
     use super::*;
 
     fn admission(limit: usize) -> Arc<Admission> {
-        Admission::new(limit, Arc::default())
+        Admission::new(limit, Load::default(), Arc::default())
     }
 
     fn caller(name: &str) -> Option<Caller> {
@@ -251,7 +262,7 @@ mod tests {
         admitted.push(share.admit().unwrap());
         assert_eq!(share.admit().err(), Some(Shed::Overloaded));
         drop(admitted);
-        assert_eq!(admission.under_way.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.under_way.calls(), 0);
         assert_eq!(share.under_way.load(Ordering::Relaxed), 0);
     }
 

@@ -8,6 +8,7 @@ pub mod credential;
 pub mod customer;
 pub mod gate;
 pub mod identity;
+pub mod key;
 mod limits;
 mod preface;
 pub mod server;

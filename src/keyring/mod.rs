@@ -10,6 +10,7 @@ mod single_flight;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 use tokio::time::{Instant, interval, timeout};
@@ -21,7 +22,7 @@ pub use fingerprints::FingerprintError;
 use crate::crypto::{Codebase, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
 use crate::ids::{CustomerId, Deployment};
-use crate::store::{CustomerState, Customers, KeyVersionState, Operations, StoreError};
+use crate::store::{CustomerState, Customers, KeyVersion, KeyVersionState, Operations, StoreError};
 use crate::telemetry::metrics::{Counter, RootCache};
 use environment::EnvironmentKeys;
 use single_flight::SingleFlight;
@@ -145,13 +146,26 @@ struct CachedRoot {
 struct Standing {
     state: CustomerState,
     primary: Version,
-    versions: Box<[(Version, KeyVersionState)]>,
+    versions: Box<[Known]>,
     read_at: Instant,
+}
+
+/// What is known of a version of a customer's key.
+struct Known {
+    version: Version,
+    state: KeyVersionState,
+    create_time: Timestamp,
+}
+
+impl Known {
+    fn of(key: &KeyVersion) -> Self {
+        Self { version: key.version, state: key.state, create_time: key.create_time }
+    }
 }
 
 impl Standing {
     fn version(&self, version: Version) -> Option<KeyVersionState> {
-        self.versions.iter().find(|(known, _)| *known == version).map(|(_, state)| *state)
+        self.versions.iter().find(|known| known.version == version).map(|known| known.state)
     }
 
     fn refusal(&self) -> Option<KeyringError> {
@@ -227,13 +241,53 @@ impl Keyring {
     /// A [`KeyringError`]; among them [`KeyringError::KeysStale`] where the root would open, and sealing is too late.
     pub async fn primary(&self, customer: &CustomerId) -> Result<(Lineage, SharedRoot), KeyringError> {
         let standing = self.0.active(customer).await?;
-        let environment = self.0.environment.fresh().await?.keys.primary();
-        let lineage = Lineage { codebase: self.0.codebase.primary(), environment, customer: standing.primary };
-        // A row that someone edited: what is sealed under a retired version would not open again.
-        if standing.version(standing.primary) != Some(KeyVersionState::Enabled) {
-            return Err(KeyringError::KeyVersionRetired);
-        }
-        Ok((lineage, self.0.root_of(customer, lineage).await?))
+        self.0.primary_of(customer, &standing).await
+    }
+
+    /// As [`Keyring::primary`], for what goes on while a customer is disabled or pending destruction: re-encryption, so that such a
+    /// customer holds up no retirement, and saving tokens that are the only living ones.
+    ///
+    /// # Errors
+    /// A [`KeyringError`].
+    pub async fn upkeep_primary(&self, customer: &CustomerId) -> Result<(Lineage, SharedRoot), KeyringError> {
+        let standing = self.0.kept(customer).await?;
+        self.0.primary_of(customer, &standing).await
+    }
+
+    /// The versions that would seal for a customer now, as [`Keyring::upkeep_primary`], and the highest version of its key that was
+    /// made until `by` and is not above the primary.
+    ///
+    /// # Errors
+    /// A [`KeyringError`].
+    pub async fn upkeep_versions(
+        &self,
+        customer: &CustomerId,
+        by: Timestamp,
+    ) -> Result<(Lineage, Version), KeyringError> {
+        let standing = self.0.kept(customer).await?;
+        let (codebase, environment) = self.primaries().await?;
+        let primary = standing.primary;
+        let made = standing.versions.iter().filter(|known| known.create_time <= by && known.version <= primary);
+        let target = made.map(|known| known.version).max().unwrap_or(Version::FIRST);
+        Ok((Lineage { codebase, environment, customer: primary }, target))
+    }
+
+    /// As [`Keyring::root`], for what [`Keyring::upkeep_primary`] is for.
+    ///
+    /// # Errors
+    /// A [`KeyringError`].
+    pub async fn upkeep_root(&self, customer: &CustomerId, lineage: Lineage) -> Result<SharedRoot, KeyringError> {
+        let standing = self.0.kept(customer).await?;
+        self.0.check_versions(customer, &standing, lineage).await?;
+        self.0.root_of(customer, lineage).await
+    }
+
+    /// The versions of codebase and environment key that this process seals under.
+    ///
+    /// # Errors
+    /// [`KeyringError::KeysStale`], if it does not seal at all.
+    pub async fn primaries(&self) -> Result<(Version, Version), KeyringError> {
+        Ok((self.0.codebase.primary(), self.0.environment.fresh().await?.keys.primary()))
     }
 
     /// The root of the lineage that a header names.
@@ -259,6 +313,11 @@ impl Keyring {
     pub fn forget(&self, customer: &CustomerId) {
         self.0.standings.remove(customer);
         self.0.roots.retain(|(owner, _), _| owner != customer);
+    }
+
+    /// For how long a replica may go on sealing under what it knows of a customer.
+    pub fn customer_staleness(&self) -> Duration {
+        self.0.limits.customer_staleness
     }
 
     /// A lineage of this process's primaries and a customer key that lives no longer than the call, for the self-check.
@@ -292,14 +351,41 @@ impl std::ops::Deref for SharedRoot {
 impl Inner {
     /// The customer, if its state was read recently and is active.
     async fn active(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
-        let standing = match self.standings.get(customer) {
-            Some(standing) if standing.read_at.elapsed() < self.limits.customer_staleness => standing,
-            Some(_) | None => self.read_standing(customer).await?,
-        };
+        let standing = self.standing(customer).await?;
         match standing.refusal() {
             None => Ok(standing),
             Some(refusal) => Err(refusal),
         }
+    }
+
+    /// The customer, whatever its state, unless its keys are erased.
+    async fn kept(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
+        let standing = self.standing(customer).await?;
+        match standing.refusal() {
+            None | Some(KeyringError::CustomerDisabled | KeyringError::CustomerPendingDestruction) => Ok(standing),
+            Some(refusal) => Err(refusal),
+        }
+    }
+
+    async fn standing(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
+        match self.standings.get(customer) {
+            Some(standing) if standing.read_at.elapsed() < self.limits.customer_staleness => Ok(standing),
+            Some(_) | None => self.read_standing(customer).await,
+        }
+    }
+
+    async fn primary_of(
+        self: &Arc<Self>,
+        customer: &CustomerId,
+        standing: &Standing,
+    ) -> Result<(Lineage, SharedRoot), KeyringError> {
+        let environment = self.environment.fresh().await?.keys.primary();
+        let lineage = Lineage { codebase: self.codebase.primary(), environment, customer: standing.primary };
+        // A row that someone edited: what is sealed under a retired version would not open again.
+        if standing.version(standing.primary) != Some(KeyVersionState::Enabled) {
+            return Err(KeyringError::KeyVersionRetired);
+        }
+        Ok((lineage, self.root_of(customer, lineage).await?))
     }
 
     /// Reads a customer's row. A customer that is not active loses its roots at once.
@@ -314,7 +400,7 @@ impl Inner {
             let standing = Arc::new(Standing {
                 state: row.state,
                 primary: row.primary,
-                versions: row.versions.iter().map(|key| (key.version, key.state)).collect(),
+                versions: row.versions.iter().map(Known::of).collect(),
                 read_at,
             });
             let was_known_inactive = this.standings.get(&id).is_some_and(|before| before.refusal().is_some());

@@ -79,6 +79,8 @@ labels! {
     CredentialsReplace = "credentials_replace",
     /// A page of them.
     CredentialsQuery = "credentials_query",
+    /// A page of them for a walk that must miss nothing.
+    CredentialsScan = "credentials_scan",
     /// One, gone with its customer.
     CredentialsRemove = "credentials_remove",
     /// One customer.
@@ -89,18 +91,24 @@ labels! {
     CustomersKey = "customers_key",
     /// A page of customers.
     CustomersQuery = "customers_query",
+    /// A page of them for a walk that must miss none.
+    CustomersScan = "customers_scan",
     /// One of the service's own records.
     OperationsGet = "operations_get",
     /// A conditional write of one.
     OperationsReplace = "operations_replace",
     /// A page of them.
     OperationsQuery = "operations_query",
+    /// One that is not needed any more.
+    OperationsRemove = "operations_remove",
     /// All environment keys.
     Fetch = "fetch",
     /// A new customer key, wrapped.
     Wrap = "wrap",
     /// A customer key, unwrapped.
     Unwrap = "unwrap",
+    /// A customer key, wrapped under another wrapping key.
+    Rewrap = "rewrap",
 }
 
 labels! {

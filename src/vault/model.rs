@@ -467,4 +467,12 @@ impl KeyWrapper for Factors {
     async fn unwrap(&self, _: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError> {
         Ok(CustomerKey::new(Zeroizing::new(wrapped.octets.as_slice().try_into().unwrap())))
     }
+
+    async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        unreachable!("nothing is rewrapped")
+    }
+
+    fn wraps_with(&self) -> &str {
+        "arn"
+    }
 }

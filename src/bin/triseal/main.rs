@@ -11,6 +11,7 @@ mod credential;
 mod customer;
 mod failure;
 mod input;
+mod key;
 mod keygen;
 mod metadata;
 mod opened;
@@ -65,6 +66,12 @@ enum Command {
     /// Create, list, disable and destroy customers
     #[command(subcommand)]
     Customer(customer::Command),
+    /// Put new key versions in place of old ones
+    #[command(subcommand)]
+    Rotate(key::Rotate),
+    /// End old key versions
+    #[command(subcommand)]
+    Key(key::Command),
     /// Make new keys for the codebase or the environment, and certificates to try TLS with
     #[command(subcommand)]
     Keygen(keygen::Command),
@@ -118,6 +125,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Credential(command) => credential::run(command, &cli.connect, &mut output).await,
         Command::Customer(command) => customer::run(command, &cli.connect, &mut output).await,
+        Command::Rotate(command) => key::rotate(command, &cli.connect, &mut output).await,
+        Command::Key(command) => key::run(command, &cli.connect, &mut output).await,
         Command::Keygen(command) => keygen::run(&command, &mut output),
         Command::Policy(command) => policy::run(&command, &mut output),
         Command::Audit(command) => audit::run(command, &cli.connect, &mut output).await,

@@ -130,11 +130,17 @@ fn every_error_of_the_directory_has_its_code_and_reason() {
         (E::Destroyed, Code::FailedPrecondition, "CUSTOMER_DESTROYED"),
         (E::PendingDestruction, Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION"),
         (E::NotDisabled, Code::FailedPrecondition, "CUSTOMER_NOT_DISABLED"),
+        (E::KeyVersionUnknown, Code::FailedPrecondition, "KEY_VERSION_UNKNOWN"),
+        (E::KeyVersionInUse(InUse::Primary), Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
+        (E::KeyVersionInUse(InUse::Records { records: 3 }), Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
         (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY"),
         (E::Internal("planted"), Code::Internal, "INTERNAL"),
     ] {
         assert_eq!(told(error.into()), (code, reason.to_owned(), None, None));
     }
+    let wait = Duration::from_secs(70);
+    let told_early = told(E::KeyVersionInUse(InUse::TooEarly { wait }).into());
+    assert_eq!(told_early, (Code::FailedPrecondition, "KEY_VERSION_IN_USE".to_owned(), Some(70), None));
     for (error, code, reason, retry) in wrapper_errors() {
         assert_eq!(told(E::Wrapper(error).into()), (code, reason.to_owned(), retry, None));
     }

@@ -12,8 +12,8 @@ use super::reference::{Applied, Call, Made, Mark, OpId};
 use crate::crypto::Version;
 use crate::ids::{CredentialRef, CustomerId};
 use crate::store::{
-    Changes, CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, KeyRow, OperationId, OperationRow,
-    Operations, Page, Replaced, Rows, StoreError, Versioned, WriteId,
+    Changes, CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KeyRow, Met, OperationId,
+    OperationRow, Operations, Page, Replaced, Rows, StoreError, Versioned, WriteId,
 };
 
 /// SplitMix64.
@@ -362,6 +362,15 @@ impl Credentials for Remote {
     async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         unreachable!("a vault removes no row")
     }
+
+    async fn scan(
+        &self,
+        _: &Extent,
+        _: Option<&CredentialRef>,
+        _: usize,
+    ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError> {
+        unreachable!("nothing is walked")
+    }
 }
 
 pub(super) struct RemoteCustomers(pub(super) Shared);
@@ -399,6 +408,14 @@ impl Customers for RemoteCustomers {
 
     async fn query(&self, _: Option<&CustomerId>, _: usize) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         unreachable!("nothing is listed")
+    }
+
+    async fn scan(
+        &self,
+        _: Option<&CustomerId>,
+        _: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError> {
+        unreachable!("nothing is walked")
     }
 }
 
@@ -446,6 +463,14 @@ impl Customers for Near {
     async fn query(&self, _: Option<&CustomerId>, _: usize) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         unreachable!("nothing is listed")
     }
+
+    async fn scan(
+        &self,
+        _: Option<&CustomerId>,
+        _: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError> {
+        unreachable!("nothing is walked")
+    }
 }
 
 #[async_trait]
@@ -473,5 +498,9 @@ impl Operations for Shared {
         _: usize,
     ) -> Result<Page<OperationRow, String>, StoreError> {
         unreachable!("nothing is listed")
+    }
+
+    async fn remove(&self, _: &OperationId, _: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
+        unreachable!("nothing is removed")
     }
 }

@@ -157,6 +157,14 @@ impl KeyWrapper for Hangs {
         }
         self.0.unwrap(context, wrapped).await
     }
+
+    async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        unreachable!("nothing is rewrapped")
+    }
+
+    fn wraps_with(&self) -> &str {
+        "arn"
+    }
 }
 
 #[tokio::test]
@@ -211,6 +219,14 @@ impl KeyWrapper for Slow {
         let unwrapped = self.inner.unwrap(context, wrapped).await;
         self.under_way.fetch_sub(1, Ordering::SeqCst);
         unwrapped
+    }
+
+    async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        unreachable!("nothing is rewrapped")
+    }
+
+    fn wraps_with(&self) -> &str {
+        "arn"
     }
 }
 
