@@ -1,6 +1,7 @@
 //! The settings: one TOML file, each key overridable by `TRISEAL__SECTION__KEY` in the environment. An unknown key is an error. The
 //! only place that reads the environment.
 
+mod aws;
 mod reading;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,6 +14,8 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+pub use aws::{Dynamodb, Kms, SecretsManager};
 
 use crate::ids::{Deployment, TrustDomain};
 use reading::Overrides;
@@ -160,6 +163,10 @@ pub struct Factors {
     pub environment: EnvironmentFrom,
     /// Who wraps customer keys.
     pub customer: CustomerFrom,
+    /// For `environment = "secrets-manager"`.
+    pub secrets_manager: SecretsManager,
+    /// For `customer = "kms"`.
+    pub kms: Kms,
     /// For `environment = "file"`.
     pub file: EnvironmentFile,
     /// For `customer = "local"`.
@@ -170,7 +177,7 @@ pub struct Factors {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum EnvironmentFrom {
-    /// A secret in AWS Secrets Manager. Not built yet.
+    /// A secret in AWS Secrets Manager.
     #[default]
     SecretsManager,
     /// A file in the form of the secret.
@@ -181,7 +188,7 @@ pub enum EnvironmentFrom {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum CustomerFrom {
-    /// AWS KMS. Not built yet.
+    /// AWS KMS.
     #[default]
     Kms,
     /// A wrapping key in a file: `insecure.local_kms`.
@@ -260,6 +267,8 @@ impl Default for Cache {
 pub struct Store {
     /// Which store.
     pub backend: Backend,
+    /// For `backend = "dynamodb"`.
+    pub dynamodb: Dynamodb,
     /// For `backend = "embedded"`.
     pub embedded: Embedded,
     /// How long backups of the tables are kept: receipts of destroyed customers say from when on none holds them.
@@ -271,6 +280,7 @@ impl Default for Store {
     fn default() -> Self {
         Self {
             backend: Backend::default(),
+            dynamodb: Dynamodb::default(),
             embedded: Embedded::default(),
             // The longest that DynamoDB's point-in-time recovery goes back.
             backup_retention: SignedDuration::from_hours(24 * 35),
@@ -282,7 +292,7 @@ impl Default for Store {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Backend {
-    /// Not built yet.
+    /// Three tables in AWS DynamoDB, for any number of processes.
     #[default]
     Dynamodb,
     /// One file, for one process.
@@ -445,7 +455,7 @@ impl Settings {
         }
     }
 
-    /// Whether the values go together, and with what this release can do.
+    /// Whether the values go together, and with what this release can do. Those of parts that are not chosen are not looked at.
     ///
     /// # Errors
     /// The first [`SettingsError::Wrong`].
@@ -488,20 +498,26 @@ impl Settings {
         if self.audit.fsync_interval > LONGEST_FSYNC_INTERVAL {
             return wrong("audit.fsync_interval", "must be at most 1m");
         }
-        if self.audit.kms_mac_key.is_some() {
-            return wrong("audit.kms_mac_key", "this release knows no AWS yet: leave it out");
+        if let Some(key) = &self.audit.kms_mac_key {
+            aws::check_key("audit.kms_mac_key", key)?;
         }
-        if self.factors.environment == EnvironmentFrom::SecretsManager {
-            return wrong("factors.environment", "this release knows no AWS yet: set it to \"file\"");
+        match self.factors.environment {
+            EnvironmentFrom::SecretsManager => self.factors.secrets_manager.check()?,
+            EnvironmentFrom::File if self.factors.file.poll * 2 > self.factors.file.max_age => {
+                return wrong("factors.file.poll", "must be at most half of factors.file.max_age");
+            }
+            EnvironmentFrom::File => {}
         }
-        if self.factors.customer == CustomerFrom::Kms {
-            return wrong("factors.customer", "this release knows no AWS yet: set it to \"local\"");
+        match self.factors.customer {
+            CustomerFrom::Kms => self.factors.kms.check()?,
+            CustomerFrom::Local if !self.insecure.local_kms => {
+                return wrong("factors.customer", "\"local\" is for development: it needs insecure.local_kms = true");
+            }
+            CustomerFrom::Local => {}
         }
-        if !self.insecure.local_kms {
-            return wrong("factors.customer", "\"local\" is for development: it needs insecure.local_kms = true");
-        }
-        if self.store.backend == Backend::Dynamodb {
-            return wrong("store.backend", "this release knows no AWS yet: set it to \"embedded\"");
+        match self.store.backend {
+            Backend::Dynamodb => self.store.dynamodb.check()?,
+            Backend::Embedded => {}
         }
         if !(1..=10_000_000).contains(&self.cache.roots) {
             return wrong("cache.roots", "must be 1 to 10,000,000");
@@ -509,10 +525,15 @@ impl Settings {
         if self.cache.refresh_after > self.cache.max_age {
             return wrong("cache.refresh_after", "must not be longer than cache.max_age");
         }
-        if self.factors.file.poll * 2 > self.factors.file.max_age {
-            return wrong("factors.file.poll", "must be at most half of factors.file.max_age");
-        }
         Ok(())
+    }
+
+    /// Whether any part of it is AWS's.
+    pub fn uses_aws(&self) -> bool {
+        self.factors.environment == EnvironmentFrom::SecretsManager
+            || self.factors.customer == CustomerFrom::Kms
+            || self.store.backend == Backend::Dynamodb
+            || self.audit.kms_mac_key.is_some()
     }
 }
 

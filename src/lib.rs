@@ -34,6 +34,7 @@ pub mod secret;
 
 pub mod crypto;
 
+pub mod aws;
 pub mod config;
 pub mod ids;
 pub mod telemetry;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Hash, StreamId, hex, hex_octets};
 use crate::factors::FactorError;
+use crate::factors::kms::KmsMac;
 use crate::store::{OperationId, OperationRow, WriteId};
 
 /// The kind of its records in the store.
@@ -23,6 +24,17 @@ pub trait CheckpointMac: Send + Sync {
 
     /// Whether this is the MAC of the message.
     async fn verify(&self, message: &[u8], mac: &[u8]) -> Result<bool, FactorError>;
+}
+
+#[async_trait]
+impl CheckpointMac for KmsMac {
+    async fn make(&self, message: &[u8]) -> Result<Vec<u8>, FactorError> {
+        Self::make(self, message).await
+    }
+
+    async fn verify(&self, message: &[u8], mac: &[u8]) -> Result<bool, FactorError> {
+        Self::verify(self, message, mac).await
+    }
 }
 
 /// How far a stream has come.

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 
 use super::entry::{Outcome, StreamId, entry_time};
 use super::finding::Verdict;
-use super::heads::Head;
+use super::heads::{CheckpointMac, Head};
 use super::line::Line;
 use super::verify::{Verifier, VerifyError};
 use super::words::{Event, Reason};
+use crate::factors::FactorError;
 use crate::ids::{CredentialId, CustomerId};
 
 /// The outcome of a change of which nobody knows whether it was made.
@@ -160,6 +161,14 @@ impl Report {
         let Self { verifier, selection } = self;
         verifier.read_with(name, log, |line| selection.entry(line))?;
         if selection.is_full() { Err(ReportError::TooManyRows) } else { Ok(()) }
+    }
+
+    /// Checks the MACs of all heads, as [`Verifier::check_macs`].
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn check_macs(&mut self, mac: &dyn CheckpointMac) -> Result<(), FactorError> {
+        self.verifier.check_macs(mac).await
     }
 
     /// All that was selected, and what the verification found.

@@ -1,5 +1,10 @@
 //! The service: the composition root, a straight line. Settings, keys, store, keyring, port, self-check, serve, drain.
 
+#[path = "triseald/check.rs"]
+mod check;
+#[path = "triseald/parts.rs"]
+mod parts;
+
 use std::alloc::System;
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -11,36 +16,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
-use clap::{ArgGroup, Parser};
+use clap::{ArgGroup, Parser, Subcommand};
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 use triseal::access::{Access, CreateCustomer};
+use triseal::audit::heads::CheckpointMac;
 use triseal::audit::{self, AuditLog, Timing};
 use triseal::config::{self, Settings};
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
 use triseal::customers::{CustomerDirectory, CustomerError, destruction};
 use triseal::factors::document::{Form, KeyDocument};
-use triseal::factors::local::{self, EnvironmentFile, KeyFileError, LocalWrapper};
-use triseal::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper};
+use triseal::factors::{KeySet, local};
 use triseal::grpc::gate::Gate;
 use triseal::grpc::identity::Naming;
 use triseal::grpc::server;
 use triseal::grpc::tls::{Files, Tls};
 use triseal::ids::{Caller, CustomerId};
 use triseal::jobs::{self, Jobs, ReplicaId, Reporter};
-use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
-use triseal::observed::Observed;
+use triseal::keyring::{CacheLimits, Keyring, Sources};
 use triseal::ops::{self, Phase, Readiness};
 use triseal::store::Operations;
-use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
+use triseal::store::embedded::EmbeddedStore;
 use triseal::telemetry::dependency::{Dependency, Name};
 use triseal::telemetry::{self, metrics};
 use triseal::vault::Vault;
 use zeroize::Zeroizing;
 use zeroizing_alloc::ZeroAlloc;
+
+use parts::Aws;
 
 /// Wipes what is freed: the buffers of the RPC stack hold secrets, and know nothing of that.
 #[global_allocator]
@@ -62,7 +69,9 @@ const RELEASE: Duration = Duration::from_secs(2);
     name = "triseald",
     version,
     group = ArgGroup::new("settings").args(["dev", "config"]).required(true),
-    after_help = "Settings: docs/SETTINGS.md. Each can be set by the environment, too: TRISEAL__STORE__BACKEND=embedded"
+    after_help = "Settings: docs/SETTINGS.md. Each can be set by the environment, too: TRISEAL__STORE__BACKEND=embedded",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
 )]
 struct Arguments {
     /// Run on embedded defaults, for development: a store and local keys below --data, no TLS, the well-known codebase key
@@ -80,6 +89,31 @@ struct Arguments {
     /// Run with these settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Try everything that these settings need, tell what is missing, and serve nothing
+    Check {
+        /// The settings
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Make the tables in DynamoDB, for development
+    #[command(subcommand)]
+    Tables(TablesCommand),
+}
+
+#[derive(Subcommand)]
+enum TablesCommand {
+    /// Make those of these settings that are not there: on demand, without protection or backups
+    Create {
+        /// The settings
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 /// What is said to whoever started the service: what is wrong, and what to do.
@@ -108,6 +142,11 @@ fn harden(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
+    match &arguments.command {
+        Some(Command::Check { config }) => return check(config).await,
+        Some(Command::Tables(TablesCommand::Create { config })) => return create_tables(config).await,
+        None => {}
+    }
     let settings = settings(&arguments)?;
     let codebase = codebase_keys(&settings, arguments.dev)?;
     settings.check()?;
@@ -115,7 +154,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     // Before all that counts.
     let numbers = metrics::start()?;
 
-    // Before anything is made: wrong certificates and a port in use change nothing.
+    // Before anything is made: a missing region, wrong certificates and a port in use change nothing.
+    let aws = Aws::load(&settings).await?;
     let tls = settings.tls.as_ref().map(start_tls).transpose()?;
     let named_by = |names: &'static str| {
         move |error| format!("{error}: stop what listens there, or name another address by {names}")
@@ -138,28 +178,23 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         prepare_development(&settings, &arguments.data)?;
     }
 
-    // Both key files are read before a store is made: a start that is refused for them leaves none behind.
-    let wrapper = LocalWrapper::open(&settings.factors.local.master_key).map_err(no_wrapping_key)?;
-    let wrapper = Arc::new(Observed::new(wrapper, &wrapper_state));
-    let environment = EnvironmentFile::new(settings.factors.file.path.clone());
-    let environment = Arc::new(Observed::new(environment, &environment_state));
-    environment.fetch().await.map_err(no_environment_keys)?;
+    // The keys are read before a store is made: a start that is refused for them leaves none behind.
+    let sources = parts::Sources::new(&settings, &aws, &environment_state, &wrapper_state)?;
+    sources.environment.fetch().await.map_err(|error| parts::no_environment_keys(&settings, &error))?;
 
     let deployment = settings.deployment.clone();
-    let store = Arc::new(EmbeddedStore::open(&settings.store.embedded.path, &deployment)?);
-    let credentials = Arc::new(Observed::new(EmbeddedCredentials(Arc::clone(&store)), &store_state));
-    let customers = Arc::new(Observed::new(EmbeddedCustomers(Arc::clone(&store)), &store_state));
-    let operations = Arc::new(Observed::new(EmbeddedOperations(Arc::clone(&store)), &store_state));
-    tokio::spawn(ops::probe(operations.clone()));
+    let store = parts::Store::new(&settings, &aws, &store_state)?;
+    tokio::spawn(ops::probe(Arc::clone(&store.operations)));
+    let (customers, wrapper) = (store.customers, sources.wrapper);
+    let timing = sources.timing;
     let sources = Sources {
         deployment: deployment.clone(),
         codebase,
-        environment,
-        wrapper: wrapper.clone(),
-        customers: customers.clone(),
-        operations: operations.clone(),
+        environment: sources.environment,
+        wrapper: Arc::clone(&wrapper),
+        customers: Arc::clone(&customers),
+        operations: Arc::clone(&store.operations),
     };
-    let timing = EnvironmentTiming { poll: settings.factors.file.poll, max_age: settings.factors.file.max_age };
     let limits = CacheLimits {
         roots: settings.cache.roots,
         refresh_after: settings.cache.refresh_after,
@@ -169,21 +204,25 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = Keyring::start(sources, timing, limits).await?;
     self_check(&keyring).await?;
 
-    let audit = start_audit(&settings.audit, operations.clone()).await?;
-    let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), Timestamp::now);
+    let audit =
+        start_audit(&settings.audit, Arc::clone(&store.operations), parts::checkpoint_mac(&settings, &aws)?).await?;
+    let credentials = store.credentials;
+    let vault =
+        Vault::new(deployment.clone(), Arc::clone(&credentials), keyring.clone(), audit.clone(), Timestamp::now);
     let vault = Arc::new(vault);
     let wraps_with = wrapper.wraps_with().to_owned();
     let directory = Arc::new(CustomerDirectory::new(
         deployment,
-        customers.clone(),
-        credentials.clone(),
+        Arc::clone(&customers),
+        Arc::clone(&credentials),
         wrapper,
         keyring.clone(),
         audit.clone(),
         Timestamp::now,
     ));
     let replica = ReplicaId::random()?;
-    let reporter = Reporter::new(replica, keyring.clone(), wraps_with, operations.clone(), Timestamp::now);
+    let operations = store.operations;
+    let reporter = Reporter::new(replica, keyring.clone(), wraps_with, Arc::clone(&operations), Timestamp::now);
     let reporter = Arc::new(reporter);
     let load = server::Load::default();
     let (calls, busy) = (load.clone(), settings.server.max_concurrent_requests.div_ceil(BUSY));
@@ -193,7 +232,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         credentials,
         customers,
         operations,
-        keyring,
+        keyring: keyring.clone(),
         reporter: Arc::clone(&reporter),
         audit: audit.clone(),
         is_busy: Box::new(move || calls.calls() >= busy),
@@ -211,10 +250,21 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let work = tokio::spawn(jobs::work_until(Arc::clone(&jobs), working));
 
     let signalled = signalled()?;
+    // Not ready before the fingerprints are compared: the store may be away.
+    let ready_later = async {
+        if keyring.proven().await.is_ok() {
+            readiness.enter(Phase::Serving);
+        }
+        std::future::pending::<()>().await;
+    };
     let stop = async {
         tokio::select! {
             () = signalled => info!("stopping: answering what is under way"),
-            () = store.failed() => error!("the store can't be written any more: stopping"),
+            () = parts::Store::failed(store.file.as_deref()) => {
+                error!("the store can't be written any more: stopping");
+            }
+            Err(error) = keyring.proven() => error!(%error, "stopping"),
+            () = ready_later => {}
         }
         readiness.enter(Phase::Draining);
         // What is under way of a job is left to other replicas.
@@ -225,7 +275,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         connection_age: settings.server.max_connection_age,
         drain: settings.server.drain,
     };
-    readiness.enter(Phase::Serving);
+    if let Some(Ok(())) = keyring.proven().now_or_never() {
+        readiness.enter(Phase::Serving);
+    }
     info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
     let gate = Gate::new(access, audit.clone());
     let services = server::Services { gate, vault, directory, jobs, load };
@@ -239,22 +291,42 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     reporting.abort();
     reporter.leave().await;
     audit.close().await;
-    if store.has_failed() {
-        let cause = store.failure().map_or_else(|| "its writer has stopped".to_owned(), |error| error.to_string());
+    if let Some(file) = store.file.filter(|file| file.has_failed()) {
+        let cause = file.failure().map_or_else(|| "its writer has stopped".to_owned(), |error| error.to_string());
         return Err(format!(
             "{} can't be written any more: {cause}: mend that and start again; nothing that was acknowledged is lost",
             settings.store.embedded.path.display()
         )
         .into());
     }
+    // Settled only while the store answers.
+    if let Some(Err(error)) = keyring.proven().now_or_never() {
+        return Err(error.into());
+    }
     info!("stopped");
     Ok(())
 }
 
-async fn start_audit(settings: &config::Audit, heads: Arc<dyn Operations>) -> Result<AuditLog, Failure> {
+async fn check(config: &Path) -> Result<(), Failure> {
+    let settings = Settings::from_file(config)?;
+    codebase_keys(&settings, false)?;
+    settings.check()?;
+    check::check(&settings, &Aws::load(&settings).await?).await
+}
+
+async fn create_tables(config: &Path) -> Result<(), Failure> {
+    let settings = Settings::from_file(config)?;
+    check::create_tables(&settings, &Aws::load(&settings).await?).await
+}
+
+async fn start_audit(
+    settings: &config::Audit,
+    heads: Arc<dyn Operations>,
+    mac: Option<Arc<dyn CheckpointMac>>,
+) -> Result<AuditLog, Failure> {
     let sink = audit::sink::open(settings)?;
     let timing = Timing { fsync_interval: settings.fsync_interval, timeout: settings.timeout };
-    Ok(AuditLog::start(sink, timing, heads, None, Timestamp::now).await?)
+    Ok(AuditLog::start(sink, timing, heads, mac, Timestamp::now).await?)
 }
 
 /// The customer of the README's first lines, made by whoever runs `--dev`, whatever policy is in force. Idempotent: a first start may
@@ -314,35 +386,6 @@ fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Fai
                 .into()
         }),
     }
-}
-
-/// What to do about the file of the wrapping key.
-fn no_wrapping_key(error: KeyFileError) -> Failure {
-    let advice = match &error {
-        KeyFileError::Absent(_) => {
-            "put the file back, or for a new store make one of mode 0600 (openssl rand -base64 32), \
-             and name it in factors.local.master_key"
-        }
-        KeyFileError::Io(..)
-        | KeyFileError::OpenToOthers(..)
-        | KeyFileError::NotAKeyFile(..)
-        | KeyFileError::Document(..) => "mend it, or name the right file in factors.local.master_key",
-    };
-    format!("{error}: {advice}").into()
-}
-
-/// What to do about the file of the environment keys.
-fn no_environment_keys(error: FactorError) -> Failure {
-    let advice = match &error {
-        FactorError::Absent(_) => {
-            "put the file back, or for a new deployment make one by `triseal keygen environment FILE`, \
-             and name it in factors.file.path"
-        }
-        FactorError::Refused(_) | FactorError::Throttled | FactorError::Away(_) | FactorError::Corrupt(_) => {
-            "mend it, or name the right file in factors.file.path"
-        }
-    };
-    format!("{error}: {advice}").into()
 }
 
 /// Makes what `--dev` needs, where there is nothing. A key is never made beside a store: the store's records would not open

@@ -20,6 +20,15 @@ const GOOD: &str = "
     insecure = { plaintext = true, local_kms = true }
 ";
 
+/// The same on AWS.
+const AWS: &str = "
+    server.listen = '127.0.0.1:7443'
+    insecure.plaintext = true
+    [factors]
+    secrets_manager.secret_id = 'arn:aws:secretsmanager:eu-central-1:000000000000:secret:triseal-AbCdEf'
+    kms.wrap_with = 'arn:aws:kms:eu-central-1:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab'
+";
+
 type Edit = fn(&mut Settings);
 
 #[test]
@@ -46,6 +55,13 @@ fn an_empty_file_has_the_safe_defaults() {
     let Cache { roots, refresh_after, max_age, customer_staleness } = settings.cache;
     assert_eq!((roots, refresh_after), (100_000, Duration::from_mins(15)));
     assert_eq!((max_age, customer_staleness), (Duration::from_mins(60), Duration::from_secs(10)));
+    let Dynamodb { credentials_table, customers_table, operations_table } = settings.store.dynamodb;
+    let tables = [credentials_table, customers_table, operations_table];
+    assert_eq!(tables, ["triseal-credentials", "triseal-customers", "triseal-operations"]);
+    let SecretsManager { secret_id, poll, max_age } = settings.factors.secrets_manager;
+    assert_eq!((secret_id.as_str(), poll, max_age), ("", Duration::from_secs(30), Duration::from_mins(15)));
+    let Kms { wrap_with, unwrap_with } = settings.factors.kms;
+    assert!(wrap_with.is_empty() && unwrap_with.is_empty());
     assert_eq!(settings.store.backend, Backend::Dynamodb);
     assert_eq!(settings.store.embedded.path, Path::new(".triseal/store.redb"));
     assert_eq!(settings.telemetry.log, "info");
@@ -310,7 +326,7 @@ fn what_is_logged_is_told_by_levels() {
 #[test]
 fn each_refusal_names_its_key() {
     read(GOOD).unwrap().check().unwrap();
-    let edits: [(&str, Edit); 16] = [
+    let edits: [(&str, Edit); 13] = [
         ("tls", |settings| settings.insecure.plaintext = false),
         ("server.listen", |settings| settings.server.listen = "0.0.0.0:7443".parse().unwrap()),
         ("server.listen", |settings| settings.server.listen = "[::ffff:127.0.0.1]:7443".parse().unwrap()),
@@ -319,10 +335,7 @@ fn each_refusal_names_its_key() {
         ("audit.timeout", |settings| settings.audit.timeout = Duration::from_millis(5_001)),
         ("audit.fsync_interval", |settings| settings.audit.fsync_interval = Duration::from_secs(61)),
         ("audit.kms_mac_key", |settings| settings.audit.kms_mac_key = Some(String::new())),
-        ("factors.environment", |settings| settings.factors.environment = EnvironmentFrom::SecretsManager),
-        ("factors.customer", |settings| settings.factors.customer = CustomerFrom::Kms),
         ("factors.customer", |settings| settings.insecure.local_kms = false),
-        ("store.backend", |settings| settings.store.backend = Backend::Dynamodb),
         ("cache.roots", |settings| settings.cache.roots = 0),
         ("cache.roots", |settings| settings.cache.roots = 10_000_001),
         ("cache.refresh_after", |settings| settings.cache.refresh_after = Duration::from_mins(61)),
@@ -352,7 +365,63 @@ fn each_refusal_names_its_key() {
         edit(&mut settings);
         settings.check().unwrap();
     }
-    assert!(read("").unwrap().check().is_err(), "the defaults are a release's that knows AWS");
+    assert!(read("").unwrap().check().is_err(), "the defaults name no secret and no key");
+}
+
+#[test]
+fn the_names_of_what_stands_at_aws_are_complete() {
+    let settings = read(AWS).unwrap();
+    settings.check().unwrap();
+    assert!(settings.uses_aws() && !read(GOOD).unwrap().uses_aws());
+    let key = "arn:aws:kms:eu-central-1:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let wrong_keys = [
+        "",
+        "1234abcd-12ab-34cd-56ef-1234567890ab",
+        "alias/triseal",
+        "arn:aws:kms:eu-central-1:000000000000:alias/triseal",
+        "arn:aws:kms:eu-central-1:000000000000:key/",
+        "arn:aws:kms:eu-central-1::key/1234abcd",
+        "arn:aws:kms::000000000000:key/1234abcd",
+        "arn:aws:s3:eu-central-1:000000000000:key/1234abcd",
+        "arn:aws:kms:eu-central-1:000000000000:key/1234 abcd",
+    ];
+    let refusal = |edit: &dyn Fn(&mut Settings)| {
+        let mut settings = read(AWS).unwrap();
+        edit(&mut settings);
+        match settings.check() {
+            Err(SettingsError::Wrong { key, .. }) => key,
+            other => panic!("{other:?}"),
+        }
+    };
+    for wrong in wrong_keys {
+        assert_eq!(refusal(&|settings| settings.factors.kms.wrap_with = wrong.to_owned()), "factors.kms.wrap_with");
+        let former = vec![key.to_owned(), wrong.to_owned()];
+        assert_eq!(refusal(&|settings| settings.factors.kms.unwrap_with = former.clone()), "factors.kms.unwrap_with");
+    }
+    for wrong in ["", "triseal", key, "arn:aws:secretsmanager:eu-central-1:000000000000:secret:"] {
+        let edit = |settings: &mut Settings| settings.factors.secrets_manager.secret_id = wrong.to_owned();
+        assert_eq!(refusal(&edit), "factors.secrets_manager.secret_id");
+    }
+    let poll = |settings: &mut Settings| settings.factors.secrets_manager.poll = Duration::from_mins(8);
+    assert_eq!(refusal(&poll), "factors.secrets_manager.poll");
+    for wrong in ["", "ab", "a/b", "tables!", "triseal-credentials"] {
+        let edit = |settings: &mut Settings| settings.store.dynamodb.operations_table = wrong.to_owned();
+        assert_eq!(refusal(&edit), "store.dynamodb.operations_table");
+    }
+    // What is not chosen is not looked at.
+    let mut settings = read(GOOD).unwrap();
+    settings.factors.kms.wrap_with = "nothing".to_owned();
+    settings.check().unwrap();
+}
+
+#[test]
+fn former_keys_are_a_list_in_the_file_and_a_text_in_the_environment() {
+    let former = |settings: Settings| settings.factors.kms.unwrap_with;
+    assert_eq!(former(read("factors.kms.unwrap_with = ['a', 'b']").unwrap()), ["a", "b"]);
+    let variable = "TRISEAL__FACTORS__KMS__UNWRAP_WITH";
+    assert_eq!(former(read_with(AWS, &[(variable, "a, b")]).unwrap()), ["a", "b"]);
+    assert!(former(read_with(AWS, &[(variable, "")]).unwrap()).is_empty());
+    assert!(read("factors.kms.unwrap_with = { a = 'b' }").unwrap_err().to_string().contains("unwrap_with"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::fingerprints::{self, FingerprintError};
 use super::single_flight::SingleFlight;
-use super::{ASK_AGAIN, KeyringError, LOOK_UP, jittered};
+use super::{ASK_AGAIN, ASKED, KeyringError, LOOK_UP, jittered};
 use crate::crypto::{Environment, Version};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, Lookup, Regression};
 use crate::store::Operations;
@@ -119,13 +119,15 @@ impl EnvironmentKeys {
         }
     }
 
-    /// Reads the keys now, at most once in [`ASK_AGAIN`]. `None`: not again so soon, and no answer is on its way.
+    /// Reads the keys now, at most once in [`ASK_AGAIN`], and waits for at most [`ASKED`]. `None`: not again so soon, and no answer is on its way.
     async fn ask(self: &Arc<Self>) -> Option<Result<(), EnvironmentError>> {
-        if self.may_ask() {
-            return Some(self.read().await);
-        }
-        let under_way = self.reading.join(&())?;
-        Some(under_way.await.unwrap_or(Err(EnvironmentError::Interrupted)))
+        let read = if self.may_ask() {
+            timeout(ASKED, self.read()).await
+        } else {
+            let under_way = self.reading.join(&())?;
+            timeout(ASKED, under_way).await.map(|read| read.unwrap_or(Err(EnvironmentError::Interrupted)))
+        };
+        Some(read.unwrap_or_else(|_| Err(FactorError::Away("no answer yet".to_owned()).into())))
     }
 
     fn may_ask(&self) -> bool {

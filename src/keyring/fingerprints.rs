@@ -3,7 +3,7 @@
 
 use crate::crypto::{Fingerprint, Version};
 use crate::factors::KeySet;
-use crate::store::{ChangeError, Decision, OperationId, OperationRow, Operations, WriteId, change};
+use crate::store::{ChangeError, Decision, OperationId, OperationRow, Operations, StoreError, WriteId, change};
 
 /// Why the versions of a factor were not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +36,23 @@ pub enum FingerprintError {
     /// The operating system's generator did not answer.
     #[error("the system's generator of random numbers does not answer")]
     NoRandomness,
+}
+
+impl FingerprintError {
+    /// Whether it says nothing about the keys, and is gone when the store answers again.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(ChangeError::Concurrent | ChangeError::Store(StoreError::Away(_) | StoreError::Throttled)) => {
+                true
+            }
+            Self::Store(ChangeError::Store(
+                StoreError::Refused(_) | StoreError::Absent(_) | StoreError::Newer | StoreError::Corrupt(_),
+            ))
+            | Self::Mismatch { .. }
+            | Self::Lost { .. }
+            | Self::NoRandomness => false,
+        }
+    }
 }
 
 /// One version of a factor as this process has it.

@@ -7,13 +7,14 @@ mod environment;
 mod fingerprints;
 mod single_flight;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
-use tokio::time::{Instant, interval, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{debug, warn};
 
 pub use environment::{EnvironmentError, EnvironmentTiming};
@@ -32,8 +33,13 @@ use single_flight::SingleFlight;
 pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A source that has not answered in this time is away.
 const LOOK_UP: Duration = Duration::from_secs(10);
+/// A call waits so long for environment keys that are read for its sake, and not until its own deadline: its caller is then told the
+/// reason. The reading goes on.
+const ASKED: Duration = Duration::from_secs(3);
 /// After a background refresh that failed, the next is tried no sooner.
 const REFRESH_AGAIN: Duration = Duration::from_secs(30);
+/// While the store is away at the start, it is asked for the fingerprints so often.
+const PROVE_AGAIN: Duration = Duration::from_secs(1);
 /// How often roots that have grown old are swept out, used or not.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -104,6 +110,9 @@ pub struct Sources {
     pub operations: Arc<dyn Operations>,
 }
 
+/// Whether the keys are those that the store knows. `None`: the store has not answered yet.
+type Proof = Option<Result<(), FingerprintError>>;
+
 /// Combines the factors, and remembers the roots. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring(Arc<Inner>);
@@ -114,6 +123,8 @@ struct Inner {
     environment: Arc<EnvironmentKeys>,
     wrapper: Arc<dyn KeyWrapper>,
     customers: Arc<dyn Customers>,
+    operations: Arc<dyn Operations>,
+    proof: watch::Sender<Proof>,
     limits: CacheLimits,
     /// Versions count from 1 for every customer, so a lineage alone names nothing.
     roots: Cache<(CustomerId, Lineage), Arc<CachedRoot>, UnitWeighter, DefaultHashBuilder, CountEvictions>,
@@ -180,7 +191,7 @@ impl Standing {
 
 impl Keyring {
     /// Reads the environment keys, compares the fingerprints of all versions, and keeps reading in the background for as long as the
-    /// keyring lives.
+    /// keyring lives. While the store is away, it gives no root, and goes on asking for the fingerprints: [`Self::proven`].
     ///
     /// # Errors
     /// An [`EnvironmentError`]: the service must not start.
@@ -191,15 +202,6 @@ impl Keyring {
     ) -> Result<Self, EnvironmentError> {
         let operations = sources.operations;
         let environment = EnvironmentKeys::start(sources.environment, Arc::clone(&operations), timing).await?;
-        let snapshot = environment.snapshot();
-        let absent = snapshot.keys.gaps().chain(snapshot.keys.next_version());
-        fingerprints::check_none_lost(operations.as_ref(), "environment", absent).await?;
-        // The next version of the codebase key may be known from a newer build that runs beside this one, or ran before it.
-        fingerprints::check_none_lost(operations.as_ref(), "codebase", sources.codebase.gaps()).await?;
-        // Both at once: where one factor is refused, nothing is remembered of the other.
-        let claims = fingerprints::claims("codebase", &sources.codebase)
-            .chain(fingerprints::claims("environment", &snapshot.keys));
-        fingerprints::check(operations.as_ref(), claims).await?;
         let metrics = RootCache::new();
         let evictions = CountEvictions(metrics.evictions.clone());
         let inner = Arc::new(Inner {
@@ -208,6 +210,8 @@ impl Keyring {
             environment,
             wrapper: sources.wrapper,
             customers: sources.customers,
+            operations,
+            proof: watch::Sender::new(None),
             limits,
             roots: Cache::with(
                 limits.roots,
@@ -222,6 +226,13 @@ impl Keyring {
             reading: SingleFlight::new(),
             metrics,
         });
+        match inner.check_fingerprints().await {
+            Err(error) if error.may_pass() => {
+                warn!(%error, "nothing is opened or sealed until the fingerprints of the keys are compared");
+                tokio::spawn(prove(Arc::downgrade(&inner)));
+            }
+            checked => drop(inner.proof.send_replace(Some(Ok(checked?)))),
+        }
         let (polled, swept) = (Arc::downgrade(&inner.environment), Arc::downgrade(&inner));
         tokio::spawn(environment::poll(polled, timing.poll));
         tokio::spawn(async move {
@@ -235,11 +246,25 @@ impl Keyring {
         Ok(Self(inner))
     }
 
+    /// Waits until the keys are known to be those under which the store's records were sealed.
+    ///
+    /// # Errors
+    /// A [`FingerprintError`]: they are not, or it can't be known, and the process must end.
+    pub async fn proven(&self) -> Result<(), FingerprintError> {
+        let mut proof = self.0.proof.subscribe();
+        match proof.wait_for(Option::is_some).await.map(|proof| proof.clone()) {
+            Ok(Some(proof)) => proof,
+            // The sender is as old as the keyring.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
     /// The lineage that seals for a customer now, and its root.
     ///
     /// # Errors
     /// A [`KeyringError`]; among them [`KeyringError::KeysStale`] where the root would open, and sealing is too late.
     pub async fn primary(&self, customer: &CustomerId) -> Result<(Lineage, SharedRoot), KeyringError> {
+        self.0.check_proof()?;
         let standing = self.0.active(customer).await?;
         self.0.primary_of(customer, &standing).await
     }
@@ -295,6 +320,7 @@ impl Keyring {
     /// # Errors
     /// A [`KeyringError`].
     pub async fn root(&self, customer: &CustomerId, lineage: Lineage) -> Result<SharedRoot, KeyringError> {
+        self.0.check_proof()?;
         let standing = self.0.active(customer).await?;
         self.0.check_versions(customer, &standing, lineage).await?;
         self.0.root_of(customer, lineage).await
@@ -349,6 +375,28 @@ impl std::ops::Deref for SharedRoot {
 }
 
 impl Inner {
+    async fn check_fingerprints(&self) -> Result<(), FingerprintError> {
+        let (operations, environment) = (self.operations.as_ref(), self.environment.snapshot());
+        let absent = environment.keys.gaps().chain(environment.keys.next_version());
+        fingerprints::check_none_lost(operations, "environment", absent).await?;
+        // The next version of the codebase key may be known from a newer build that runs beside this one, or ran before it.
+        fingerprints::check_none_lost(operations, "codebase", self.codebase.gaps()).await?;
+        // Both at once: where one factor is refused, nothing is remembered of the other.
+        let claims = fingerprints::claims("codebase", &self.codebase)
+            .chain(fingerprints::claims("environment", &environment.keys));
+        fingerprints::check(operations, claims).await
+    }
+
+    /// Whether the keys are known to be the right ones. What is sealed under wrong ones would be lost, and what they don't open would
+    /// be told as damaged.
+    fn check_proof(&self) -> Result<(), KeyringError> {
+        match *self.proof.borrow() {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(KeyringError::KeysStale),
+            None => Err(StoreError::Away("the fingerprints of the keys are not compared yet".to_owned()).into()),
+        }
+    }
+
     /// The customer, if its state was read recently and is active.
     async fn active(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
         let standing = self.standing(customer).await?;
@@ -360,6 +408,7 @@ impl Inner {
 
     /// The customer, whatever its state, unless its keys are erased.
     async fn kept(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
+        self.check_proof()?;
         let standing = self.standing(customer).await?;
         match standing.refusal() {
             None | Some(KeyringError::CustomerDisabled | KeyringError::CustomerPendingDestruction) => Ok(standing),
@@ -547,6 +596,21 @@ impl Inner {
     fn sweep(&self) {
         self.roots.retain(|_, cached| self.is_young(cached));
         self.standings.retain(|_, standing| standing.read_at.elapsed() < self.limits.max_age);
+    }
+}
+
+/// Asks the store for the fingerprints until it answers, for as long as somebody else holds the keyring.
+async fn prove(keyring: Weak<Inner>) {
+    loop {
+        sleep(jittered(PROVE_AGAIN)).await;
+        let Some(keyring) = keyring.upgrade() else { return };
+        match keyring.check_fingerprints().await {
+            Err(error) if error.may_pass() => debug!(%error, "fingerprints not compared"),
+            checked => {
+                keyring.proof.send_replace(Some(checked));
+                return;
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod change;
 #[cfg(test)]
 pub(crate) mod contract;
+pub mod dynamodb;
 pub mod embedded;
 mod encoding;
 mod rows;
@@ -55,7 +56,7 @@ const READ_AT_ONCE: usize = 16;
 pub enum Replaced<R> {
     /// It is on disk.
     Done,
-    /// The condition failed. This is the present row.
+    /// The condition failed, or could not be looked at for another write under way. This is the present row.
     Refused(Option<R>),
 }
 

@@ -107,7 +107,7 @@ labels! {
     Wrap = "wrap",
     /// A customer key, unwrapped.
     Unwrap = "unwrap",
-    /// A customer key, wrapped under another wrapping key.
+    /// A customer key, wrapped anew.
     Rewrap = "rewrap",
 }
 

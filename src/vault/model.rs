@@ -2,6 +2,7 @@
 //! model. Clients, network and store are simulated by one seeded scheduler, so a seed is a history; a seed that fails prints it.
 //! `Vault`, `CustomerDirectory`, `Keyring` and `store::change` are the real ones.
 
+mod mirror;
 mod reference;
 mod world;
 
@@ -26,11 +27,14 @@ use crate::ids::CredentialId;
 use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
 use crate::secret::{Opaque, SecretOctets};
 use crate::store::{CustomerRow, Customers};
+use mirror::Mirror;
 use reference::{Call, Mark, Op, OpId, Outcome, Require};
 use world::{Fate, Fault, Near, Remote, RemoteCustomers, Shared, World};
 
 /// Histories of one run. They are the same each time, unless `TRISEAL_TEST_SEED` names the first of others.
 const SEEDS: u64 = 3_000;
+/// Of them, so many beside a real store.
+const MIRRORED_SEEDS: u64 = 60;
 /// More steps than any history has.
 const MAX_STEPS: usize = 20_000;
 const CALLERS: [&str; 2] = ["realtask", "realsync"];
@@ -52,7 +56,7 @@ fn every_history_agrees_with_the_reference() {
     let first = first_seed();
     let mut answers = BTreeMap::new();
     for seed in first..first + SEEDS {
-        let run = run(seed, Fault::None);
+        let run = run(seed, Fault::None, None);
         if let Err(violation) = &run.verdict {
             panic!("TRISEAL_TEST_SEED={seed}: {violation}\n{}", run.history.join("\n"));
         }
@@ -70,7 +74,7 @@ fn every_history_agrees_with_the_reference() {
 #[test]
 fn one_seed_is_one_history() {
     for seed in 0..200 {
-        let (one, other) = (run(seed, Fault::None).history, run(seed, Fault::None).history);
+        let (one, other) = (run(seed, Fault::None, None).history, run(seed, Fault::None, None).history);
         let differs = one.iter().zip(&other).find(|(one, other)| one != other);
         assert_eq!((differs, one.len()), (None, other.len()), "seed {seed}");
     }
@@ -86,9 +90,21 @@ fn a_broken_store_is_found_out() {
         Fault::TearsTransactions,
     ];
     for fault in faults {
-        let found = (0..200).find(|seed| run(*seed, fault).verdict.is_err());
+        let found = (0..200).find(|seed| run(*seed, fault, None).verdict.is_err());
         println!("{fault:?}: found by seed {found:?}");
         assert!(found.is_some(), "nobody noticed a store that is broken: {fault:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs tests/aws/up"]
+fn in_every_history_dynamodb_answers_as_the_simulated_store() {
+    let runtime = Arc::new(tokio::runtime::Runtime::new().unwrap());
+    let first = first_seed();
+    for seed in first..first + MIRRORED_SEEDS {
+        println!("TRISEAL_TEST_SEED={seed}");
+        let run = run(seed, Fault::None, Some(Mirror::new(&runtime)));
+        assert_eq!(run.verdict, Ok(()), "{}", run.history.join("\n"));
     }
 }
 
@@ -103,11 +119,13 @@ struct Run {
     outcomes: Vec<String>,
 }
 
-fn run(seed: u64, fault: Fault) -> Run {
+fn run(seed: u64, fault: Fault, mirror: Option<Mirror>) -> Run {
     NOW.set(1_764_000_000_000_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let shared = Shared::new(World::new(seed, fault));
+        let mut world = World::new(seed, fault);
+        world.mirror = mirror;
+        let shared = Shared::new(world);
         let vault = Simulation::start(&shared).await;
         simulate(&vault, &shared).await;
         let (calls, written, history) = {
@@ -469,7 +487,7 @@ impl KeyWrapper for Factors {
     }
 
     async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
-        unreachable!("nothing is rewrapped")
+        unreachable!("nothing here wraps a key anew")
     }
 
     fn wraps_with(&self) -> &str {

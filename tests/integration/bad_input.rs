@@ -283,14 +283,27 @@ async fn each_protection_is_lifted_by_its_own_setting() {
         ("TRISEAL__INSECURE__PLAINTEXT", "false", "tls", "insecure.plaintext = true"),
         ("TRISEAL__INSECURE__DEVELOPMENT_CODEBASE_KEY", "false", "well-known", "build one with TRISEAL_CODEBASE_KEYS"),
         ("TRISEAL__INSECURE__LOCAL_KMS", "false", "factors.customer", "needs insecure.local_kms"),
-        ("TRISEAL__STORE__BACKEND", "dynamodb", "store.backend", "set it to"),
-        ("TRISEAL__FACTORS__CUSTOMER", "kms", "factors.customer", "set it to"),
-        ("TRISEAL__FACTORS__ENVIRONMENT", "secrets-manager", "factors.environment", "set it to"),
+        ("TRISEAL__STORE__BACKEND", "dynamodb", "no AWS region is set", "set AWS_REGION"),
+        ("TRISEAL__FACTORS__CUSTOMER", "kms", "factors.kms.wrap_with", "must be the ARN of a KMS key"),
+        (
+            "TRISEAL__FACTORS__ENVIRONMENT",
+            "secrets-manager",
+            "factors.secrets_manager.secret_id",
+            "must be the secret's ARN",
+        ),
+        ("TRISEAL__AUDIT__KMS_MAC_KEY", "alias/MARKED", "audit.kms_mac_key", "must be the ARN of a KMS key"),
         ("TRISEAL__FACTORS__CODEBASE_PRIMARY", "3", "factors.codebase_primary", "name another, or leave it out"),
         ("TRISEAL__SERVER__LISTN", "MARKED", "server.listn (TRISEAL__SERVER__LISTN in the environment)", "`listen`"),
         ("TRISEAL_SERVER__LISTEN", "MARKED", "TRISEAL_SERVER__LISTEN", "write TRISEAL__SERVER__LISTEN"),
     ] {
-        refused_dev(&data, &[(variable, value)], &[wrong], advice).await;
+        // No region of the machine's.
+        let variables = [
+            (variable, value),
+            ("AWS_REGION", ""),
+            ("AWS_CONFIG_FILE", "/dev/null"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ];
+        refused_dev(&data, &variables, &[wrong], advice).await;
     }
     let everywhere = ["--dev", "--listen", "0.0.0.0:0", "--data", data.to_str().unwrap()];
     let wrong = &["server.listen"];

@@ -6,7 +6,13 @@ use tonic_types::{RpcStatusExt, StatusExt};
 use triseal::grpc::v1;
 use v1::batch_decrypt_credentials_result::Result as Outcome;
 
-use crate::support::{Service, decrypt, encrypt, fresh, oauth, opaque, opaque_data, password, reason};
+use crate::support::site::{Site, on_both_sites};
+use crate::support::{Service, decrypt, encrypt, oauth, opaque, opaque_data, password, reason};
+
+on_both_sites! {
+    each_result_is_what_the_call_alone_would_answer,
+    a_batch_of_none_or_too_many_is_refused_as_a_whole,
+}
 
 fn asked(customer: &str, credential: &str, view: v1::View) -> v1::DecryptCredentialRequest {
     decrypt(customer, credential, view).into_inner()
@@ -31,9 +37,8 @@ fn call(status: &Status) -> Told {
     (status.code(), reason(status).to_owned(), status.message().to_owned())
 }
 
-#[tokio::test]
-async fn each_result_is_what_the_call_alone_would_answer() {
-    let (service, _data) = fresh().await;
+async fn each_result_is_what_the_call_alone_would_answer(site: &Site) {
+    let service = site.start().await;
     let (mut credentials, mut customers) = (service.credentials(), service.customers());
     customers.create_customer(v1::CreateCustomerRequest { customer_id: "acme".into() }).await.unwrap();
     for (customer, id, secret) in [
@@ -81,9 +86,8 @@ async fn each_result_is_what_the_call_alone_would_answer() {
     assert!(!format!("{results:?}").contains("MARKED"), "what was refused is not repeated, and no secret is printed");
 }
 
-#[tokio::test]
-async fn a_batch_of_none_or_too_many_is_refused_as_a_whole() {
-    let (service, _data) = fresh().await;
+async fn a_batch_of_none_or_too_many_is_refused_as_a_whole(site: &Site) {
+    let service = site.start().await;
     service.credentials().encrypt_credential(encrypt("demo", "main", opaque(b"x"))).await.unwrap();
     for count in [0, 101] {
         let status = batch(&service, vec![asked("demo", "main", v1::View::Full); count]).await.err().unwrap();
@@ -98,7 +102,8 @@ async fn a_batch_of_none_or_too_many_is_refused_as_a_whole() {
 /// 100 secrets of the greatest length are more than one reply holds. Who asks again for those that it left out gets all of them.
 #[tokio::test]
 async fn what_one_reply_has_no_room_for_comes_with_the_next() {
-    let (service, _data) = fresh().await;
+    let site = Site::embedded();
+    let service = site.start().await;
     let mut credentials = service.credentials();
     let secret = |number: usize| {
         let tokens = [number.to_string().repeat(16_384 / number.to_string().len()), "r".repeat(16_384)];

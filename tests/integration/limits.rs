@@ -351,6 +351,7 @@ async fn a_connection_has_so_many_calls_at_a_time_and_one_more_is_refused_alone(
         }
     };
     assert_eq!((refused.stream, refused.payload), (513, REFUSED_STREAM.to_be_bytes().to_vec()));
+    // The refusal comes from the connection; the calls before it may still be on their way to where they are counted.
     eventually(&service, "triseal_requests_in_flight", 256.0).await;
     assert_serves(&service).await;
     sending.abort();

@@ -5,6 +5,7 @@
 
 mod architecture;
 mod audit;
+mod aws;
 mod bad_input;
 mod batch;
 mod certificates;

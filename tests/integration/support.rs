@@ -1,6 +1,8 @@
 //! What the tests share: the real programs, each with files of its own, clients, and seeded random numbers. It knows no test.
 
 pub(crate) mod certificates;
+pub(crate) mod proxy;
+pub(crate) mod site;
 pub(crate) mod tls;
 
 use std::net::SocketAddr;

@@ -157,6 +157,19 @@ async fn a_key_is_unwrapped_for_its_context_by_its_wrapper_alone() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_wrapped_anew_is_the_same_key() {
+    let (wrapper_one, binding) = (wrapper(1), Binding::new("test", "acme", 1));
+    let wrapped = wrapper_one.wrap_new(&binding.context()).await.unwrap();
+    let anew = wrapper_one.rewrap(&binding.context(), &wrapped).await.unwrap();
+    assert_ne!(anew.octets, wrapped.octets);
+    let key = wrapper_one.unwrap(&binding.context(), &wrapped).await.unwrap();
+    assert!(wrapper_one.unwrap(&binding.context(), &anew).await.unwrap().is_same(&key));
+    let other = Binding::new("test", "other", 1);
+    assert!(matches!(wrapper_one.rewrap(&other.context(), &wrapped).await, Err(FactorError::Corrupt(_))));
+    assert!(matches!(wrapper(2).rewrap(&binding.context(), &wrapped).await, Err(FactorError::Refused(_))));
+}
+
+#[tokio::test]
 async fn every_new_key_is_another() {
     let (wrapper, binding) = (wrapper(1), Binding::new("test", "acme", 1));
     let first = wrapper.wrap_new(&binding.context()).await.unwrap();

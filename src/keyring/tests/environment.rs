@@ -16,13 +16,51 @@ async fn it_does_not_start_without_the_environment_keys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_does_not_start_without_the_fingerprints() {
-    for error in store_errors() {
+async fn it_does_not_start_on_a_store_that_refuses_the_fingerprints() {
+    for error in store_errors().into_iter().filter(|error| !passes(error)) {
         let fakes = Fakes::new();
         fakes.operations.calls.fail(error.clone());
         let started = fakes.start(timing(), limits()).await.err();
         assert_eq!(started, Some(EnvironmentError::Fingerprint(FingerprintError::Store(error.into()))));
     }
+}
+
+fn passes(error: &StoreError) -> bool {
+    matches!(error, StoreError::Away(_) | StoreError::Throttled)
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_it_starts_and_gives_no_root_until_the_fingerprints_are_compared() {
+    for error in store_errors().into_iter().filter(passes) {
+        let fakes = Fakes::new();
+        fakes.operations.calls.fail(error);
+        let keyring = fakes.keyring().await;
+        for _ in 0..3 {
+            // Nor where the customer could be read.
+            assert!(matches!(keyring.seals().await, Err(KeyringError::Store(StoreError::Away(_)))));
+            assert!(matches!(keyring.opens(lineage(1, 1, 1)).await, Err(KeyringError::Store(StoreError::Away(_)))));
+            sleep(20 * MINUTE).await;
+        }
+        assert!(timeout(SECOND, keyring.proven()).await.is_err(), "it is not known yet");
+        fakes.operations.calls.fail(None);
+        assert_eq!(keyring.proven().await, Ok(()));
+        assert_eq!(keyring.seals().await, Ok(lineage(1, 1, 1)));
+        assert_eq!(fakes.operations.len(), 2, "the fingerprints are kept now");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_key_that_is_found_out_late_gives_no_root_either() {
+    let fakes = Fakes::new();
+    fakes.keyring().await;
+    fakes.operations.calls.fail(StoreError::Away("planted".to_owned()));
+    fakes.environment.holds(1, &[(1, 9, Enabled)]);
+    let keyring = fakes.keyring().await;
+    fakes.operations.calls.fail(None);
+    let mismatch = FingerprintError::Mismatch { factor: "environment", version: version(1) };
+    assert_eq!(keyring.proven().await, Err(mismatch));
+    assert_eq!(keyring.seals().await, Err(KeyringError::KeysStale));
+    assert_eq!(keyring.opens(lineage(1, 1, 1)).await, Err(KeyringError::KeysStale));
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,6 +266,25 @@ async fn a_hundred_requests_for_a_new_version_read_once_and_all_open() {
     let outcomes = join_all((0..100).map(|_| keyring.opens(lineage(1, 2, 1)))).await;
     assert!(outcomes.into_iter().all(|outcome| outcome == Ok(())));
     assert_eq!(fakes.environment.calls.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_holds_no_call_up_for_long() {
+    let fakes = Fakes::new();
+    let keyring = fakes.keyring().await;
+    fakes.environment.calls.take(MINUTE);
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert_eq!(keyring.opens(lineage(1, 2, 1)).await, Err(KeyringError::SecretsUnavailable));
+        assert_eq!(begun.elapsed(), ASKED);
+    }
+    sleep(15 * MINUTE).await;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert_eq!(keyring.seals().await, Err(KeyringError::KeysStale));
+        assert!(begun.elapsed() <= ASKED, "{:?}", begun.elapsed());
+        assert_eq!(keyring.opens(lineage(1, 1, 1)).await, Ok(()));
+    }
 }
 
 #[tokio::test(start_paused = true)]

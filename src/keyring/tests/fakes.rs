@@ -108,7 +108,7 @@ impl KeyWrapper for FakeWrapper {
     }
 
     async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
-        unreachable!("nothing is rewrapped")
+        unreachable!("nothing here wraps a key anew")
     }
 
     fn wraps_with(&self) -> &str {

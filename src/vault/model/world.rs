@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 
+use super::mirror::Mirror;
 use super::reference::{Applied, Call, Made, Mark, OpId};
 use crate::crypto::Version;
 use crate::ids::{CredentialRef, CustomerId};
@@ -98,6 +99,8 @@ pub(super) enum Fate {
 pub(super) struct World {
     pub(super) random: Random,
     pub(super) fault: Fault,
+    /// A real store that must answer as this one does.
+    pub(super) mirror: Option<Mirror>,
     pub(super) calls: Vec<Call>,
     pub(super) history: Vec<String>,
     /// The writes in their order, each with its row as it was stored.
@@ -126,6 +129,7 @@ impl World {
         Self {
             random: Random(seed),
             fault,
+            mirror: None,
             calls: Vec::new(),
             history: Vec::new(),
             applied: Vec::new(),
@@ -218,12 +222,19 @@ impl World {
                 let stale = self.fault == Fault::ReadsStale && self.random.one_in(4);
                 let rows = if stale { &self.stale } else { &self.credentials };
                 let row = rows.get(&credential).cloned();
+                if let Some(mirror) = &self.mirror {
+                    mirror.get_credential(&credential, row.as_ref());
+                }
                 self.tell(format!("op {op}: message {id} reads {}", told(row.as_ref())));
                 Ok(Answer::Credential(row))
             }
             Request::ReplaceCredential(expected, mut row) => {
                 let present = self.credentials.get(&row.id).cloned();
-                if present.as_ref().map(Versioned::write_id) != expected && self.fault != Fault::IgnoresConditions {
+                let holds = present.as_ref().map(Versioned::write_id) == expected;
+                if let Some(mirror) = &self.mirror {
+                    mirror.put_credential(expected, &row, if holds { Ok(()) } else { Err(present.as_ref()) });
+                }
+                if !holds && self.fault != Fault::IgnoresConditions {
                     self.tell(format!("op {op}: message {id} is refused: {}", told(present.as_ref())));
                     return Ok(Answer::CredentialReplaced(Replaced::Refused(present)));
                 }
@@ -242,12 +253,20 @@ impl World {
             }
             Request::GetCustomer(customer) => {
                 let row = self.customers.get(&customer).cloned();
+                if let Some(mirror) = &self.mirror {
+                    mirror.get_customer(&customer, row.as_ref());
+                }
                 self.tell(format!("op {op}: message {id} reads a customer: {}", row.is_some()));
                 Ok(Answer::Customer(row))
             }
-            Request::ReplaceCustomer(expected, CustomerWrite { customer, key, erased: _ }) => {
-                let present = self.customers.get(&customer.id).cloned();
-                if present.as_ref().map(Versioned::write_id) != expected && self.fault != Fault::IgnoresConditions {
+            Request::ReplaceCustomer(expected, write) => {
+                let present = self.customers.get(&write.customer.id).cloned();
+                let holds = present.as_ref().map(Versioned::write_id) == expected;
+                if let Some(mirror) = &self.mirror {
+                    mirror.put_customer(expected, &write, if holds { Ok(()) } else { Err(present.as_ref()) });
+                }
+                let CustomerWrite { customer, key, erased: _ } = write;
+                if !holds && self.fault != Fault::IgnoresConditions {
                     self.tell(format!("op {op}: message {id} is refused: the customer is there"));
                     return Ok(Answer::CustomerReplaced(Replaced::Refused(present)));
                 }
@@ -445,6 +464,9 @@ impl Rows for Near {
         // Only before the history begins.
         let mut world = self.0.lock();
         assert!(expected.is_none() && world.calls.is_empty(), "the keyring changes no customer");
+        if let Some(mirror) = &world.mirror {
+            mirror.put_customer(expected, &write, Ok(()));
+        }
         let CustomerWrite { customer, key, erased: _ } = write;
         if let Some(key) = key {
             world.keys.insert((customer.id.clone(), key.version), key);

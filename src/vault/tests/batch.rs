@@ -159,7 +159,7 @@ impl KeyWrapper for Hangs {
     }
 
     async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
-        unreachable!("nothing is rewrapped")
+        unreachable!("nothing here wraps a key anew")
     }
 
     fn wraps_with(&self) -> &str {
@@ -222,7 +222,7 @@ impl KeyWrapper for Slow {
     }
 
     async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
-        unreachable!("nothing is rewrapped")
+        unreachable!("nothing here wraps a key anew")
     }
 
     fn wraps_with(&self) -> &str {

@@ -75,10 +75,13 @@ pub(super) async fn run(arguments: &Arguments, connect: &Connect, output: &mut O
         since: arguments.since,
         until: arguments.until,
     };
-    let mut report = Report::new(filter, arguments.logs.heads()?, arguments.logs.partial);
+    let mut report = Report::new(filter, arguments.logs.heads().await?, arguments.logs.partial);
     arguments
         .logs
         .each(|name, log| report.read(name, log).map_err(|error| Failure::failed(format!("{name}: {error}"))))?;
+    if let Some(mac) = arguments.logs.mac().await {
+        report.check_macs(mac.as_ref()).await.map_err(|error| verify::no_mac(&error))?;
+    }
     let answer = report.finish();
     let known = if arguments.living { ask(&answer.rows, connect).await? } else { Known::default() };
     let lines: Vec<_> = answer.rows.iter().map(|(row, times)| Line::new(row, times, &known.revisions)).collect();

@@ -3,21 +3,31 @@
 use serde::Serialize;
 use triseal::audit::finding::{End, Finding, Seen, Verdict};
 use triseal::audit::verify::Verifier;
+use triseal::factors::FactorError;
 
 use super::Logs;
 use crate::failure::Failure;
 use crate::output::{Format, Output, Table, printable};
 
-pub(super) fn run(logs: &Logs, output: &mut Output) -> Result<(), Failure> {
-    let mut verifier = Verifier::new(logs.heads()?, logs.partial);
+pub(super) async fn run(logs: &Logs, output: &mut Output) -> Result<(), Failure> {
+    let mut verifier = Verifier::new(logs.heads().await?, logs.partial);
     let files =
         logs.each(|name, log| verifier.read(name, log).map_err(|error| Failure::failed(format!("{name}: {error}"))))?;
+    if let Some(mac) = logs.mac().await {
+        verifier.check_macs(mac.as_ref()).await.map_err(|error| no_mac(&error))?;
+    }
     let verdict = verifier.finish();
     match output.format() {
         Format::Json => output.json(&Shown::new(&verdict, files))?,
         Format::Text => output.octets(text(&verdict, files).as_bytes())?,
     }
     judged(&verdict)
+}
+
+/// The MACs could not be checked.
+pub(super) fn no_mac(error: &FactorError) -> Failure {
+    Failure::failed(format!("--mac-key: {error}"))
+        .with_hint("AWS_REGION and AWS_PROFILE say where the key is and who asks; the identity needs kms:VerifyMac")
 }
 
 /// Exit code 3 if anything was found.
@@ -86,7 +96,7 @@ fn notes(verdict: &Verdict) -> Vec<String> {
     }
     if verdict.unchecked_macs > 0 {
         let heads = counted(verdict.unchecked_macs, "head");
-        notes.push(format!("the MACs of {heads} were not checked: this release does not reach KMS"));
+        notes.push(format!("the MACs of {heads} were not checked: name the key by --mac-key"));
     }
     let open = verdict.streams.iter().filter(|seen| seen.end != End::Closed).count();
     if open > 0 {

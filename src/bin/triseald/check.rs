@@ -1,0 +1,162 @@
+//! `triseald check`: does once what the service will do with each of its parts, and says what is missing. `triseald tables create`:
+//! makes the tables, which the service never does.
+
+use std::sync::Arc;
+
+use triseal::access::Access;
+use triseal::config::{Backend, CustomerFrom, EnvironmentFrom, Settings};
+use triseal::crypto::Version;
+use triseal::factors::{FactorError, KeyWrapper, WrapContext};
+use triseal::ids::CustomerId;
+use triseal::store::WriteId;
+use triseal::store::dynamodb::{Created, Table};
+use triseal::store::embedded::EmbeddedStore;
+use triseal::telemetry::dependency::{Dependency, Name};
+
+use super::Failure;
+use super::parts::{self, Aws, Sources, tables};
+
+/// The customer that the probe's key is wrapped for. It is never written to a table.
+const PROBE: &str = "triseal-check";
+
+/// What was tried, line by line.
+struct Report {
+    missing: usize,
+}
+
+impl Report {
+    fn line<E: std::fmt::Display>(&mut self, what: &str, outcome: Result<(), E>) {
+        match outcome {
+            Ok(()) => println!("ok       {what}"),
+            Err(error) => {
+                self.missing += 1;
+                println!("MISSING  {what}: {error}");
+            }
+        }
+    }
+}
+
+/// Tries everything. An error says that something is missing; what, stands in the lines before.
+pub(super) async fn check(settings: &Settings, aws: &Aws) -> Result<(), Failure> {
+    let mut report = Report { missing: 0 };
+    let [environment, wrapper] =
+        [Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
+    match Sources::new(settings, aws, &environment, &wrapper) {
+        Ok(sources) => {
+            let read = sources.environment.fetch().await.map(|_| ());
+            report.line(environment_name(settings), read);
+            check_wrapper(&mut report, settings, sources.wrapper.as_ref()).await?;
+        }
+        Err(error) => report.line("the key files", Err(error)),
+    }
+    match settings.store.backend {
+        Backend::Dynamodb => check_tables(&mut report, settings, aws).await?,
+        Backend::Embedded => check_file(&mut report, settings),
+    }
+    check_edge(&mut report, settings).await;
+    if let Some(mac) = parts::checkpoint_mac(settings, aws)? {
+        report.line("audit: kms:GenerateMac", mac.make(b"triseal/v1 check").await.map(|_| ()));
+    }
+    match report.missing {
+        0 => Ok(()),
+        1 => Err("1 thing is missing, named above".into()),
+        missing => Err(format!("{missing} things are missing, named above").into()),
+    }
+}
+
+fn environment_name(settings: &Settings) -> &'static str {
+    match settings.factors.environment {
+        EnvironmentFrom::SecretsManager => "environment keys: secretsmanager:GetSecretValue",
+        EnvironmentFrom::File => "environment keys: the file",
+    }
+}
+
+/// A real key is wrapped and unwrapped. That another context is refused is tried, too: without that, wrapped keys could be
+/// exchanged.
+async fn check_wrapper(report: &mut Report, settings: &Settings, wrapper: &dyn KeyWrapper) -> Result<(), Failure> {
+    let [wrap, unwrap, other] = match settings.factors.customer {
+        CustomerFrom::Kms => [
+            "customer keys: kms:GenerateDataKeyWithoutPlaintext",
+            "customer keys: kms:Decrypt",
+            "customer keys: another encryption context is refused",
+        ],
+        CustomerFrom::Local => [
+            "customer keys: wrapping with the local key",
+            "customer keys: unwrapping with the local key",
+            "customer keys: another context is refused",
+        ],
+    };
+    let customer = CustomerId::parse(PROBE)?;
+    let context = |version| WrapContext { deployment: &settings.deployment, customer: &customer, version };
+    let second = Version::new(2).ok_or("there is no second version")?;
+    let wrapped = match wrapper.wrap_new(&context(Version::FIRST)).await {
+        Ok(wrapped) => wrapped,
+        Err(error) => {
+            report.line(wrap, Err(error));
+            report.line(unwrap, Err("not tried, for want of a wrapped key"));
+            return Ok(());
+        }
+    };
+    report.line::<FactorError>(wrap, Ok(()));
+    let unwrapped = wrapper.unwrap(&context(Version::FIRST), &wrapped).await;
+    let works = unwrapped.is_ok();
+    report.line(unwrap, unwrapped.map(|_| ()));
+    if works {
+        report.line(
+            other,
+            match wrapper.unwrap(&context(second), &wrapped).await {
+                Err(FactorError::Corrupt(_)) => Ok(()),
+                Err(error) => Err(error.to_string()),
+                Ok(_) => Err("it was accepted".to_owned()),
+            },
+        );
+    }
+    Ok(())
+}
+
+async fn check_tables(report: &mut Report, settings: &Settings, aws: &Aws) -> Result<(), Failure> {
+    let store = tables(settings, aws)?;
+    for table in Table::ALL {
+        for (action, outcome) in store.probe(table, WriteId::random()?).await {
+            report.line(&format!("table {}: dynamodb:{action}", store.name(table)), outcome);
+        }
+    }
+    Ok(())
+}
+
+/// What stands in files before anybody is served: certificates and policy.
+async fn check_edge(report: &mut Report, settings: &Settings) {
+    if let Some(tls) = &settings.tls {
+        report.line(&format!("tls: {}", tls.certificate.display()), super::start_tls(tls).map(|_| ()));
+    }
+    if let Some(directory) = settings.policy_directory() {
+        report.line(&format!("policy: {}", directory.display()), Access::start(directory).await.map(|_| ()));
+    }
+}
+
+/// A file that is not there is made at the start of the service, and not here.
+fn check_file(report: &mut Report, settings: &Settings) {
+    let path = &settings.store.embedded.path;
+    let name = format!("store: {}", path.display());
+    match path.try_exists() {
+        Ok(false) => report.line::<String>(&format!("{name}, which will be made"), Ok(())),
+        Ok(true) => report.line(&name, EmbeddedStore::open(path, &settings.deployment).map(|_| ())),
+        Err(error) => report.line(&name, Err(error)),
+    }
+}
+
+/// Makes the tables that are not there.
+pub(super) async fn create_tables(settings: &Settings, aws: &Aws) -> Result<(), Failure> {
+    if settings.store.backend != Backend::Dynamodb {
+        return Err("settings: store.backend: must be \"dynamodb\" for tables to be created".into());
+    }
+    let store = tables(settings, aws)?;
+    for table in Table::ALL {
+        let name = store.name(table);
+        match store.create(table).await.map_err(|error| format!("the table {name} can't be created: {error}"))? {
+            Created::New => println!("created  {name}"),
+            Created::Already => println!("there    {name}"),
+        }
+    }
+    Ok(())
+}

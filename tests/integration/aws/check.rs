@@ -1,0 +1,133 @@
+//! `triseald check` and `triseald tables create`, with one part after another taken away or broken.
+
+use std::process::Output;
+
+use super::proxies;
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::run;
+use crate::support::site::Aws;
+use crate::support::tls::everything_permitted;
+
+const DENIED: Fault = Fault::Answers(400, "AccessDeniedException");
+
+async fn check(site: &Aws, variables: &[(&str, &str)], proxies: Option<&[Proxy; 3]>) -> (bool, String) {
+    let mut command = site.triseald(&["check", "--config", site.settings().to_str().unwrap()]);
+    if let Some(proxies) = proxies {
+        let names = ["AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_DYNAMODB"];
+        command.envs(names.into_iter().zip(proxies.each_ref().map(Proxy::url)));
+    }
+    command.envs(variables.iter().copied());
+    let Output { status, stdout, stderr } = run(command).await;
+    let said = String::from_utf8([stdout, stderr].concat()).unwrap();
+    assert!(matches!(status.code(), Some(0 | 1)), "{said}");
+    (status.success(), said)
+}
+
+/// The lines that say what is missing.
+fn missing(said: &str) -> Vec<&str> {
+    said.lines().filter(|line| line.starts_with("MISSING")).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn where_all_is_there_each_permission_has_a_line() {
+    let site = Aws::new().await;
+    let (fine, said) = check(&site, &[], None).await;
+    assert!(fine && missing(&said).is_empty(), "{said}");
+    for wanted in ["secretsmanager:GetSecretValue", "kms:GenerateDataKeyWithoutPlaintext", "kms:Decrypt"] {
+        assert!(said.lines().any(|line| line.starts_with("ok ") && line.contains(wanted)), "{said}");
+    }
+    for table in [&site.tables.credentials, &site.tables.customers, &site.tables.operations] {
+        for action in ["GetItem", "PutItem", "Query", "Scan", "DeleteItem"] {
+            let wanted = format!("{table}: dynamodb:{action}");
+            assert!(said.lines().any(|line| line.starts_with("ok ") && line.contains(&wanted)), "{said}");
+        }
+        let left = site.dynamodb.scan().table_name(table).send().await.unwrap();
+        assert_eq!(left.count, 0, "a probe was left in {table}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn each_part_that_is_denied_or_away_is_named_and_the_others_are_tried() {
+    let site = Aws::new().await;
+    let proxies = proxies(&site).await;
+    for (part, action, lines) in [
+        (0, "kms:GenerateDataKeyWithoutPlaintext", 2),
+        (1, "secretsmanager:GetSecretValue", 1),
+        (2, "dynamodb:PutItem", 15),
+    ] {
+        for (fault, why) in [(DENIED, "AccessDeniedException"), (Fault::Refused, "the connection failed")] {
+            proxies[part].set(fault);
+            let (fine, said) = check(&site, &[], Some(&proxies)).await;
+            let missing = missing(&said);
+            assert!(!fine && missing.len() == lines, "{said}");
+            assert!(missing.iter().any(|line| line.contains(action) && line.contains(why)), "{said}");
+            proxies[part].set(Fault::None);
+        }
+    }
+    let (fine, said) = check(&site, &[], Some(&proxies)).await;
+    assert!(fine, "{said}");
+}
+
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn the_key_of_the_audit_log_the_policy_and_the_certificates_have_lines() {
+    let site = Aws::new().await;
+    let (key, folder) = (super::audit::mac_key(&site).await, tempfile::tempdir().unwrap());
+    let policy = everything_permitted(folder.path());
+    let named =
+        [("TRISEAL__AUDIT__KMS_MAC_KEY", key.as_str()), ("TRISEAL__POLICY__DIRECTORY", policy.to_str().unwrap())];
+    let (fine, said) = check(&site, &named, None).await;
+    assert!(fine && said.contains("ok       audit: kms:GenerateMac\n") && said.contains("ok       policy: "), "{said}");
+
+    std::fs::write(policy.join("all.cedar"), "permit (principal, action, resource) when { MARKED };").unwrap();
+    let wrapping = [("TRISEAL__AUDIT__KMS_MAC_KEY", site.key.as_str()), named[1]];
+    let (fine, said) = check(&site, &wrapping, None).await;
+    let missing = missing(&said);
+    assert!(!fine && missing.len() == 2, "{said}");
+    assert!(missing.iter().any(|line| line.contains("audit: kms:GenerateMac: InvalidKeyUsageException")), "{said}");
+    assert!(missing.iter().any(|line| line.contains("policy: ")), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn what_is_broken_is_named() {
+    let site = Aws::new().await;
+    site.kms.disable_key().key_id(&site.key).send().await.unwrap();
+    let (fine, said) = check(&site, &[], None).await;
+    assert!(!fine && missing(&said)[0].contains("DisabledException"), "{said}");
+    site.kms.enable_key().key_id(&site.key).send().await.unwrap();
+
+    site.put_secret("MARKED").await;
+    let (fine, said) = check(&site, &[], None).await;
+    assert!(!fine && missing(&said)[0].contains("the secret's value: document: is not JSON"), "{said}");
+    assert!(!said.contains("MARKED"));
+
+    site.dynamodb.delete_table().table_name(&site.tables.customers).send().await.unwrap();
+    let (fine, said) = check(&site, &[], None).await;
+    assert!(!fine && missing(&said)[1].contains(&format!("the table {} is missing", site.tables.customers)), "{said}");
+
+    let (fine, said) = check(&site, &[("AWS_REGION", "")], None).await;
+    assert!(!fine && said.contains("AWS_REGION"), "{said}");
+    let (fine, said) = check(&site, &[("TRISEAL__FACTORS__KMS__WRAP_WITH", "alias/key")], None).await;
+    assert!(!fine && said.contains("factors.kms.wrap_with"), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn tables_are_created_where_they_are_missing_and_left_where_they_are() {
+    let site = Aws::without_tables().await;
+    let create = async || {
+        let create = site.triseald(&["tables", "create", "--config", site.settings().to_str().unwrap()]);
+        let Output { status, stdout, stderr } = run(create).await;
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    };
+    let all = [&site.tables.credentials, &site.tables.customers, &site.tables.operations];
+    let lines = |word: &str| all.map(|table| format!("{word:<9}{table}\n")).concat();
+    assert_eq!(create().await, lines("created"));
+    assert_eq!(create().await, lines("there"));
+    let (fine, said) = check(&site, &[], None).await;
+    assert!(fine, "{said}");
+}

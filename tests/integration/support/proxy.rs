@@ -1,0 +1,202 @@
+//! Stands between a service and one of its dependencies: passes on, counts, and does what networks and AWS do on bad days.
+//!
+//! It speaks just enough HTTP/1.1: one request for each connection, and the answer as it comes.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing.
+    None,
+    /// Nobody listens.
+    Refused,
+    /// Connections are made, and nothing comes back.
+    BlackHole,
+    /// An answer takes so long.
+    Slow(Duration),
+    /// The request is carried out, and the connection is reset in the middle of its answer.
+    ResetMidAnswer,
+    /// The same, for what writes; what reads is answered.
+    ResetMidAnswerOfWrites,
+    /// An error of the service itself: status and code.
+    Answers(u16, &'static str),
+}
+
+/// One dependency's proxy. It ends when this is dropped.
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    fault: watch::Sender<Fault>,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    /// Before `HOST:PORT`.
+    pub(crate) async fn before(upstream: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (fault, faults) = watch::channel(Fault::None);
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(listen(listener, faults, upstream.to_owned(), Arc::clone(&calls)));
+        Self { address, fault, calls }
+    }
+
+    /// Its URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From the next request on.
+    pub(crate) fn set(&self, fault: Fault) {
+        self.fault.send_replace(fault);
+    }
+
+    /// The operations that were asked for since this was last called, such as `Decrypt`; of DynamoDB with the last word of the table's name,
+    /// such as `GetItem credentials`.
+    pub(crate) fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock().expect("no panic"))
+    }
+}
+
+async fn listen(
+    listener: TcpListener,
+    mut faults: watch::Receiver<Fault>,
+    upstream: String,
+    calls: Arc<Mutex<Vec<String>>>,
+) {
+    let address = listener.local_addr().expect("an address");
+    let mut listener = Some(listener);
+    loop {
+        // Dropped, so that the system itself refuses.
+        if *faults.borrow_and_update() == Fault::Refused {
+            listener = None;
+        } else if listener.is_none() {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.set_reuseaddr(true).expect("an option");
+            socket.bind(address).expect("the same port");
+            listener = Some(socket.listen(64).expect("a listener"));
+        }
+        let accepted = async {
+            match &listener {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = faults.changed() => if changed.is_err() { return },
+            Ok((connection, _)) = accepted => {
+                tokio::spawn(serve(connection, faults.clone(), upstream.clone(), Arc::clone(&calls)));
+            }
+        }
+    }
+}
+
+async fn serve(
+    mut connection: TcpStream,
+    mut faults: watch::Receiver<Fault>,
+    upstream: String,
+    calls: Arc<Mutex<Vec<String>>>,
+) {
+    let mut request = Vec::new();
+    while body_length(&request).is_none_or(|(head, body)| request.len() < head + body) {
+        if connection.read_buf(&mut request).await.unwrap_or_default() == 0 {
+            return;
+        }
+    }
+    let operation = operation(&request);
+    let fault = match *faults.borrow_and_update() {
+        Fault::ResetMidAnswerOfWrites if ["PutItem", "TransactWriteItems"].contains(&operation.as_str()) => {
+            Fault::ResetMidAnswer
+        }
+        Fault::ResetMidAnswerOfWrites => Fault::None,
+        fault => fault,
+    };
+    calls.lock().expect("no panic").push(match table(&request) {
+        Some(table) => format!("{operation} {table}"),
+        None => operation,
+    });
+    let answered = async {
+        match fault {
+            Fault::None => {
+                let answer = ask(&upstream, &request).await;
+                let _ = connection.write_all(&answer).await;
+            }
+            Fault::Slow(pause) => {
+                let answer = ask(&upstream, &request).await;
+                tokio::time::sleep(pause).await;
+                let _ = connection.write_all(&answer).await;
+            }
+            Fault::ResetMidAnswer | Fault::ResetMidAnswerOfWrites => {
+                let answer = ask(&upstream, &request).await;
+                let _ = connection.write_all(&answer[..answer.len() / 2]).await;
+                let _ = connection.set_zero_linger();
+            }
+            Fault::Answers(status, code) => {
+                let body = format!(r#"{{"__type":"x#{code}","message":"by the proxy"}}"#);
+                let head = format!(
+                    "HTTP/1.1 {status} Told\r\ncontent-type: application/x-amz-json-1.0\r\nx-amzn-requestid: PROXY-1\r\n\
+                     content-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = connection.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await;
+            }
+            Fault::Refused => {
+                let _ = connection.set_zero_linger();
+            }
+            Fault::BlackHole => std::future::pending().await,
+        }
+    };
+    // A connection into a black hole stays there: whoever waits must give it up.
+    tokio::select! {
+        () = answered => {}
+        _ = closed(faults) => {}
+    }
+}
+
+/// Ends with the proxy.
+async fn closed(mut faults: watch::Receiver<Fault>) {
+    while faults.changed().await.is_ok() {}
+}
+
+/// Sends a request on, and reads the answer to its end.
+async fn ask(upstream: &str, request: &[u8]) -> Vec<u8> {
+    let line = request.windows(2).position(|octets| octets == b"\r\n").expect("a request line") + 2;
+    let mut connection = TcpStream::connect(upstream).await.expect("the emulator runs");
+    let closing = [&request[..line], b"Connection: close\r\n", &request[line..]].concat();
+    let mut answer = Vec::new();
+    connection.write_all(&closing).await.expect("the emulator reads");
+    // A client that has gone may end this.
+    let _ = connection.read_to_end(&mut answer).await;
+    answer
+}
+
+/// The octets of head and body. `None`: the head has not come yet.
+fn body_length(request: &[u8]) -> Option<(usize, usize)> {
+    let head = request.windows(4).position(|octets| octets == b"\r\n\r\n")? + 4;
+    let length = field(&request[..head], "content-length").and_then(|length| length.parse().ok()).unwrap_or_default();
+    Some((head, length))
+}
+
+fn operation(request: &[u8]) -> String {
+    let target = field(request, "x-amz-target").unwrap_or_default();
+    target.rsplit('.').next().unwrap_or_default().to_owned()
+}
+
+/// Of the table that is named first.
+fn table(request: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(request);
+    let (name, _) = text.split_once("\"TableName\":\"")?.1.split_once('"')?;
+    name.rsplit('-').next().map(str::to_owned)
+}
+
+fn field(request: &[u8], name: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(request);
+    let mut fields = text.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
+    fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
+}
