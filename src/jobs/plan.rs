@@ -187,14 +187,20 @@ pub(super) fn settled(
     customer_staleness: SignedDuration,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let living = || replicas.iter().filter(|replica| replica.is_alive(now));
-    if !living().all(|replica| job.suits(replica)) {
-        return None;
-    }
-    let since = living().map(|replica| replica.since).max()?;
+    let mut living = replicas.iter().filter(|replica| replica.is_alive(now)).peekable();
+    // Nobody knows what those do who have not reported.
+    living.peek()?;
     // A version that was made at the same time as the job may be news to the others for so long.
-    let known = after(after(job.create_time, CLOCKS), customer_staleness);
-    Some(after(since.max(known), UNDER_WAY))
+    let mut known = after(after(job.create_time, CLOCKS), customer_staleness);
+    for replica in living {
+        if !job.suits(replica) {
+            return None;
+        }
+        if replica.had_others {
+            known = known.max(replica.since);
+        }
+    }
+    Some(after(known, UNDER_WAY))
 }
 
 /// The job with its present pass begun, if it waits and may begin now.

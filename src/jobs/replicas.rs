@@ -63,6 +63,8 @@ pub struct Replica {
     pub wraps_with: String,
     /// Since when these are its primaries.
     pub since: Timestamp,
+    /// Whether it had others before. One that has had these from its start has nothing under way under others.
+    pub had_others: bool,
     /// When it reported.
     pub report_time: Timestamp,
 }
@@ -88,6 +90,8 @@ struct ReplicaFields {
     report_time: i64,
     #[n(5)]
     wraps_with: String,
+    #[n(6)]
+    had_others: bool,
 }
 
 /// Reports for one replica.
@@ -97,8 +101,15 @@ pub struct Reporter {
     wraps_with: String,
     operations: Arc<dyn Operations>,
     clock: fn() -> Timestamp,
-    /// The primaries that were reported last, and since when they are.
-    known: Mutex<Option<(Option<(Version, Version)>, Timestamp)>>,
+    known: Mutex<Option<Known>>,
+}
+
+/// What was reported last.
+#[derive(Clone, Copy)]
+struct Known {
+    primaries: Option<(Version, Version)>,
+    since: Timestamp,
+    had_others: bool,
 }
 
 impl Reporter {
@@ -152,18 +163,22 @@ impl Reporter {
     /// What is to be reported now.
     pub(super) async fn present(&self) -> Replica {
         let (primaries, now) = (self.keyring.primaries().await.ok(), row_time((self.clock)()));
-        let since = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let since = known.filter(|(before, _)| *before == primaries).map_or(now, |(_, since)| since);
-            *known = Some((primaries, since));
-            since
+        let known = {
+            let mut last = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = match *last {
+                Some(known) if known.primaries == primaries => known,
+                before => Known { primaries, since: now, had_others: before.is_some() },
+            };
+            *last = Some(known);
+            known
         };
         Replica {
             id: self.id.to_string(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             primaries,
             wraps_with: self.wraps_with.clone(),
-            since,
+            since: known.since,
+            had_others: known.had_others,
             report_time: now,
         }
     }
@@ -177,6 +192,7 @@ async fn write(operations: &dyn Operations, report: &Replica) -> Result<(), Chan
         since: micros(report.since),
         report_time: micros(report.report_time),
         wraps_with: report.wraps_with.clone(),
+        had_others: report.had_others,
     });
     let id = OperationId { kind: KIND, id: report.id.clone() };
     change(operations, &id, |_| {
@@ -242,6 +258,7 @@ fn read(row: &OperationRow) -> Result<Replica, BadRecord> {
         primaries,
         wraps_with: fields.wraps_with,
         since: time(fields.since)?,
+        had_others: fields.had_others,
         report_time: time(fields.report_time)?,
     })
 }

@@ -40,6 +40,7 @@ fn replica(primaries: Option<(u32, u32)>, wraps_with: &str, since: i64, report: 
         primaries: primaries.map(|(codebase, environment)| (version(codebase), version(environment))),
         wraps_with: wraps_with.to_owned(),
         since: time(since),
+        had_others: true,
         report_time: time(report),
     }
 }
@@ -66,6 +67,9 @@ fn nothing_is_settled_while_a_replica_may_undo_it() {
     for (other, at) in [((Some((2, 3))), 115), (Some((9, 9)), 115), (None, 115)] {
         assert_eq!(settles(&job, &[good.clone(), replica(other, "new", 100, 50)], 50), Some(at));
     }
+    // One that has started since, and was never below it.
+    let started = Replica { had_others: false, ..replica(Some((2, 3)), "new", 100, 100) };
+    assert_eq!(settles(&job, &[good.clone(), started], 100), Some(30));
     let rewrap = super::tests::job(JobKind::Rewrap);
     assert_eq!(settles(&rewrap, &[good.clone(), replica(Some((1, 1)), "new", -100, 0)], 0), Some(30));
     assert_eq!(settles(&rewrap, &[good, replica(Some((2, 3)), "old", -100, 0)], 0), None);
