@@ -2,7 +2,7 @@
 //! nothing else. It shows no id and no secret, and takes little even from those who mean harm.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tracing::warn;
 
-use crate::store::{OperationId, Operations};
+use crate::store::{OperationId, Operations, StoreClock};
 use crate::telemetry::dependency::{Dependency, Outcome};
 use crate::telemetry::metrics::Exposition;
 
@@ -55,12 +55,19 @@ pub struct Readiness {
     /// And since when.
     phase: Mutex<(Phase, Timestamp)>,
     dependencies: Vec<Arc<Dependency>>,
+    /// Of a store that tells its time.
+    clock: OnceLock<Arc<StoreClock>>,
 }
 
 impl Readiness {
     /// Starting, with these dependencies.
     pub fn new(dependencies: Vec<Arc<Dependency>>) -> Self {
-        Self { phase: Mutex::new((Phase::Starting, Timestamp::now())), dependencies }
+        Self { phase: Mutex::new((Phase::Starting, Timestamp::now())), dependencies, clock: OnceLock::new() }
+    }
+
+    /// From now on, this machine's clock has to agree with the store's. Only the first that is given counts.
+    pub fn require_clock(&self, clock: Arc<StoreClock>) {
+        let _ = self.clock.set(clock);
     }
 
     /// The process goes on to its next phase.
@@ -75,7 +82,8 @@ impl Readiness {
     /// Whether it serves, and everything that is required for that answers.
     pub fn is_ready(&self) -> bool {
         let mut required = self.dependencies.iter().filter(|dependency| dependency.name().is_required());
-        self.phase().0 == Phase::Serving && required.all(|dependency| dependency.standing().is_up())
+        let agrees = self.clock.get().is_none_or(|clock| clock.agrees());
+        self.phase().0 == Phase::Serving && required.all(|dependency| dependency.standing().is_up()) && agrees
     }
 
     fn report(&self) -> Value {
@@ -99,11 +107,13 @@ impl Readiness {
             });
             (name.as_str().to_owned(), report)
         });
+        let clock = self.clock.get().map(|clock| json!({ "agrees": clock.agrees(), "ahead_ms": clock.ahead_ms() }));
         json!({
             "ready": self.is_ready(),
             "phase": phase,
             "since": since.to_string(),
             "version": env!("CARGO_PKG_VERSION"),
+            "clock": clock,
             "dependencies": dependencies.collect::<serde_json::Map<_, _>>(),
         })
     }
@@ -181,9 +191,8 @@ fn response(status: StatusCode, content_type: &'static str, body: String) -> Res
     response
 }
 
-/// Asks the store for something again and again, for as long as the process lives. What comes of it, the store's [`Dependency`] knows.
-///
-/// A store that tells its time, in the Date header of its answers, is to be compared here with this machine's clock (at most 2 s apart).
+/// Asks the store for something again and again, for as long as the process lives. What comes of it, the store's [`Dependency`] and its
+/// [`StoreClock`] know.
 pub async fn probe(operations: Arc<dyn Operations>) {
     let id = OperationId { kind: "probe", id: "readiness".to_owned() };
     let mut ticks = interval(PROBE);

@@ -101,19 +101,6 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Make the tables in DynamoDB, for development
-    #[command(subcommand)]
-    Tables(TablesCommand),
-}
-
-#[derive(Subcommand)]
-enum TablesCommand {
-    /// Make those of these settings that are not there: on demand, without protection or backups
-    Create {
-        /// The settings
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
 }
 
 /// What is said to whoever started the service: what is wrong, and what to do.
@@ -142,10 +129,8 @@ fn harden(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    match &arguments.command {
-        Some(Command::Check { config }) => return check(config).await,
-        Some(Command::Tables(TablesCommand::Create { config })) => return create_tables(config).await,
-        None => {}
+    if let Some(Command::Check { config }) = &arguments.command {
+        return check(config).await;
     }
     let settings = settings(&arguments)?;
     let codebase = codebase_keys(&settings, arguments.dev)?;
@@ -184,6 +169,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 
     let deployment = settings.deployment.clone();
     let store = parts::Store::new(&settings, &aws, &store_state)?;
+    if let Some(clock) = &store.clock {
+        readiness.require_clock(Arc::clone(clock));
+    }
     tokio::spawn(ops::probe(Arc::clone(&store.operations)));
     let (customers, wrapper) = (store.customers, sources.wrapper);
     let timing = sources.timing;
@@ -312,11 +300,6 @@ async fn check(config: &Path) -> Result<(), Failure> {
     codebase_keys(&settings, false)?;
     settings.check()?;
     check::check(&settings, &Aws::load(&settings).await?).await
-}
-
-async fn create_tables(config: &Path) -> Result<(), Failure> {
-    let settings = Settings::from_file(config)?;
-    check::create_tables(&settings, &Aws::load(&settings).await?).await
 }
 
 async fn start_audit(

@@ -54,6 +54,20 @@ async fn ready_is_who_serves_with_all_that_is_required() {
 }
 
 #[tokio::test]
+async fn a_clock_that_must_agree_and_does_not_is_not_ready() {
+    let (readiness, [store, ..]) = readiness();
+    meet(&store, Ok(())).await;
+    readiness.enter(Phase::Serving);
+    assert!(readiness.is_ready() && readiness.report()["clock"].is_null());
+    let clock = Arc::new(StoreClock::default());
+    readiness.require_clock(Arc::clone(&clock));
+    assert!(readiness.is_ready() && readiness.report()["clock"]["agrees"] == true);
+    clock.set(-2_001);
+    assert!(!readiness.is_ready());
+    assert_eq!(readiness.report()["clock"], json!({ "agrees": false, "ahead_ms": -2_001 }));
+}
+
+#[tokio::test]
 async fn the_report_names_each_dependency_with_its_state_and_since_when() {
     let (readiness, [store, ..]) = readiness();
     meet(&store, Ok(())).await;

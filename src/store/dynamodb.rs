@@ -4,6 +4,7 @@
 //!
 //! Requests and what DynamoDB answers to them are in `wire`.
 
+mod date;
 mod tables;
 mod wire;
 

@@ -4,6 +4,7 @@
 //! nothing here decides what opens. The store knows no key and no secret.
 
 mod change;
+mod clock;
 #[cfg(test)]
 pub(crate) mod contract;
 pub mod dynamodb;
@@ -16,6 +17,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 pub use change::{ChangeError, Decision, change};
+pub use clock::StoreClock;
 pub use rows::{
     Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, Erasure, IdempotencyKey, KeyRow,
     KeyVersion, KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, Versioned, WriteId,

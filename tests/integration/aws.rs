@@ -6,6 +6,7 @@ mod away;
 mod calls;
 mod check;
 mod replicas;
+mod stack;
 mod wrong;
 
 use std::time::{Duration, Instant};

@@ -21,6 +21,7 @@ mod policy;
 mod reencrypt;
 mod salesforce;
 mod status;
+mod tables;
 mod tls;
 mod wiped;
 
@@ -92,6 +93,9 @@ enum Command {
     /// Verify audit logs, and report from them who saw what
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Make the tables in DynamoDB, for development
+    #[command(subcommand)]
+    Tables(tables::Command),
 }
 
 const REWRAP_HELP: &str = "\
@@ -157,6 +161,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Keygen(command) => keygen::run(&command, &mut output),
         Command::Policy(command) => policy::run(&command, &mut output),
         Command::Audit(command) => audit::run(command, &cli.connect, &mut output).await,
+        Command::Tables(command) => tables::run(command, &mut output).await,
     }
 }
 

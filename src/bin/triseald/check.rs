@@ -1,5 +1,4 @@
-//! `triseald check`: does once what the service will do with each of its parts, and says what is missing. `triseald tables create`:
-//! makes the tables, which the service never does.
+//! `triseald check`: does once what the service will do with each of its parts, and says what is missing.
 
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use triseal::crypto::Version;
 use triseal::factors::{FactorError, KeyWrapper, WrapContext};
 use triseal::ids::CustomerId;
 use triseal::store::WriteId;
-use triseal::store::dynamodb::{Created, Table};
+use triseal::store::dynamodb::Table;
 use triseal::store::embedded::EmbeddedStore;
 use triseal::telemetry::dependency::{Dependency, Name};
 
@@ -143,20 +142,4 @@ fn check_file(report: &mut Report, settings: &Settings) {
         Ok(true) => report.line(&name, EmbeddedStore::open(path, &settings.deployment).map(|_| ())),
         Err(error) => report.line(&name, Err(error)),
     }
-}
-
-/// Makes the tables that are not there.
-pub(super) async fn create_tables(settings: &Settings, aws: &Aws) -> Result<(), Failure> {
-    if settings.store.backend != Backend::Dynamodb {
-        return Err("settings: store.backend: must be \"dynamodb\" for tables to be created".into());
-    }
-    let store = tables(settings, aws)?;
-    for table in Table::ALL {
-        let name = store.name(table);
-        match store.create(table).await.map_err(|error| format!("the table {name} can't be created: {error}"))? {
-            Created::New => println!("created  {name}"),
-            Created::Already => println!("there    {name}"),
-        }
-    }
-    Ok(())
 }

@@ -13,7 +13,7 @@ use triseal::keyring::EnvironmentTiming;
 use triseal::observed::Observed;
 use triseal::store::dynamodb::{DynamoCredentials, DynamoCustomers, DynamoOperations, DynamoStore, TableNames};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use triseal::store::{Credentials, Customers, Operations};
+use triseal::store::{Credentials, Customers, Operations, StoreClock};
 use triseal::telemetry::dependency::Dependency;
 
 use super::Failure;
@@ -136,6 +136,8 @@ pub(super) struct Store {
     pub(super) operations: Arc<dyn Operations>,
     /// The file, if it is one: it may fail for good.
     pub(super) file: Option<Arc<EmbeddedStore>>,
+    /// What it says of the time, if it says anything.
+    pub(super) clock: Option<Arc<StoreClock>>,
 }
 
 impl Store {
@@ -145,6 +147,7 @@ impl Store {
             Backend::Dynamodb => {
                 let store = Arc::new(tables(settings, aws)?);
                 Self {
+                    clock: Some(store.clock()),
                     credentials: Arc::new(Observed::new(DynamoCredentials(Arc::clone(&store)), state)),
                     customers: Arc::new(Observed::new(DynamoCustomers(Arc::clone(&store)), state)),
                     operations: Arc::new(Observed::new(DynamoOperations(store), state)),
@@ -158,6 +161,7 @@ impl Store {
                     customers: Arc::new(Observed::new(EmbeddedCustomers(Arc::clone(&store)), state)),
                     operations: Arc::new(Observed::new(EmbeddedOperations(Arc::clone(&store)), state)),
                     file: Some(store),
+                    clock: None,
                 }
             }
         })

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -19,8 +20,9 @@ use aws_sdk_dynamodb::types::{
 use tokio::time::sleep;
 
 use super::super::encoding::{self, BadRow};
-use super::super::{StoreError, WriteId};
+use super::super::{StoreClock, StoreError, WriteId};
 use super::TableNames;
+use super::date::Listen;
 use super::tables::{PROBE, Table};
 use crate::aws::{Failure, Patience};
 
@@ -104,6 +106,7 @@ pub struct DynamoStore {
     pub(super) reads: Client,
     pub(super) writes: Client,
     names: TableNames,
+    clock: Arc<StoreClock>,
 }
 
 /// A write as it is sent, perhaps more than once.
@@ -129,7 +132,12 @@ impl DynamoStore {
             let config = Builder::from(config).timeout_config(patience.timeouts()).retry_config(patience.retries());
             Client::from_conf(config.build())
         };
-        Self { reads: client(&READING), writes: client(&WRITING), names }
+        Self { reads: client(&READING), writes: client(&WRITING), names, clock: Arc::default() }
+    }
+
+    /// What it says of the time. It is listened to where the service's own records are read, one of them every few seconds.
+    pub fn clock(&self) -> Arc<StoreClock> {
+        Arc::clone(&self.clock)
     }
 
     /// The name of a table.
@@ -144,7 +152,12 @@ impl DynamoStore {
     /// One item, consistently.
     pub(super) async fn get(&self, table: Table, key: &Key) -> Result<Option<Item>, StoreError> {
         let request = self.reads.get_item().table_name(self.name(table)).set_key(Some(key_item(table, key)));
-        let answer = request.consistent_read(true).send().await.map_err(|error| self.failure(table, &error))?;
+        let request = request.consistent_read(true);
+        let answer = match table {
+            Table::Operations => request.customize().interceptor(Listen::new(&self.clock)).send().await,
+            Table::Credentials | Table::Customers => request.send().await,
+        };
+        let answer = answer.map_err(|error| self.failure(table, &error))?;
         Ok(answer.item.map(|attributes| Item { table, attributes }))
     }
 

@@ -131,6 +131,28 @@ async fn it_starts_without_kms() {
     replica.seal("acme", "one").await.unwrap();
 }
 
+/// A machine whose clock is wrong gets no calls; those that come all the same are answered.
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn a_clock_that_differs_from_the_stores_is_not_ready_until_it_agrees() {
+    let site = Aws::new().await;
+    let replica = Replica::start(&site, &[]).await;
+    replica.create("acme").await;
+    let ready = async || {
+        let (status, body) = replica.service.ops("/readyz").await;
+        let report: serde_json::Value = serde_json::from_str(&body).unwrap();
+        (status, report["clock"]["agrees"].as_bool().unwrap())
+    };
+    until(&(200, true), ready).await;
+    for seconds in [-60, 60] {
+        replica.store.set(Fault::Dated(seconds));
+        until(&(503, false), ready).await;
+        replica.seal("acme", "all the same").await.unwrap();
+        replica.store.set(Fault::None);
+        until(&(200, true), ready).await;
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs tests/aws/up"]
 async fn without_secrets_manager_it_does_not_start_and_says_so() {

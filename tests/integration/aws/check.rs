@@ -1,4 +1,4 @@
-//! `triseald check` and `triseald tables create`, with one part after another taken away or broken.
+//! `triseald check` and `triseal tables create`, with one part after another taken away or broken.
 
 use std::process::Output;
 
@@ -119,13 +119,13 @@ async fn what_is_broken_is_named() {
 async fn tables_are_created_where_they_are_missing_and_left_where_they_are() {
     let site = Aws::without_tables().await;
     let create = async || {
-        let create = site.triseald(&["tables", "create", "--config", site.settings().to_str().unwrap()]);
+        let create = site.triseal(&["tables", "create", "--config", site.settings().to_str().unwrap()]);
         let Output { status, stdout, stderr } = run(create).await;
         assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
         String::from_utf8(stdout).unwrap()
     };
     let all = [&site.tables.credentials, &site.tables.customers, &site.tables.operations];
-    let lines = |word: &str| all.map(|table| format!("{word:<9}{table}\n")).concat();
+    let lines = |word: &str| all.map(|table| format!("{word:<8}{table}\n")).concat();
     assert_eq!(create().await, lines("created"));
     assert_eq!(create().await, lines("there"));
     let (fine, said) = check(&site, &[], None).await;

@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     ResetMidAnswer,
     /// The same, for what writes; what reads is answered.
     ResetMidAnswerOfWrites,
+    /// The date of the answer is so many seconds off.
+    Dated(i64),
     /// An error of the service itself: status and code.
     Answers(u16, &'static str),
 }
@@ -132,6 +134,10 @@ async fn serve(
                 tokio::time::sleep(pause).await;
                 let _ = connection.write_all(&answer).await;
             }
+            Fault::Dated(seconds) => {
+                let answer = ask(&upstream, &request).await;
+                let _ = connection.write_all(&dated(&answer, seconds)).await;
+            }
             Fault::ResetMidAnswer | Fault::ResetMidAnswerOfWrites => {
                 let answer = ask(&upstream, &request).await;
                 let _ = connection.write_all(&answer[..answer.len() / 2]).await;
@@ -174,6 +180,17 @@ async fn ask(upstream: &str, request: &[u8]) -> Vec<u8> {
     // A client that has gone may end this.
     let _ = connection.read_to_end(&mut answer).await;
     answer
+}
+
+/// The answer with a date that is so many seconds from now.
+fn dated(answer: &[u8], seconds: i64) -> Vec<u8> {
+    let date = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+    let date = date.strftime("Date: %a, %d %b %Y %H:%M:%S GMT").to_string();
+    let head = answer.windows(4).position(|octets| octets == b"\r\n\r\n").expect("a head");
+    let lines = std::str::from_utf8(&answer[..head]).expect("text").split("\r\n");
+    let is_date = |line: &&str| line.to_ascii_lowercase().starts_with("date:");
+    let lines = lines.filter(|line| !is_date(line)).chain([date.as_str()]).collect::<Vec<_>>().join("\r\n");
+    [lines.as_bytes(), &answer[head..]].concat()
 }
 
 /// The octets of head and body. `None`: the head has not come yet.
