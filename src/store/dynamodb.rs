@@ -267,7 +267,7 @@ fn replaced<R>(
 
 /// A page of what `one_page` reads after a key. A row that can't be read is left out and logged, so that it hides no other; whoever
 /// asks for it by name learns what is wrong.
-async fn page<R, I: fmt::Debug, F>(
+async fn page<R, I, F>(
     one_page: impl Fn(Option<Key>, usize) -> F,
     after: Option<Key>,
     limit: usize,
@@ -275,7 +275,7 @@ async fn page<R, I: fmt::Debug, F>(
     decode: impl Fn(I, &[u8]) -> Result<R, BadRow>,
 ) -> Result<Page<R, I>, StoreError>
 where
-    I: Clone,
+    I: Clone + fmt::Debug,
     F: Future<Output = Result<(Vec<Item>, Option<Key>), StoreError>>,
 {
     let page = met(one_page, after, limit, id, decode).await?;

@@ -168,7 +168,8 @@ async fn a_job_goes_on_from_its_checkpoint_after_a_kill_and_runs_alone_of_its_ki
     assert_eq!((kept.done, kept.state()), (100, v1::JobState::Running));
     // Its lease lapses, and the rest of the pass is done.
     let next = job_when(&service, id, |job| job.pass == 2).await;
-    assert_eq!((next.total, next.changed), (150, 150), "none was done twice that a checkpoint knows of");
+    // What was changed after the last checkpoint was found changed.
+    assert!(next.total == 150 && (100..=150).contains(&next.changed), "{next:?}");
 
     let cancelled = service.keys().cancel_job(v1::CancelJobRequest { job_id: id.to_owned() }).await.unwrap();
     let cancelled = cancelled.into_inner().job.unwrap();
@@ -288,16 +289,15 @@ async fn each_rpc_answers_by_the_state_of_the_customer() {
     let pending = || refused(Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION");
     let destroyed = || refused(Code::FailedPrecondition, "CUSTOMER_DESTROYED");
     let unknown = || refused(Code::FailedPrecondition, "KEY_VERSION_UNKNOWN");
-    let missing = || refused(Code::NotFound, "CREDENTIAL_NOT_FOUND");
     // In the columns' order: active, disabled (and restored), pending, destroyed.
     let table: [(&str, [Answer; 4]); 13] = [
         ("GetCustomer", [Ok(()), Ok(()), Ok(()), Ok(())]),
-        ("GetCredential", [Ok(()), Ok(()), Ok(()), missing()]),
+        ("GetCredential", [Ok(()), Ok(()), Ok(()), destroyed()]),
         ("ListCredentials", [Ok(()), Ok(()), Ok(()), Ok(())]),
         ("DecryptCredential", [Ok(()), disabled(), pending(), destroyed()]),
         ("BatchDecryptCredentials", [Ok(()), disabled(), pending(), destroyed()]),
         ("EncryptCredential", [Ok(()), disabled(), pending(), destroyed()]),
-        ("DeleteCredential", [Ok(()), Ok(()), Ok(()), missing()]),
+        ("DeleteCredential", [Ok(()), Ok(()), Ok(()), destroyed()]),
         ("RotateCustomerKey", [Ok(()), Ok(()), pending(), destroyed()]),
         ("RetireCustomerKeyVersion", [unknown(), unknown(), pending(), destroyed()]),
         ("StartReencryption", [Ok(()), Ok(()), Ok(()), destroyed()]),

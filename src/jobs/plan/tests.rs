@@ -56,7 +56,7 @@ fn nothing_is_settled_while_a_replica_may_undo_it() {
     let job = job(JobKind::Reencryption);
     let good = replica(Some((2, 3)), "new", -100, 0);
     // 5 s that clocks differ, 10 s that a customer is believed, 15 s that a call takes.
-    assert_eq!(settles(&job, &[good.clone()], 0), Some(30));
+    assert_eq!(settles(&job, std::slice::from_ref(&good), 0), Some(30));
     assert_eq!(settles(&job, &[], 0), None, "nobody knows");
     for behind in [(1, 3), (2, 2), (1, 9)] {
         let behind = replica(Some(behind), "new", -100, 0);

@@ -139,6 +139,15 @@ async fn what_cannot_be_read_is_told_apart_and_never_written_over() {
                 assert_eq!(rows, std::slice::from_ref(&good), "{wanted}");
             }
         }
+        // Who must miss nothing meets it.
+        let acme = Extent::Customer(good.id.customer.clone());
+        let met = credentials.scan(&acme, None, 10).await.unwrap().rows;
+        let unreadable = Met { id: bad.id.clone(), row: Err(wanted.clone()) };
+        assert!(
+            met.len() == 2
+                && met.contains(&unreadable)
+                && met.contains(&Met { id: good.id.clone(), row: Ok(good.clone()) })
+        );
     }
 }
 
