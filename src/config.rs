@@ -2,6 +2,8 @@
 //! only place that reads the environment.
 
 mod aws;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod reading;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

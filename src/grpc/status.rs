@@ -190,6 +190,12 @@ pub(super) fn outcome(headers: &HeaderMap) -> Option<(&'static str, &'static str
     Some((code, known.copied().unwrap_or_default()))
 }
 
+/// Whether a reason is one of the protocol's.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn is_reason(reason: &str) -> bool {
+    REASONS.contains(&reason)
+}
+
 /// As the protocol writes it.
 pub(super) fn code_name(code: Code) -> &'static str {
     match code {
