@@ -27,6 +27,7 @@ pub mod audit;
 pub mod customers;
 pub mod jobs;
 pub mod observed;
+pub mod refresh;
 pub mod vault;
 
 pub mod keyring;

@@ -115,6 +115,7 @@ pub async fn serve(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let waiting = Arc::clone(&services.vault);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CredentialServiceServer<Credentials>>().await;
     health.set_serving::<CustomerServiceServer<Customers>>().await;
@@ -131,6 +132,7 @@ pub async fn serve(
         health.set_not_serving::<CredentialServiceServer<Credentials>>().await;
         health.set_not_serving::<CustomerServiceServer<Customers>>().await;
         health.set_not_serving::<KeyServiceServer<Keys>>().await;
+        waiting.stop_waiting();
     };
     let connection_limits = ConnectionLimits { number: limits::MAX_CONNECTIONS, age: limits.connection_age };
     let mut connections = Connections::accept(listener, handshake, endpoint, connection_limits, stop).await;

@@ -2,6 +2,7 @@ mod answers;
 mod batch;
 mod jobs;
 mod limits;
+mod refresh;
 
 use tonic::Code;
 use tonic_types::StatusExt;

@@ -8,7 +8,7 @@
 //!
 //! and the job [`JOB`], which counts records and is never worked on.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,6 +42,9 @@ use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOpe
 use crate::store::{CustomerRow, CustomerWrite, KeyVersionState, Rows, WriteId};
 use crate::vault::Vault;
 
+/// In a message, stands for the token of the last lease that was given. It has the form of one.
+pub(super) const LEASE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const ACQUIRE: &str = "/triseal.v1.CredentialService/AcquireRefresh";
 /// Longer than any input takes.
 const FOR_EVER: Duration = Duration::from_hours(1);
 
@@ -67,6 +70,7 @@ pub(super) struct Service {
     connection: ConnectionService,
     customers: Arc<EmbeddedCustomers>,
     audit: Recording,
+    lease: Mutex<Option<String>>,
     _phase: watch::Sender<Phase>,
 }
 
@@ -135,6 +139,7 @@ impl Service {
             connection: ConnectionService::new(endpoint, caller, Arc::default(), watched),
             customers,
             audit,
+            lease: Mutex::default(),
             _phase: phase,
         })
     }
@@ -159,7 +164,8 @@ impl Service {
     }
 
     /// Sends a message, and takes the whole answer.
-    pub(super) async fn call(&self, path: &str, message: Vec<u8>) -> Answer {
+    pub(super) async fn call(&self, path: &str, mut message: Vec<u8>) -> Answer {
+        self.name_lease(&mut message);
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
         let framed = [&[0][..], &length, &message].concat();
         let request = http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
@@ -173,9 +179,30 @@ impl Service {
         match body.collect().await {
             Ok(body) => {
                 head.headers.extend(body.trailers().cloned().unwrap_or_default());
-                Answer::new(&head.headers, body.to_bytes().to_vec())
+                let octets = body.to_bytes();
+                self.keep_lease(path, &octets);
+                Answer::new(&head.headers, octets.to_vec())
             }
             Err(status) => Answer { status, reason: String::new(), octets: Vec::new() },
+        }
+    }
+
+    /// Puts the last lease's token in the place of [`LEASE`].
+    fn name_lease(&self, message: &mut [u8]) {
+        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = message.windows(LEASE.len()).position(|octets| octets == LEASE.as_bytes());
+        if let (Some(lease), Some(at)) = (lease.as_deref(), at)
+            && let Some(place) = message.get_mut(at..at + lease.len())
+        {
+            place.copy_from_slice(lease.as_bytes());
+        }
+    }
+
+    fn keep_lease(&self, path: &str, body: &[u8]) {
+        let message = body.get(5..).filter(|_| path == ACQUIRE);
+        let answer = message.and_then(|message| v1::AcquireRefreshResponse::decode(message).ok());
+        if let Some(v1::acquire_refresh_response::Outcome::Lease(lease)) = answer.and_then(|answer| answer.outcome) {
+            *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.lease_token);
         }
     }
 
