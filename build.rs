@@ -44,6 +44,7 @@ fn compile_protocol() -> Result<(), Box<dyn Error>> {
     compiler.open_files([
         "triseal/v1/credential_service.proto",
         "triseal/v1/customer_service.proto",
+        "triseal/v1/key_service.proto",
         "triseal/storage/v1/stored_secret.proto",
     ])?;
     let mut descriptors = compiler.file_descriptor_set();

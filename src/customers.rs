@@ -3,8 +3,10 @@
 //! Every transition is decided in pure code and written by the one rule; asking for the state that a customer is in changes nothing.
 
 pub mod destruction;
+pub mod rotation;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -38,7 +40,13 @@ pub enum CustomerError {
     /// Only a disabled customer is destroyed, and only one pending destruction is restored.
     #[error("the customer is not disabled")]
     NotDisabled,
-    /// Others changed the row each time.
+    /// It has no such key version.
+    #[error("the customer has no key of that version")]
+    KeyVersionUnknown,
+    /// A key version can't be retired yet, or not at all.
+    #[error(transparent)]
+    KeyVersionInUse(#[from] InUse),
+    /// Others changed the row each time, or rotated the key meanwhile.
     #[error("the customer was changed by others at the same time")]
     ChangedConcurrently,
     /// The wrapper of customer keys made none, or one that does not unwrap.
@@ -72,6 +80,8 @@ impl From<&CustomerError> for Reason {
             E::Destroyed => Self::CustomerDestroyed,
             E::PendingDestruction => Self::CustomerPendingDestruction,
             E::NotDisabled => Self::CustomerNotDisabled,
+            E::KeyVersionUnknown => Self::KeyVersionUnknown,
+            E::KeyVersionInUse(_) => Self::KeyVersionInUse,
             E::ChangedConcurrently => Self::ChangedConcurrently,
             E::Wrapper(error) => error.into(),
             E::Audit(_) => Self::AuditUnavailable,
@@ -79,6 +89,32 @@ impl From<&CustomerError> for Reason {
             E::Internal(_) => Self::Internal,
         }
     }
+}
+
+/// Why a key version has to stay.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InUse {
+    /// It seals.
+    #[error("the version is the primary: rotate the key first")]
+    Primary,
+    /// Some replica may still seal under it.
+    #[error("the version was the primary until a moment ago, and some replica may not know that yet")]
+    TooEarly {
+        /// After so long none does.
+        wait: Duration,
+    },
+    /// Records are sealed under it.
+    #[error("{records} {} sealed under the version: re-encrypt first", if *.records == 1 { "record is" } else { "records are" })]
+    Records {
+        /// So many.
+        records: u64,
+    },
+    /// Nobody knows what they are sealed under.
+    #[error("{records} {} that may be sealed under the version can't be read: see what re-encryption says of them", if *.records == 1 { "record" } else { "records" })]
+    Unreadable {
+        /// So many.
+        records: u64,
+    },
 }
 
 /// Which customers to list: those in one state, or all.
@@ -144,7 +180,15 @@ impl CustomerDirectory {
                 Some(row) if matches!(row.state, CustomerState::Destroyed { .. }) => Err(CustomerError::Destroyed),
                 Some(row) => Ok(Decision::Done(row)),
                 None => {
-                    let (customer, key) = self.provision(id).await?;
+                    let (version, key) = self.new_key(id, Version::FIRST).await?;
+                    let customer = CustomerRow {
+                        id: id.clone(),
+                        write_id: new_write_id()?,
+                        state: CustomerState::Active,
+                        primary: version.version,
+                        create_time: version.create_time,
+                        versions: vec![version],
+                    };
                     let write = CustomerWrite { key: Some(key), ..CustomerWrite::of(customer.clone()) };
                     announced.announce(None).await?;
                     Ok(Decision::Replace(write, customer))
@@ -286,27 +330,19 @@ impl CustomerDirectory {
         Changing::new(&self.audit, Origin::of(caller), event, Subject::customer(id))
     }
 
-    async fn provision(&self, id: &CustomerId) -> Result<(CustomerRow, KeyRow), CustomerError> {
-        let version = Version::FIRST;
+    /// A new version of a customer's key, which nobody sees: it is unwrapped once as a proof.
+    async fn new_key(&self, id: &CustomerId, version: Version) -> Result<(KeyVersion, KeyRow), CustomerError> {
         let context = WrapContext { deployment: &self.deployment, customer: id, version };
         let wrapped = self.wrapper.wrap_new(&context).await?;
         drop(self.wrapper.unwrap(&context, &wrapped).await?);
-        let now = row_time((self.clock)());
         let key_version = KeyVersion {
             version,
             state: KeyVersionState::Enabled,
-            create_time: now,
+            create_time: row_time((self.clock)()),
+            primary_until: None,
             kms_key_arn: wrapped.kms_key_arn.clone(),
         };
-        let customer = CustomerRow {
-            id: id.clone(),
-            write_id: new_write_id()?,
-            state: CustomerState::Active,
-            primary: version,
-            versions: vec![key_version],
-            create_time: now,
-        };
-        Ok((customer, KeyRow { version, wrapped: wrapped.octets, kms_key_arn: wrapped.kms_key_arn }))
+        Ok((key_version, KeyRow { version, wrapped: wrapped.octets, kms_key_arn: wrapped.kms_key_arn }))
     }
 }
 

@@ -25,6 +25,7 @@ pub mod ops;
 pub mod access;
 pub mod audit;
 pub mod customers;
+pub mod jobs;
 pub mod observed;
 pub mod refresh;
 pub mod vault;

@@ -9,8 +9,8 @@ use crate::crypto::{CustomerKey, Environment, Version};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
 use crate::ids::{CredentialRef, CustomerId};
 use crate::store::{
-    CredentialRow, Credentials, CustomerRow, Customers, KeyRow, OperationRow, Operations, Page, Replaced, Rows,
-    StoreError, WriteId,
+    CredentialRow, Credentials, CustomerRow, Customers, Extent, KeyRow, Met, OperationId, OperationRow, Operations,
+    Page, Replaced, Rows, StoreError, WriteId,
 };
 use crate::telemetry::dependency::{Dependency, Failure, Operation, Outcome};
 
@@ -84,6 +84,19 @@ impl<T: Credentials> Credentials for Observed<T> {
         self.dependency.watch(Operation::CredentialsQuery, self.inner.query(customer, after, limit)).await
     }
 
+    fn parts(&self) -> u32 {
+        self.inner.parts()
+    }
+
+    async fn scan(
+        &self,
+        extent: &Extent,
+        after: Option<&CredentialRef>,
+        limit: usize,
+    ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError> {
+        self.dependency.watch(Operation::CredentialsScan, self.inner.scan(extent, after, limit)).await
+    }
+
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         self.dependency.watch(Operation::CredentialsRemove, self.inner.remove(id, expected)).await
     }
@@ -102,6 +115,14 @@ impl<T: Customers> Customers for Observed<T> {
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         self.dependency.watch(Operation::CustomersQuery, self.inner.query(after, limit)).await
     }
+
+    async fn scan(
+        &self,
+        after: Option<&CustomerId>,
+        limit: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError> {
+        self.dependency.watch(Operation::CustomersScan, self.inner.scan(after, limit)).await
+    }
 }
 
 #[async_trait]
@@ -113,6 +134,10 @@ impl<T: Operations> Operations for Observed<T> {
         limit: usize,
     ) -> Result<Page<OperationRow, String>, StoreError> {
         self.dependency.watch(Operation::OperationsQuery, self.inner.query(kind, after, limit)).await
+    }
+
+    async fn remove(&self, id: &OperationId, expected: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
+        self.dependency.watch(Operation::OperationsRemove, self.inner.remove(id, expected)).await
     }
 }
 
@@ -135,6 +160,10 @@ impl<T: KeyWrapper> KeyWrapper for Observed<T> {
 
     async fn rewrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError> {
         self.dependency.watch(Operation::Rewrap, self.inner.rewrap(context, wrapped)).await
+    }
+
+    fn wraps_with(&self) -> &str {
+        self.inner.wraps_with()
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod batch;
 mod refreshing;
+mod reseal;
 
 use std::sync::Arc;
 
@@ -152,6 +153,8 @@ impl From<DecodeError> for VaultError {
         }
     }
 }
+
+pub use reseal::{Resealed, Target};
 
 /// What must be there for a secret to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

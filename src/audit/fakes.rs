@@ -314,6 +314,10 @@ impl Operations for FakeOperations {
     ) -> Result<Page<OperationRow, String>, StoreError> {
         unreachable!("nothing is listed")
     }
+
+    async fn remove(&self, _: &OperationId, _: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
+        unreachable!("nothing is removed")
+    }
 }
 
 /// HMAC-SHA-256 in the place of KMS.

@@ -1,7 +1,7 @@
 //! The question of a breach: which credentials did this caller see, at which revision, in which view? The same for a customer
 //! or a credential. The log is verified on the way, since an answer from one that was tampered with is none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use jiff::Timestamp;
@@ -149,7 +149,8 @@ impl Report {
     pub fn new(filter: Filter, heads: Option<Vec<Head>>, partial: bool) -> Self {
         let since = filter.since.map(entry_time).unwrap_or_default();
         let until = filter.until.map(entry_time);
-        let selection = Selection { filter, since, until, rows: HashMap::new(), intents: HashMap::new() };
+        let (rows, intents, ended) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let selection = Selection { filter, since, until, rows, intents, ended };
         Self { verifier: Verifier::new(heads, partial), selection }
     }
 
@@ -191,12 +192,18 @@ struct Selection {
     rows: HashMap<Row, Times>,
     /// Intents whose outcome was not read yet, and their times.
     intents: HashMap<Change, Vec<(Row, String)>>,
+    /// Jobs whose outcome was read before their intent: it stands in the stream of another process.
+    ended: HashSet<Change>,
 }
+
+/// What one process begins and any other may end.
+const JOBS: [Event; 3] = [Event::ReencryptionJob, Event::CustomerKeyRotationJob, Event::RewrapJob];
 
 /// What an intent and its outcome have in common. A caller may choose the request's id, so that counts only with the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Change {
-    stream: StreamId,
+    /// `None`: a job, whose name no other has.
+    stream: Option<StreamId>,
     request: String,
     event: String,
     caller: String,
@@ -226,27 +233,34 @@ impl Selection {
             outcome: line.outcome.to_owned(),
         };
         let is_intent = line.outcome == Outcome::INTENT;
-        if is_intent || !self.intents.is_empty() {
+        let is_job = JOBS.iter().any(|event| event.as_str() == line.event);
+        if is_intent || is_job || !self.intents.is_empty() {
             let change = Change {
-                stream: line.stream,
+                stream: (!is_job).then_some(line.stream),
                 request: text(line.request()),
                 event: row.event.clone(),
                 caller: row.caller.clone(),
                 customer: row.customer.clone(),
                 credential: row.credential.clone(),
             };
+            if is_intent && self.ended.remove(&change) {
+                return;
+            }
             if is_intent {
                 return self.intents.entry(change).or_default().push((row, line.time.to_owned()));
             }
-            if self.intents.remove(&change).is_some() && Reason::is_in_doubt(line.outcome) {
-                UNKNOWN.clone_into(&mut row.outcome);
+            match self.intents.remove(&change) {
+                // A job that was cancelled has done what it has done.
+                Some(_) if !is_job && Reason::is_in_doubt(line.outcome) => UNKNOWN.clone_into(&mut row.outcome),
+                None if is_job => drop(self.ended.insert(change)),
+                Some(_) | None => {}
             }
         }
         self.count(row, line.time);
     }
 
     fn is_full(&self) -> bool {
-        self.rows.len() + self.intents.len() > MAX_ROWS
+        self.rows.len() + self.intents.len() + self.ended.len() > MAX_ROWS
     }
 
     fn count(&mut self, row: Row, time: &str) {

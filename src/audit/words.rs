@@ -116,8 +116,9 @@ words! {
     // The gRPC status of that name, which has no reason of ours.
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     Cancelled = "CANCELLED",
-    // Of a job.
+    // Of a job, and of a record that a replica with newer keys has to do.
     DoneWithFailures = "DONE_WITH_FAILURES",
+    VersionAhead = "VERSION_AHEAD",
 }
 
 impl Reason {

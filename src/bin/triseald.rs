@@ -12,13 +12,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tokio::time::timeout;
+use tracing::{error, info, warn};
 use triseal::access::Access;
 use triseal::audit::heads::CheckpointMac;
 use triseal::audit::{self, AuditLog, Timing};
@@ -31,6 +33,7 @@ use triseal::grpc::gate::Gate;
 use triseal::grpc::identity::Naming;
 use triseal::grpc::server;
 use triseal::grpc::tls::{Files, Tls};
+use triseal::jobs::{self, Jobs, ReplicaId, Reporter};
 use triseal::keyring::{CacheLimits, Keyring, Sources};
 use triseal::ops::{self, Phase, Readiness};
 use triseal::store::Operations;
@@ -50,6 +53,11 @@ static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 static CODEBASE_KEYS: &str = include_str!(concat!(env!("OUT_DIR"), "/codebase-keys.json"));
 /// Whether it is the well-known one.
 const DEVELOPMENT_CODEBASE_KEY: bool = cfg!(triseal_development_codebase_key);
+
+/// Jobs give way while one in so many of the calls that may be under way are.
+const BUSY: usize = 8;
+/// After the drain, what jobs hold is given up in this time.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// Seals credentials under three keys that live in three places.
 #[derive(Parser)]
@@ -208,24 +216,51 @@ async fn serve(
 
     // From here on it ends by its drain.
     under_way.send_replace(true);
-    let audit = start_audit(&settings.audit, store.operations, parts::checkpoint_mac(&settings, &aws)?).await?;
+    let audit =
+        start_audit(&settings.audit, Arc::clone(&store.operations), parts::checkpoint_mac(&settings, &aws)?).await?;
     ops::follow(audit.clone(), audit_state);
     let credentials = store.credentials;
     let vault =
         Vault::new(deployment.clone(), Arc::clone(&credentials), keyring.clone(), audit.clone(), Timestamp::now);
+    let vault = Arc::new(vault);
+    let wraps_with = wrapper.wraps_with().to_owned();
     let directory = Arc::new(CustomerDirectory::new(
         deployment,
-        customers,
-        credentials,
+        Arc::clone(&customers),
+        Arc::clone(&credentials),
         wrapper,
         keyring.clone(),
         audit.clone(),
         Timestamp::now,
     ));
+    let replica = ReplicaId::random()?;
+    let operations = store.operations;
+    let reporter = Reporter::new(replica, keyring.clone(), wraps_with, Arc::clone(&operations), Timestamp::now);
+    let reporter = Arc::new(reporter);
+    let load = server::Load::default();
+    let (calls, busy) = (load.clone(), settings.server.max_concurrent_requests.div_ceil(BUSY));
+    let jobs = Arc::new(Jobs::new(jobs::Parts {
+        vault: Arc::clone(&vault),
+        directory: Arc::clone(&directory),
+        credentials,
+        customers,
+        operations,
+        keyring: keyring.clone(),
+        reporter: Arc::clone(&reporter),
+        audit: audit.clone(),
+        is_busy: Box::new(move || calls.calls() >= busy),
+        clock: Timestamp::now,
+    }));
     tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
     if arguments.dev {
         development::provision_demo(&directory).await?;
     }
+
+    // Before it serves: none seals that the jobs of others don't know of.
+    reporter.report().await;
+    let reporting = tokio::spawn(Arc::clone(&reporter).report_for_ever());
+    let (stop_work, working) = watch::channel(false);
+    let work = tokio::spawn(jobs::work_until(Arc::clone(&jobs), working));
 
     // Not ready before the fingerprints are compared: the store may be away.
     let ready_later = async {
@@ -244,6 +279,8 @@ async fn serve(
             () = ready_later => {}
         }
         readiness.enter(Phase::Draining);
+        // What is under way of a job is left to other replicas.
+        stop_work.send_replace(true);
     };
     let limits = server::Limits {
         concurrent_requests: settings.server.max_concurrent_requests,
@@ -254,11 +291,17 @@ async fn serve(
         readiness.enter(Phase::Serving);
     }
     info!(%listen, %ops_listen, version = env!("CARGO_PKG_VERSION"), dev = arguments.dev, "serving");
-    let services = server::Services { gate: Gate::new(access, audit.clone()), vault: Arc::new(vault), directory };
+    let gate = Gate::new(access, audit.clone());
+    let services = server::Services { gate, vault, directory, jobs, load };
     match tls {
         Some(tls) => server::serve(listener, tls, services, limits, stop).await?,
         None => server::serve(listener, server::Plaintext, services, limits, stop).await?,
     }
+    if timeout(RELEASE, work).await.is_err() {
+        warn!("what this replica did of a job is not released: others take it when its lease has lapsed");
+    }
+    reporting.abort();
+    reporter.leave().await;
     audit.close().await;
     if let Some(file) = store.file.filter(|file| file.has_failed()) {
         let cause = file.failure().map_or_else(|| "its writer has stopped".to_owned(), |error| error.to_string());

@@ -1,4 +1,5 @@
 mod destruction;
+mod rotation;
 
 use std::cell::Cell;
 use std::sync::Mutex;
@@ -42,9 +43,11 @@ impl EnvironmentSource for FixedEnvironment {
     }
 }
 
-/// Wraps nothing, and fails as it is told to.
-#[derive(Default)]
+/// Wraps nothing, and fails as it is told to. The first octet of what it wrapped is that of the key.
 struct FakeWrapper {
+    name: &'static str,
+    /// In place of the key that it is given.
+    rewraps_as: Arc<Mutex<Option<u8>>>,
     wrapping: Mutex<Option<FactorError>>,
     unwrapping: Mutex<Option<FactorError>>,
 }
@@ -52,17 +55,28 @@ struct FakeWrapper {
 #[async_trait]
 impl KeyWrapper for FakeWrapper {
     async fn wrap_new(&self, _: &WrapContext<'_>) -> Result<WrappedKey, FactorError> {
-        let wrapped = WrappedKey { octets: vec![7; 8], kms_key_arn: "fake".to_owned() };
+        let wrapped = WrappedKey { octets: vec![7; 8], kms_key_arn: self.name.to_owned() };
         self.wrapping.lock().unwrap().clone().map_or(Ok(wrapped), Err)
     }
 
-    async fn unwrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<CustomerKey, FactorError> {
-        let key = CustomerKey::new(Zeroizing::new([3; 32]));
+    async fn unwrap(&self, _: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError> {
+        let key = CustomerKey::new(Zeroizing::new([wrapped.octets[0]; 32]));
         self.unwrapping.lock().unwrap().clone().map_or(Ok(key), Err)
     }
 
-    async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
-        unreachable!("nothing here wraps a key anew")
+    async fn rewrap(&self, _: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        let key = self.rewraps_as.lock().unwrap().unwrap_or(wrapped.octets[0]);
+        Ok(WrappedKey { octets: vec![key; 8], kms_key_arn: self.name.to_owned() })
+    }
+
+    fn wraps_with(&self) -> &str {
+        self.name
+    }
+}
+
+impl FakeWrapper {
+    fn new(name: &'static str, rewraps_as: Arc<Mutex<Option<u8>>>) -> Self {
+        Self { name, rewraps_as, wrapping: Mutex::default(), unwrapping: Mutex::default() }
     }
 }
 
@@ -75,13 +89,28 @@ struct Setup {
     _files: TempDir,
 }
 
+impl Setup {
+    /// Another process on the same store, whose settings name another wrapping key.
+    async fn wrapping_with(&self, name: &'static str) -> CustomerDirectory {
+        CustomerDirectory::new(
+            Deployment::parse("test").unwrap(),
+            self.customers.clone(),
+            self.credentials.clone(),
+            Arc::new(FakeWrapper::new(name, self.wrapper.rewraps_as.clone())),
+            self.keyring.clone(),
+            AuditLog::insecure_none(),
+            clock,
+        )
+    }
+}
+
 async fn setup() -> Setup {
     let files = tempfile::tempdir().unwrap();
     let deployment = Deployment::parse("test").unwrap();
     let store = Arc::new(EmbeddedStore::open(&files.path().join("store.redb"), &deployment).unwrap());
     let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
     let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
-    let wrapper = Arc::new(FakeWrapper::default());
+    let wrapper = Arc::new(FakeWrapper::new("fake", Arc::default()));
     let sources = Sources {
         deployment: deployment.clone(),
         codebase: key_set::<Codebase>(1),

@@ -1,7 +1,7 @@
 //! For tests: the directory without anybody who asks policy first.
 
 use super::*;
-use crate::access::AllCustomers;
+use crate::access::{AllCustomers, RetireCustomerKeyVersion, RotateCustomerKey};
 
 fn permit<A>(asked: A) -> Permit<A> {
     Permit::unasked(Caller::new("test"), asked)
@@ -39,5 +39,13 @@ impl CustomerDirectory {
 
     pub(crate) async fn restore_unasked(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
         self.restore(&permit(RestoreCustomer(id.clone()))).await
+    }
+
+    pub(crate) async fn rotate_unasked(&self, id: &CustomerId) -> Result<CustomerRow, CustomerError> {
+        self.rotate(&permit(RotateCustomerKey(id.clone()))).await
+    }
+
+    pub(crate) async fn retire_unasked(&self, id: &CustomerId, version: Version) -> Result<CustomerRow, CustomerError> {
+        self.retire(&permit(RetireCustomerKeyVersion(id.clone())), version).await
     }
 }

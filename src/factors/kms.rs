@@ -104,6 +104,10 @@ impl KeyWrapper for KmsWrapper {
         answered_by(&self.wrap_with, answer.key_id())?;
         wrapped_key(answer.ciphertext_blob, &self.wrap_with)
     }
+
+    fn wraps_with(&self) -> &str {
+        &self.wrap_with
+    }
 }
 
 /// MACs under one KMS key of HMAC_256, which never leaves KMS. Not a factor: the heads of audit streams carry them.

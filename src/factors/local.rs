@@ -126,6 +126,10 @@ impl KeyWrapper for LocalWrapper {
     async fn rewrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError> {
         self.wrap(context, &self.unwrap(context, wrapped).await?)
     }
+
+    fn wraps_with(&self) -> &str {
+        &self.name
+    }
 }
 
 /// The context's entries, each part preceded by its length in octets (u16).

@@ -59,6 +59,9 @@ pub trait KeyWrapper: Send + Sync {
     /// The same key for the same context, wrapped as [`KeyWrapper::wrap_new`] would wrap a new one. Nobody has seen whether
     /// it unwraps: whoever puts it in the former one's place unwraps it first.
     async fn rewrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError>;
+
+    /// What [`KeyWrapper::wrap_new`] and [`KeyWrapper::rewrap`] wrap with, as [`WrappedKey::kms_key_arn`] names it.
+    fn wraps_with(&self) -> &str;
 }
 
 /// A customer key, wrapped, and what it is wrapped under.

@@ -31,8 +31,8 @@ use tonic::service::Routes;
 use tower::Service;
 
 use super::limits::{
-    self, Admission, Admitted, Calls, DEFAULT_DEADLINE, MAX_CONNECTIONS_EACH, MAX_DEADLINE, MAX_OTHERS, PIECE_OCTETS,
-    Share, Shed, UnderWay,
+    self, Admission, Admitted, Calls, DEFAULT_DEADLINE, Load, MAX_CONNECTIONS_EACH, MAX_DEADLINE, MAX_OTHERS,
+    PIECE_OCTETS, Share, Shed, UnderWay,
 };
 use super::status;
 use crate::ids::{Caller, RequestId, TraceId};
@@ -61,10 +61,10 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Serves `routes`, where the paths of the protocol's methods are `rpcs`; at most `limit` calls of these at a time.
-    pub(super) fn new(routes: Routes, rpcs: HashMap<String, Arc<Rpc>>, limit: usize) -> Self {
+    /// Serves `routes`, where the paths of the protocol's methods are `rpcs`; at most `limit` calls of these at a time, counted in `load`.
+    pub(super) fn new(routes: Routes, rpcs: HashMap<String, Arc<Rpc>>, limit: usize, load: Load) -> Self {
         let metrics = Arc::new(metrics::Server::new());
-        Self { routes, rpcs, admission: Admission::new(limit, Arc::clone(&metrics)), metrics }
+        Self { routes, rpcs, admission: Admission::new(limit, load, Arc::clone(&metrics)), metrics }
     }
 }
 

@@ -2,6 +2,7 @@
 //! told at once. Nothing is checked again after this, and nothing is repaired. Descriptions never repeat a value.
 
 mod batch;
+mod jobs;
 mod refresh;
 
 use base64ct::{Base64UrlUnpadded, Encoding};
@@ -10,6 +11,9 @@ use tonic::Status;
 use tonic_types::FieldViolation;
 
 pub(super) use batch::{batch_request, batch_response, room_for_secrets};
+pub(super) use jobs::{
+    job_id, job_message, list_jobs_request, list_jobs_response, list_replicas_response, retire_request, start_request,
+};
 pub(super) use refresh::{abandon_request, acquire_request, acquired, complete_request, mark_request};
 
 use super::status::bad_fields;

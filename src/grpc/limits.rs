@@ -74,13 +74,24 @@ pub(super) enum Shed {
     RateLimited,
 }
 
+/// Calls under way, for whoever gives way to them.
+#[derive(Clone, Default)]
+pub struct Load(Arc<AtomicUsize>);
+
+impl Load {
+    /// How many.
+    pub fn calls(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Counts the calls under way, of all and of each caller.
 ///
 /// A caller alone may have all of them. As soon as another one is connected, each may have at most half: nobody, by mistake or not, can
 /// keep all others out.
 pub(super) struct Admission {
     limit: usize,
-    under_way: AtomicUsize,
+    under_way: Load,
     callers: Mutex<HashMap<Option<Caller>, Arc<AtomicUsize>>>,
     /// How many callers are connected, to be read without the lock.
     connected: AtomicUsize,
@@ -88,9 +99,9 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub(super) fn new(limit: usize, metrics: Arc<metrics::Server>) -> Arc<Self> {
+    pub(super) fn new(limit: usize, under_way: Load, metrics: Arc<metrics::Server>) -> Arc<Self> {
         let callers = Mutex::default();
-        Arc::new(Self { limit, under_way: AtomicUsize::new(0), callers, connected: AtomicUsize::new(0), metrics })
+        Arc::new(Self { limit, under_way, callers, connected: AtomicUsize::new(0), metrics })
     }
 
     /// The share of a caller that connects, which all of its connections have together.
@@ -137,7 +148,7 @@ impl Share {
             let alone = admission.connected.load(Ordering::Relaxed) <= 1;
             return Err(if alone { self.overloaded() } else { self.rate_limited() });
         }
-        if !count_up_to(&admission.under_way, places, admission.limit) {
+        if !count_up_to(&admission.under_way.0, places, admission.limit) {
             self.under_way.fetch_sub(places, Ordering::Relaxed);
             return Err(self.overloaded());
         }
@@ -177,7 +188,7 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let Self { share, places } = self;
         share.under_way.fetch_sub(*places, Ordering::Relaxed);
-        share.admission.under_way.fetch_sub(*places, Ordering::Relaxed);
+        share.admission.under_way.0.fetch_sub(*places, Ordering::Relaxed);
         share.admission.metrics.in_flight.decrement(1);
     }
 }
@@ -263,7 +274,7 @@ mod tests {
     use super::*;
 
     fn admission(limit: usize) -> Arc<Admission> {
-        Admission::new(limit, Arc::default())
+        Admission::new(limit, Load::default(), Arc::default())
     }
 
     fn caller(name: &str) -> Option<Caller> {
@@ -282,7 +293,7 @@ mod tests {
         admitted.push(share.admit(1).unwrap());
         assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
         drop(admitted);
-        assert_eq!(admission.under_way.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.under_way.calls(), 0);
         assert_eq!(share.under_way.load(Ordering::Relaxed), 0);
     }
 
@@ -329,7 +340,7 @@ mod tests {
         let batch = share.admit(BATCH_PLACES).unwrap();
         assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
         drop(batch);
-        assert_eq!((low.under_way.load(Ordering::Relaxed), share.under_way.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((low.under_way.calls(), share.under_way.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod customer;
 pub(crate) mod fuzzing;
 pub mod gate;
 pub mod identity;
+pub mod key;
 mod limits;
 mod preface;
 pub mod server;

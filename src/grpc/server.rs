@@ -18,11 +18,15 @@ pub use super::connection::{Handshake, Peer, Plaintext};
 use super::credential::Credentials;
 use super::customer::Customers;
 use super::gate::Gate;
+use super::key::Keys;
 use super::limits;
+pub use super::limits::Load;
 use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialServiceServer;
 use super::wire::v1::customer_service_server::CustomerServiceServer;
+use super::wire::v1::key_service_server::KeyServiceServer;
 use crate::customers::CustomerDirectory;
+use crate::jobs::Jobs;
 use crate::telemetry::metrics::Rpc;
 use crate::vault::Vault;
 
@@ -51,12 +55,16 @@ pub struct Services {
     pub vault: Arc<Vault>,
     /// Customers.
     pub directory: Arc<CustomerDirectory>,
+    /// Long work.
+    pub jobs: Arc<Jobs>,
+    /// Where calls under way are counted.
+    pub load: Load,
 }
 
 impl Services {
     /// The protocol's services beside others; at most `limit` of its calls at a time.
     pub(super) fn endpoint(self, others: Routes, limit: usize) -> Result<Endpoint, ServeError> {
-        let Self { gate, vault, directory } = self;
+        let Self { gate, vault, directory, jobs, load } = self;
         let routes = others
             .add_service(
                 CredentialServiceServer::new(Credentials::new(gate.clone(), vault))
@@ -64,11 +72,16 @@ impl Services {
                     .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
             )
             .add_service(
-                CustomerServiceServer::new(Customers::new(gate, directory))
+                CustomerServiceServer::new(Customers::new(gate.clone(), Arc::clone(&directory)))
+                    .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
+                    .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
+            )
+            .add_service(
+                KeyServiceServer::new(Keys::new(gate, directory, jobs))
                     .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
                     .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
             );
-        Ok(Endpoint::new(routes.prepare(), rpcs(v1::DESCRIPTORS)?, limit))
+        Ok(Endpoint::new(routes.prepare(), rpcs(v1::DESCRIPTORS)?, limit, load))
     }
 }
 
@@ -106,6 +119,7 @@ pub async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CredentialServiceServer<Credentials>>().await;
     health.set_serving::<CustomerServiceServer<Customers>>().await;
+    health.set_serving::<KeyServiceServer<Keys>>().await;
     let routes = Routes::new(health_service.max_decoding_message_size(limits::MAX_NAME_OCTETS))
         .add_service(reflection().build_v1()?.max_decoding_message_size(limits::MAX_NAME_OCTETS))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(limits::MAX_NAME_OCTETS));
@@ -117,6 +131,7 @@ pub async fn serve(
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         health.set_not_serving::<CredentialServiceServer<Credentials>>().await;
         health.set_not_serving::<CustomerServiceServer<Customers>>().await;
+        health.set_not_serving::<KeyServiceServer<Keys>>().await;
         waiting.stop_waiting();
     };
     let connection_limits = ConnectionLimits { number: limits::MAX_CONNECTIONS, age: limits.connection_age };

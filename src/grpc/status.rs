@@ -17,8 +17,9 @@ use tracing::{error, warn};
 
 use crate::access::Denied;
 use crate::audit::AuditError;
-use crate::customers::CustomerError;
+use crate::customers::{CustomerError, InUse};
 use crate::factors::FactorError;
+use crate::jobs::JobError;
 use crate::keyring::{ASK_AGAIN, KeyringError};
 use crate::store::{Revision, StoreError};
 use crate::vault::VaultError;
@@ -310,9 +311,34 @@ impl From<CustomerError> for Status {
             E::Destroyed => Told::new(Code::FailedPrecondition, "CUSTOMER_DESTROYED", text),
             E::PendingDestruction => Told::new(Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION", text),
             E::NotDisabled => Told::new(Code::FailedPrecondition, "CUSTOMER_NOT_DISABLED", text),
+            E::KeyVersionUnknown => Told::new(Code::FailedPrecondition, "KEY_VERSION_UNKNOWN", text),
+            E::KeyVersionInUse(InUse::Primary | InUse::Records { .. } | InUse::Unreadable { .. }) => {
+                Told::new(Code::FailedPrecondition, "KEY_VERSION_IN_USE", text)
+            }
+            E::KeyVersionInUse(InUse::TooEarly { wait }) => {
+                Told::new(Code::FailedPrecondition, "KEY_VERSION_IN_USE", text).retry_after(wait)
+            }
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
             E::Audit(error) => return audit_unavailable(error),
             E::Wrapper(error) => from_wrapper(error),
+            E::Store(error) => from_store(error),
+            E::Internal(what) => internal(what),
+        };
+        told.into_status()
+    }
+}
+
+impl From<JobError> for Status {
+    fn from(error: JobError) -> Self {
+        use JobError as E;
+        let text = error.to_string();
+        let told = match error {
+            E::NotFound => Told::new(Code::NotFound, "JOB_NOT_FOUND", text),
+            E::Running(_) => Told::new(Code::AlreadyExists, "JOB_RUNNING", text),
+            E::Customer(error) => return error.into(),
+            E::Audit(error) => return audit_unavailable(error),
+            E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
+            E::Keyring(error) => from_keyring(error),
             E::Store(error) => from_store(error),
             E::Internal(what) => internal(what),
         };

@@ -11,6 +11,7 @@ mod single_flight;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 use tokio::sync::watch;
@@ -24,7 +25,7 @@ pub use page_tokens::{NO_CODEBASE_KEY, PageTokens};
 use crate::crypto::{Codebase, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
 use crate::ids::{CustomerId, Deployment};
-use crate::store::{CustomerState, Customers, KeyVersionState, Operations, StoreError};
+use crate::store::{CustomerState, Customers, KeyVersion, KeyVersionState, Operations, StoreError};
 use crate::telemetry::metrics::{Counter, RootCache};
 use environment::EnvironmentKeys;
 use single_flight::SingleFlight;
@@ -158,13 +159,26 @@ struct CachedRoot {
 struct Standing {
     state: CustomerState,
     primary: Version,
-    versions: Box<[(Version, KeyVersionState)]>,
+    versions: Box<[Known]>,
     read_at: Instant,
+}
+
+/// What is known of a version of a customer's key.
+struct Known {
+    version: Version,
+    state: KeyVersionState,
+    create_time: Timestamp,
+}
+
+impl Known {
+    fn of(key: &KeyVersion) -> Self {
+        Self { version: key.version, state: key.state, create_time: key.create_time }
+    }
 }
 
 impl Standing {
     fn version(&self, version: Version) -> Option<KeyVersionState> {
-        self.versions.iter().find(|(known, _)| *known == version).map(|(_, state)| *state)
+        self.versions.iter().find(|known| known.version == version).map(|known| known.state)
     }
 
     fn refusal(&self) -> Option<KeyringError> {
@@ -267,6 +281,24 @@ impl Keyring {
         self.0.primary_of(customer, &standing).await
     }
 
+    /// The versions that would seal for a customer now, as [`Keyring::upkeep_primary`], and the highest version of its key that was
+    /// made until `by` and is not above the primary.
+    ///
+    /// # Errors
+    /// A [`KeyringError`].
+    pub async fn upkeep_versions(
+        &self,
+        customer: &CustomerId,
+        by: Timestamp,
+    ) -> Result<(Lineage, Version), KeyringError> {
+        let standing = self.0.kept(customer).await?;
+        let (codebase, environment) = self.primaries().await?;
+        let primary = standing.primary;
+        let made = standing.versions.iter().filter(|known| known.create_time <= by && known.version <= primary);
+        let target = made.map(|known| known.version).max().unwrap_or(Version::FIRST);
+        Ok((Lineage { codebase, environment, customer: primary }, target))
+    }
+
     /// As [`Keyring::root`], for what [`Keyring::upkeep_primary`] is for.
     ///
     /// # Errors
@@ -275,6 +307,14 @@ impl Keyring {
         let standing = self.0.kept(customer).await?;
         self.0.check_versions(customer, &standing, lineage).await?;
         self.0.root_of(customer, lineage).await
+    }
+
+    /// The versions of codebase and environment key that this process seals under.
+    ///
+    /// # Errors
+    /// [`KeyringError::KeysStale`], if it does not seal at all.
+    pub async fn primaries(&self) -> Result<(Version, Version), KeyringError> {
+        Ok((self.0.codebase.primary(), self.0.environment.fresh().await?.keys.primary()))
     }
 
     /// The root of the lineage that a header names.
@@ -306,6 +346,11 @@ impl Keyring {
     pub fn forget(&self, customer: &CustomerId) {
         self.0.standings.remove(customer);
         self.0.roots.retain(|(owner, _), _| owner != customer);
+    }
+
+    /// For how long a replica may go on sealing under what it knows of a customer.
+    pub fn customer_staleness(&self) -> Duration {
+        self.0.limits.customer_staleness
     }
 
     /// A lineage of this process's primaries and a customer key that lives no longer than the call, for the self-check.
@@ -370,6 +415,7 @@ impl Inner {
 
     /// The customer, whatever its state, unless its keys are erased.
     async fn kept(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
+        self.check_proof()?;
         let standing = self.standing(customer).await?;
         match standing.refusal() {
             None | Some(KeyringError::CustomerDisabled | KeyringError::CustomerPendingDestruction) => Ok(standing),
@@ -410,7 +456,7 @@ impl Inner {
             let standing = Arc::new(Standing {
                 state: row.state,
                 primary: row.primary,
-                versions: row.versions.iter().map(|key| (key.version, key.state)).collect(),
+                versions: row.versions.iter().map(Known::of).collect(),
                 read_at,
             });
             let was_known_inactive = this.standings.get(&id).is_some_and(|before| before.refusal().is_some());

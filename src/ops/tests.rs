@@ -185,6 +185,10 @@ async fn a_store_that_does_not_answer_the_probe_is_found_away_and_back() {
         ) -> Result<crate::store::Page<OperationRow, String>, StoreError> {
             Err(StoreError::Refused("nobody lists here".to_owned()))
         }
+
+        async fn remove(&self, _: &OperationId, _: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
+            unreachable!("nothing is removed")
+        }
     }
 
     let (readiness, [store, ..]) = readiness();

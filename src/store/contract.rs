@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::rows::from_microsecond;
 use super::{
     AbandonCause, Change, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers,
-    Erasure, IdempotencyKey, KeyRow, KeyVersion, KeyVersionState, Lease, LeaseEnd, Leases, Life, Living, OperationId,
-    OperationRow, Operations, Replaced, Revision, Rows, State, TokenHash, Versioned, WriteId,
+    Erasure, Extent, IdempotencyKey, KeyRow, KeyVersion, KeyVersionState, Lease, LeaseEnd, Leases, Life, Living,
+    OperationId, OperationRow, Operations, Replaced, Revision, Rows, State, TokenHash, Versioned, WriteId,
 };
 use crate::crypto::Version;
 use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId};
@@ -45,6 +45,9 @@ pub(crate) async fn check_all(backend: &Backend<'_>) {
     pages_hold_every_credential_once(credentials).await;
     pages_hold_every_customer_once(customers).await;
     pages_hold_every_operation_of_a_kind_once(operations).await;
+    a_walk_meets_every_credential_once(credentials).await;
+    a_walk_meets_every_customer_once(customers).await;
+    an_operation_is_removed_on_its_write_id_alone(operations).await;
 }
 
 async fn an_empty_store_has_one_empty_page(backend: &Backend<'_>) {
@@ -185,6 +188,7 @@ async fn every_field_is_read_as_it_was_written(backend: &Backend<'_>) {
         version: version(number),
         state,
         create_time: time(i64::from(number)),
+        primary_until: (number == 2).then(|| time(-3)),
         kms_key_arn: format!("arn:aws:kms:eu-central-1:000000000000:key/{number}"),
     });
     let states = [
@@ -358,6 +362,7 @@ async fn pages_hold_every_operation_of_a_kind_once(operations: &dyn Operations) 
                 }
             }
             assert!(rows.iter().all(|row| row.id.kind == kind && row.body == [1, 2, 3]));
+            assert!(rows.is_sorted_by_key(|row| row.id.id.clone()));
             lists.push(rows.into_iter().map(|row| row.id.id).collect::<Vec<_>>());
         }
         assert!(lists.windows(2).all(|pair| pair[0] == pair[1]), "the order does not change");
@@ -367,6 +372,74 @@ async fn pages_hold_every_operation_of_a_kind_once(operations: &dyn Operations) 
     }
     let none = operations.query("nothing", None, 10).await.unwrap();
     assert!(none.rows.is_empty() && none.next.is_none());
+}
+
+/// After all that stands in the store by now.
+async fn a_walk_meets_every_credential_once(credentials: &dyn Credentials) {
+    let all = walk_credentials(credentials, None, 100).await;
+    let of = credentials.parts();
+    assert!(of >= 1);
+    for limit in [1, 7, all.len() + 1] {
+        let mut met = Vec::new();
+        for index in 0..of {
+            met.extend(scan(credentials, &Extent::Part { index, of }, limit).await);
+        }
+        assert!(all.iter().all(|row| met.contains(row)) && met.len() == all.len(), "each in exactly one part");
+    }
+    for owner in ["a", "a.b", "nobody"] {
+        let wanted = walk_credentials(credentials, Some(owner), 100).await;
+        for limit in [1, 4, 5, 6] {
+            assert_eq!(scan(credentials, &Extent::Customer(customer_id(owner)), limit).await, wanted);
+        }
+    }
+}
+
+async fn scan(credentials: &dyn Credentials, extent: &Extent, limit: usize) -> Vec<CredentialRow> {
+    let (mut rows, mut after): (Vec<CredentialRow>, _) = (Vec::new(), None);
+    loop {
+        let page = credentials.scan(extent, after.as_ref(), limit).await.unwrap();
+        assert!(page.rows.len() <= limit);
+        for met in page.rows {
+            let row = met.row.unwrap();
+            assert_eq!(row.id, met.id);
+            assert!(rows.iter().all(|before| before.id != row.id), "{:?} came twice", row.id);
+            rows.push(row);
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return rows,
+        }
+    }
+}
+
+async fn a_walk_meets_every_customer_once(customers: &dyn Customers) {
+    let all = customers.query(None, 1_000).await.unwrap();
+    assert!(all.next.is_none() && all.rows.len() >= 14);
+    for limit in [1, 3, 1_000] {
+        let (mut rows, mut after) = (Vec::new(), None);
+        loop {
+            let page = customers.scan(after.as_ref(), limit).await.unwrap();
+            assert!(page.rows.len() <= limit);
+            rows.extend(page.rows.into_iter().map(|met| met.row.unwrap()));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(rows, all.rows);
+    }
+}
+
+async fn an_operation_is_removed_on_its_write_id_alone(operations: &dyn Operations) {
+    let (row, other) = (operation("removed"), operation("removed#1"));
+    done(operations.replace(None, row.clone()).await);
+    done(operations.replace(None, other.clone()).await);
+    assert_eq!(refused(operations.remove(&row.id, other.write_id).await), Some(row.clone()));
+    assert_eq!(operations.get(&row.id).await.unwrap(), Some(row.clone()));
+    done(operations.remove(&row.id, row.write_id).await);
+    assert_eq!(operations.get(&row.id).await.unwrap(), None);
+    done(operations.remove(&row.id, row.write_id).await);
+    assert_eq!(operations.get(&other.id).await.unwrap(), Some(other));
 }
 
 fn done<R: Debug>(outcome: Result<Replaced<R>, super::StoreError>) {
@@ -467,6 +540,7 @@ pub(crate) fn customer(id: &str) -> CustomerRow {
         version: Version::FIRST,
         state: KeyVersionState::Enabled,
         create_time,
+        primary_until: None,
         kms_key_arn: "arn".to_owned(),
     };
     CustomerRow {

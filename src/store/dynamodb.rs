@@ -9,6 +9,7 @@ mod tables;
 mod wire;
 mod write;
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,8 +17,8 @@ use tracing::error;
 
 use super::encoding::{self, BadRow};
 use super::{
-    CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, KeyRow, OperationId, OperationRow, Operations,
-    Page, Replaced, Rows, StoreError, WriteId,
+    CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KeyRow, Met, OperationId, OperationRow,
+    Operations, Page, Replaced, Rows, StoreError, WriteId,
 };
 use crate::config;
 use crate::crypto::Version;
@@ -38,6 +39,8 @@ pub struct TableNames {
     pub operations: String,
 }
 
+/// A walk over all credentials is cut into so many segments of a parallel scan: more than there are replicas to take them.
+const PARTS: u32 = 16;
 impl From<&config::Dynamodb> for TableNames {
     fn from(settings: &config::Dynamodb) -> Self {
         Self {
@@ -96,10 +99,31 @@ impl Credentials for DynamoCredentials {
         let one_page = |after, limit| async move {
             match customer {
                 Some(customer) => self.0.query(Table::Credentials, customer.as_str(), after, limit).await,
-                None => self.0.scan(Table::Credentials, None, after, limit).await,
+                None => self.0.scan(Table::Credentials, None, None, after, limit).await,
             }
         };
         page(one_page, after.map(credential_key), limit, credential_ref, encoding::decode_credential).await
+    }
+
+    fn parts(&self) -> u32 {
+        PARTS
+    }
+
+    async fn scan(
+        &self,
+        extent: &Extent,
+        after: Option<&CredentialRef>,
+        limit: usize,
+    ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError> {
+        let one_page = |after, limit| async move {
+            match extent {
+                Extent::Customer(customer) => self.0.query(Table::Credentials, customer.as_str(), after, limit).await,
+                Extent::Part { index, of } => {
+                    self.0.scan(Table::Credentials, None, Some((*index, *of)), after, limit).await
+                }
+            }
+        };
+        met(one_page, after.map(credential_key), limit, credential_ref, encoding::decode_credential).await
     }
 
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
@@ -141,6 +165,13 @@ impl Rows for DynamoCustomers {
     }
 }
 
+impl DynamoCustomers {
+    /// Customers' own rows.
+    async fn one_page(&self, after: Option<Key>, limit: usize) -> Result<(Vec<Item>, Option<Key>), StoreError> {
+        self.0.scan(Table::Customers, Some(CUSTOMER), None, after, limit).await
+    }
+}
+
 #[async_trait]
 impl Customers for DynamoCustomers {
     async fn key(&self, customer: &CustomerId, version: Version) -> Result<Option<KeyRow>, StoreError> {
@@ -153,10 +184,17 @@ impl Customers for DynamoCustomers {
         after: Option<&CustomerId>,
         limit: usize,
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
-        let one_page = |after, limit| async move { self.0.scan(Table::Customers, Some(CUSTOMER), after, limit).await };
-        // A page ends after all rows of its last customer, so that the next one reads none of them again.
-        let after = after.map(|customer| (customer.to_string(), AFTER_KEYS.to_owned()));
-        page(one_page, after, limit, customer_id, encoding::decode_customer).await
+        let one_page = |after, limit| self.one_page(after, limit);
+        page(one_page, after.map(after_customer), limit, customer_id, encoding::decode_customer).await
+    }
+
+    async fn scan(
+        &self,
+        after: Option<&CustomerId>,
+        limit: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError> {
+        let one_page = |after, limit| self.one_page(after, limit);
+        met(one_page, after.map(after_customer), limit, customer_id, encoding::decode_customer).await
     }
 }
 
@@ -195,6 +233,14 @@ impl Operations for DynamoOperations {
         let after = after.map(|id| (kind.to_owned(), id.to_owned()));
         let decode = |id, octets: &[u8]| encoding::decode_operation(OperationId { kind, id }, octets);
         page(one_page, after, limit, |(_, id)| Ok(id.clone()), decode).await
+    }
+
+    async fn remove(&self, id: &OperationId, expected: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
+        match self.0.remove(Table::Operations, &operation_key(id), expected).await? {
+            // It was gone before.
+            Some(None) => Ok(Replaced::Done),
+            refusal => replaced(refusal, |octets| encoding::decode_operation(id.clone(), octets)),
+        }
     }
 }
 
@@ -236,24 +282,44 @@ fn replaced<R>(
 /// asks for it by name learns what is wrong.
 async fn page<R, I, F>(
     one_page: impl Fn(Option<Key>, usize) -> F,
-    mut after: Option<Key>,
+    after: Option<Key>,
     limit: usize,
     id: impl Fn(&Key) -> Result<I, BadRow>,
     decode: impl Fn(I, &[u8]) -> Result<R, BadRow>,
 ) -> Result<Page<R, I>, StoreError>
 where
+    I: Clone + fmt::Debug,
+    F: Future<Output = Result<(Vec<Item>, Option<Key>), StoreError>>,
+{
+    let page = met(one_page, after, limit, id, decode).await?;
+    let readable =
+        |met: Met<I, R>| met.row.map_err(|error| error!(%error, id = ?met.id, "row left out of a list")).ok();
+    Ok(Page { rows: page.rows.into_iter().filter_map(readable).collect(), next: page.next })
+}
+
+/// The same, with the rows that can't be read. An item whose keys name nothing is passed over and logged.
+async fn met<R, I, F>(
+    one_page: impl Fn(Option<Key>, usize) -> F,
+    mut after: Option<Key>,
+    limit: usize,
+    id: impl Fn(&Key) -> Result<I, BadRow>,
+    decode: impl Fn(I, &[u8]) -> Result<R, BadRow>,
+) -> Result<Page<Met<I, R>, I>, StoreError>
+where
+    I: Clone,
     F: Future<Output = Result<(Vec<Item>, Option<Key>), StoreError>>,
 {
     let mut rows = Vec::new();
     loop {
         let (items, last) = one_page(after, limit - rows.len()).await?;
         for item in items {
-            let key = item.key();
-            let read = key.and_then(|key| id(&key)).and_then(|id| decode(id, item.octets()?));
-            match read {
-                Ok(row) => rows.push(row),
+            match item.key().and_then(|key| id(&key)) {
                 // Of `triseald check`, which is about to take it away again.
-                Err(_) if item.is_probe() => {}
+                _ if item.is_probe() => {}
+                Ok(id) => {
+                    let row = item.octets().and_then(|octets| decode(id.clone(), octets)).map_err(bad_row);
+                    rows.push(Met { id, row });
+                }
                 Err(bad) => error!(error = %bad_row(bad), item = ?item, "row left out of a list"),
             }
         }
@@ -273,6 +339,11 @@ fn credential_key(id: &CredentialRef) -> Key {
 
 fn customer_key(id: &CustomerId) -> Key {
     (id.to_string(), CUSTOMER.to_owned())
+}
+
+/// A page ends after all rows of its last customer, so that the next one reads none of them again.
+fn after_customer(id: &CustomerId) -> Key {
+    (id.to_string(), AFTER_KEYS.to_owned())
 }
 
 fn wrapped_key_key(customer: &CustomerId, version: Version) -> Key {

@@ -22,8 +22,8 @@ use tracing::error;
 use self::view::View;
 use super::encoding::{self, BadRow};
 use super::{
-    CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, KeyRow, OperationId, OperationRow, Operations,
-    Page, Replaced, Rows, StoreError, WriteId,
+    CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KeyRow, Met, OperationId, OperationRow,
+    Operations, Page, Replaced, Rows, StoreError, WriteId,
 };
 use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
@@ -286,6 +286,24 @@ impl Credentials for EmbeddedCredentials {
         Ok(page(&found, limit, credential_ref, encoding::decode_credential))
     }
 
+    async fn scan(
+        &self,
+        extent: &Extent,
+        after: Option<&CredentialRef>,
+        limit: usize,
+    ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError> {
+        let prefix = match extent {
+            Extent::Customer(customer) => key(customer.as_str(), ""),
+            // One process walks one file: more parts would not be faster.
+            Extent::Part { of: 1, .. } => Vec::new(),
+            Extent::Part { .. } => return Err(StoreError::Refused("this store is walked as a whole".to_owned())),
+        };
+        let after = after.map(credential_key);
+        let wanted = |key: &[u8]| is_ours(key, credential_ref);
+        let found = self.0.range(Table::Credentials, &prefix, after.as_deref(), limit, wanted)?;
+        Ok(met(&found, limit, credential_ref, encoding::decode_credential))
+    }
+
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         let row = (credential_key(id), None);
         let expected = Some(expected);
@@ -326,6 +344,15 @@ impl Rows for EmbeddedCustomers {
     }
 }
 
+impl EmbeddedCustomers {
+    fn customers(&self, after: Option<&CustomerId>, limit: usize) -> Result<Entries, StoreError> {
+        let after = after.map(|customer| key(customer.as_str(), CUSTOMER));
+        let own_row = [&[SEPARATOR], CUSTOMER.as_bytes()].concat();
+        let wanted = |key: &[u8]| key.ends_with(&own_row) && is_ours(key, customer_id);
+        self.0.range(Table::Customers, b"", after.as_deref(), limit, wanted)
+    }
+}
+
 #[async_trait]
 impl Customers for EmbeddedCustomers {
     async fn key(&self, customer: &CustomerId, version: Version) -> Result<Option<KeyRow>, StoreError> {
@@ -338,11 +365,17 @@ impl Customers for EmbeddedCustomers {
         after: Option<&CustomerId>,
         limit: usize,
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
-        let after = after.map(|customer| key(customer.as_str(), CUSTOMER));
-        let own_row = [&[SEPARATOR], CUSTOMER.as_bytes()].concat();
-        let wanted = |key: &[u8]| key.ends_with(&own_row) && is_ours(key, customer_id);
-        let found = self.0.range(Table::Customers, b"", after.as_deref(), limit, wanted)?;
+        let found = self.customers(after, limit)?;
         Ok(page(&found, limit, customer_id, encoding::decode_customer))
+    }
+
+    async fn scan(
+        &self,
+        after: Option<&CustomerId>,
+        limit: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError> {
+        let found = self.customers(after, limit)?;
+        Ok(met(&found, limit, customer_id, encoding::decode_customer))
     }
 }
 
@@ -380,6 +413,17 @@ impl Operations for EmbeddedOperations {
         let after = after.map(|after| key(kind, after));
         let found = self.0.range(Table::Operations, &key(kind, ""), after.as_deref(), limit, |_| true)?;
         Ok(page(&found, limit, operation_id, |id, octets| encoding::decode_operation(OperationId { kind, id }, octets)))
+    }
+
+    async fn remove(&self, id: &OperationId, expected: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
+        let row = (key(id.kind, &id.id), None);
+        let expected = Some(expected);
+        let refusal = self.0.write(Replacement { table: Table::Operations, row, expected, beside: vec![] }).await?;
+        match refusal {
+            // It was gone before.
+            Some(None) => Ok(Replaced::Done),
+            refusal => replaced(refusal, |octets| encoding::decode_operation(id.clone(), octets)),
+        }
     }
 }
 
@@ -645,6 +689,21 @@ fn page<R, I: Clone>(
             Err(bad) => error!(error = %bad_row(bad), key = %key.escape_ascii(), "row left out of a list"),
         }
     }
+    Page { rows, next: if found.len() < limit { None } else { last } }
+}
+
+/// As [`page`], with the rows that can't be read.
+fn met<R, I: Clone>(
+    found: &[(Vec<u8>, Vec<u8>)],
+    limit: usize,
+    id: impl Fn(&[u8]) -> Result<I, BadRow>,
+    decode: impl Fn(I, &[u8]) -> Result<R, BadRow>,
+) -> Page<Met<I, R>, I> {
+    // Those whose keys name nothing were passed over before.
+    let named = found.iter().filter_map(|(key, octets)| Some((id(key).ok()?, octets)));
+    let rows: Vec<_> =
+        named.map(|(id, octets)| Met { id: id.clone(), row: decode(id, octets).map_err(bad_row) }).collect();
+    let last = rows.last().map(|met| met.id.clone());
     Page { rows, next: if found.len() < limit { None } else { last } }
 }
 

@@ -147,6 +147,8 @@ struct KeyVersionFields {
     create_time: i64,
     #[n(3)]
     kms_key_arn: String,
+    #[n(4)]
+    primary_until: Option<i64>,
 }
 
 #[derive(Encode, Decode)]
@@ -315,6 +317,7 @@ pub(super) fn encode_customer(row: &CustomerRow) -> Vec<u8> {
         retired: key.state == KeyVersionState::Retired,
         create_time: micros(key.create_time),
         kms_key_arn: key.kms_key_arn.clone(),
+        primary_until: key.primary_until.map(micros),
     });
     encode(
         row.write_id,
@@ -351,6 +354,7 @@ pub(super) fn decode_customer(id: CustomerId, octets: &[u8]) -> Result<CustomerR
             version: version(key.version)?,
             state: if key.retired { KeyVersionState::Retired } else { KeyVersionState::Enabled },
             create_time: timestamp(key.create_time)?,
+            primary_until: key.primary_until.map(timestamp).transpose()?,
             kms_key_arn: key.kms_key_arn,
         })
     });

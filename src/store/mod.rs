@@ -101,6 +101,19 @@ pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = Cre
         limit: usize,
     ) -> Result<Page<CredentialRow, CredentialRef>, StoreError>;
 
+    /// Into how many parts a walk over all credentials is best cut, so that several can walk at once. From 1.
+    fn parts(&self) -> u32 {
+        1
+    }
+
+    /// As [`Credentials::query`], for who must miss nothing: a row that can't be read is met, too.
+    async fn scan(
+        &self,
+        extent: &Extent,
+        after: Option<&CredentialRef>,
+        limit: usize,
+    ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError>;
+
     /// Removes a row, tombstone or not, on the condition that it has the write id `expected`. Answered [`Replaced::Done`], it is gone
     /// from the disk, or was gone. Only the destruction of a customer does this: whatever else ends a secret leaves a tombstone.
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError>;
@@ -118,18 +131,51 @@ pub trait Customers: Rows<Id = CustomerId, Row = CustomerRow, Write = CustomerWr
         after: Option<&CustomerId>,
         limit: usize,
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError>;
+
+    /// As [`Customers::query`], for who must miss none, as [`Credentials::scan`].
+    async fn scan(
+        &self,
+        after: Option<&CustomerId>,
+        limit: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError>;
 }
 
-/// The service's own records: fingerprints of factor versions, heads of audit streams.
+/// What a walk goes through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// One customer's rows.
+    Customer(CustomerId),
+    /// One part of all rows: every row is in exactly one of them.
+    Part {
+        /// Which one, from 0.
+        index: u32,
+        /// Of how many: a number that [`Credentials::parts`] gave.
+        of: u32,
+    },
+}
+
+/// A row as a walk meets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Met<I, R> {
+    /// Which.
+    pub id: I,
+    /// The row, or why it can't be read: [`StoreError::Corrupt`] or [`StoreError::Newer`].
+    pub row: Result<R, StoreError>,
+}
+
+/// The service's own records: fingerprints of factor versions, heads of audit streams, jobs, what replicas report.
 #[async_trait]
 pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = OperationRow> {
-    /// At most `limit` records of a kind that come after the id `after`, as [`Credentials::query`].
+    /// At most `limit` records of a kind that come after the id `after`, in the order of their ids, as [`Credentials::query`].
     async fn query(
         &self,
         kind: &'static str,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<OperationRow, String>, StoreError>;
+
+    /// Removes a record on the condition that it has the write id `expected`. Answered [`Replaced::Done`], it is gone, or was.
+    async fn remove(&self, id: &OperationId, expected: WriteId) -> Result<Replaced<OperationRow>, StoreError>;
 }
 
 /// Rows that one list call reads, at most, before it answers with a page that is not full.

@@ -422,6 +422,8 @@ pub struct KeyVersion {
     pub state: KeyVersionState,
     /// When it was made.
     pub create_time: Timestamp,
+    /// Until when it was the primary. `None`: it is, or it never was.
+    pub primary_until: Option<Timestamp>,
     /// The KMS key that wraps it.
     pub kms_key_arn: String,
 }

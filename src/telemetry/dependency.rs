@@ -82,6 +82,8 @@ labels! {
     CredentialsReplace = "credentials_replace",
     /// A page of them.
     CredentialsQuery = "credentials_query",
+    /// A page of them for a walk that must miss nothing.
+    CredentialsScan = "credentials_scan",
     /// One, gone with its customer.
     CredentialsRemove = "credentials_remove",
     /// One customer.
@@ -92,12 +94,16 @@ labels! {
     CustomersKey = "customers_key",
     /// A page of customers.
     CustomersQuery = "customers_query",
+    /// A page of them for a walk that must miss none.
+    CustomersScan = "customers_scan",
     /// One of the service's own records.
     OperationsGet = "operations_get",
     /// A conditional write of one.
     OperationsReplace = "operations_replace",
     /// A page of them.
     OperationsQuery = "operations_query",
+    /// One that is not needed any more.
+    OperationsRemove = "operations_remove",
     /// All environment keys.
     Fetch = "fetch",
     /// A new customer key, wrapped.

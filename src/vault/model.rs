@@ -638,4 +638,8 @@ impl KeyWrapper for Factors {
     async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
         unreachable!("nothing here wraps a key anew")
     }
+
+    fn wraps_with(&self) -> &str {
+        "arn"
+    }
 }

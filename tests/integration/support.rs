@@ -23,6 +23,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
+use triseal::grpc::v1::key_service_client::KeyServiceClient;
 use triseal::grpc::v1::{self, secret};
 use triseal::grpc::{DOMAIN, REASON_TRAILER};
 
@@ -142,6 +143,11 @@ impl Service {
     /// A client for customers, on a connection of its own.
     pub(crate) fn customers(&self) -> CustomerServiceClient<Channel> {
         CustomerServiceClient::new(self.channel())
+    }
+
+    /// A client for keys, on a connection of its own.
+    pub(crate) fn keys(&self) -> KeyServiceClient<Channel> {
+        KeyServiceClient::new(self.channel())
     }
 
     /// SIGKILL. When this returns it is gone.

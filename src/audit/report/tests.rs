@@ -91,6 +91,32 @@ fn it_answers_for_a_customer_and_for_a_credential_too() {
 }
 
 #[test]
+fn a_job_may_end_in_the_stream_of_another_process() {
+    let job = |outcome| {
+        let subject = super::super::entry::Subject::default();
+        Entry { subject, event: Event::ReencryptionJob, ..change("job", 1, outcome) }
+    };
+    let stream = |name, entries: &[Entry]| {
+        let mut made = Made::new(name);
+        made.add(&of_stream(Event::StreamOpened));
+        entries.iter().for_each(|entry| made.add(entry));
+        made.log()
+    };
+    let begun = stream('a', &[job(Outcome::Intent)]);
+    for (outcome, wanted) in [
+        (Outcome::Ok, " reencryption_job   ok ×1"),
+        (Outcome::Refused(Reason::DoneWithFailures), " reencryption_job   DONE_WITH_FAILURES ×1"),
+        (Outcome::Refused(Reason::Cancelled), " reencryption_job   CANCELLED ×1"),
+    ] {
+        let ended = stream('b', &[job(outcome)]);
+        for files in [[begun.as_str(), ended.as_str()], [ended.as_str(), begun.as_str()]] {
+            assert_eq!(shown(&answer(by("realtask"), &files)), [wanted]);
+        }
+    }
+    assert_eq!(shown(&answer(by("realtask"), &[&begun])), [" reencryption_job   unknown ×1"]);
+}
+
+#[test]
 fn it_keeps_to_its_time_and_matches_outcomes_beyond_it() {
     let made = log(&[
         change("one", 1, Outcome::Intent),

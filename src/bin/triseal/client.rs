@@ -14,6 +14,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
+use triseal::grpc::v1::key_service_client::KeyServiceClient;
 
 use crate::failure::Failure;
 use crate::status::{self, Subject};
@@ -141,6 +142,10 @@ impl Service {
             Err(status) if status::is_unreached(&status) => Err(Failure::from_status(&status, Subject::default())),
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+
+    pub(crate) fn keys(&self) -> KeyServiceClient<Channel> {
+        KeyServiceClient::new(self.channel.clone())
     }
 
     /// The message with the deadline.

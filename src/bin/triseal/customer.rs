@@ -48,7 +48,7 @@ Example:
 pub(crate) struct Which {
     /// The customer
     #[arg(value_name = "ID", value_parser = CustomerId::parse)]
-    customer: CustomerId,
+    pub(crate) customer: CustomerId,
 }
 
 const DESTROY_HELP: &str = "\
@@ -124,7 +124,7 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
 }
 
 impl Which {
-    fn told<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, Failure> {
+    pub(crate) fn told<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, Failure> {
         let subject = Subject { customer: self.customer.as_str(), ..Subject::default() };
         answer.map(Response::into_inner).map_err(|status| Failure::from_status(&status, subject))
     }
@@ -160,7 +160,7 @@ async fn list(arguments: &List, service: &Service, output: &mut Output) -> Resul
     output.list(None, fetch).await
 }
 
-fn show(customer: Option<v1::Customer>, output: &mut Output) -> Result<(), Failure> {
+pub(crate) fn show(customer: Option<v1::Customer>, output: &mut Output) -> Result<(), Failure> {
     let customer: Customer = customer.ok_or_else(Failure::unknown_answer)?.into();
     match output.format() {
         Format::Json => output.json(&customer),

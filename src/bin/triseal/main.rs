@@ -12,11 +12,14 @@ mod credential;
 mod customer;
 mod failure;
 mod input;
+mod job;
+mod key;
 mod keygen;
 mod metadata;
 mod opened;
 mod output;
 mod policy;
+mod reencrypt;
 mod salesforce;
 mod status;
 mod tables;
@@ -67,6 +70,21 @@ enum Command {
     /// Create, list, disable and destroy customers
     #[command(subcommand)]
     Customer(customer::Command),
+    /// Put new key versions in place of old ones
+    #[command(subcommand)]
+    Rotate(key::Rotate),
+    /// Seal records anew under the present key versions, and watch jobs
+    #[command(subcommand)]
+    Reencrypt(reencrypt::Command),
+    /// Move every wrapped customer key under the KMS key that the service is set to wrap with
+    #[command(after_help = REWRAP_HELP)]
+    Rewrap(reencrypt::Rewrap),
+    /// See what stands under which key version, and end old ones
+    #[command(subcommand)]
+    Key(key::Command),
+    /// List the processes of the service, each with the key versions that it seals under
+    #[command(after_help = REPLICAS_HELP)]
+    Replicas,
     /// Make new keys for the codebase or the environment, and certificates to try TLS with
     #[command(subcommand)]
     Keygen(keygen::Command),
@@ -80,6 +98,19 @@ enum Command {
     #[command(subcommand)]
     Tables(tables::Command),
 }
+
+const REWRAP_HELP: &str = "\
+For when the KMS key that wraps customer keys changes: set the service to wrap with the new one and to unwrap with both, restart
+it, and rewrap. The customer keys stay the same, so that no record is touched. It waits until the job ends.
+
+Example:
+  triseal rewrap --dry-run";
+
+const REPLICAS_HELP: &str = "\
+A replica reports every 10 s. One that has not for a minute is gone, or can't reach the store.
+
+Example:
+  triseal replicas --output json";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -123,6 +154,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Credential(command) => credential::run(command, &cli.connect, &mut output).await,
         Command::Customer(command) => customer::run(command, &cli.connect, &mut output).await,
+        Command::Rotate(command) => key::rotate(command, &cli.connect, &mut output).await,
+        Command::Reencrypt(command) => reencrypt::run(command, &cli.connect, &mut output).await,
+        Command::Rewrap(arguments) => reencrypt::rewrap(arguments, &cli.connect, &mut output).await,
+        Command::Key(command) => key::run(command, &cli.connect, &mut output).await,
+        Command::Replicas => key::replicas(&cli.connect, &mut output).await,
         Command::Keygen(command) => keygen::run(&command, &mut output),
         Command::Policy(command) => policy::run(&command, &mut output),
         Command::Audit(command) => audit::run(command, &cli.connect, &mut output).await,

@@ -30,11 +30,39 @@ pub(crate) struct Credential {
     access_token_expire_time: Option<String>,
 }
 
+/// Versions of the three factors.
 #[derive(Serialize)]
-struct Lineage {
+pub(crate) struct Lineage {
     codebase_version: u32,
     environment_version: u32,
+    /// 0 where it is each customer's own.
+    #[serde(skip_serializing_if = "is_zero")]
     customer_version: u32,
+}
+
+impl Lineage {
+    pub(crate) fn codebase(&self) -> u32 {
+        self.codebase_version
+    }
+
+    pub(crate) fn environment(&self) -> u32 {
+        self.environment_version
+    }
+}
+
+impl From<v1::Lineage> for Lineage {
+    fn from(lineage: v1::Lineage) -> Self {
+        Self {
+            codebase_version: lineage.codebase_version,
+            environment_version: lineage.environment_version,
+            customer_version: lineage.customer_version,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl From<v1::Credential> for Credential {
@@ -53,11 +81,7 @@ impl From<v1::Credential> for Credential {
             state_reason: credential.state_reason,
             state_time: time(credential.state_time),
             revision: credential.revision,
-            lineage: credential.lineage.map(|lineage| Lineage {
-                codebase_version: lineage.codebase_version,
-                environment_version: lineage.environment_version,
-                customer_version: lineage.customer_version,
-            }),
+            lineage: credential.lineage.map(Lineage::from),
             create_time: time(credential.create_time),
             update_time: time(credential.update_time),
             refresh_time: time(credential.refresh_time),
@@ -229,7 +253,7 @@ impl Customer {
 }
 
 /// `CREDENTIAL_KIND_OPAQUE` → `opaque`. What a newer service may send has no name here.
-fn short(name: Result<&'static str, prost::UnknownEnumValue>, prefix: &str) -> String {
+pub(crate) fn short(name: Result<&'static str, prost::UnknownEnumValue>, prefix: &str) -> String {
     match name {
         Ok(name) => name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase(),
         Err(prost::UnknownEnumValue(number)) => format!("unknown_{number}"),

@@ -169,6 +169,16 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
             return Some(format!("disable it first, if that is what you want: triseal customer disable {customer}"));
         }
         "CUSTOMER_DESTROYED" => "its id is never provisioned again; use another",
+        // What comes with a delay needs only that.
+        "KEY_VERSION_IN_USE" if details.retry_info().is_some() => return None,
+        "KEY_VERSION_IN_USE" => {
+            return Some(format!("see the records: triseal key usage --customer {customer}"));
+        }
+        "JOB_RUNNING" => "see the jobs: triseal reencrypt list; end one: triseal reencrypt cancel JOB",
+        "JOB_NOT_FOUND" => "see which there are: triseal reencrypt list",
+        "KEY_VERSION_UNKNOWN" if credential.is_empty() => {
+            return Some(format!("see which there are: triseal customer get {customer}"));
+        }
         "KEY_VERSION_RETIRED" | "KEY_VERSION_UNKNOWN" => {
             "the service has not the keys that it was sealed under; tell its operators"
         }
@@ -292,6 +302,9 @@ mod tests {
             (Code::FailedPrecondition, "CUSTOMER_DESTROYED"),
             (Code::FailedPrecondition, "NEEDS_REAUTH"),
             (Code::FailedPrecondition, "NO_ACCESS_VIEW"),
+            (Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
+            (Code::NotFound, "JOB_NOT_FOUND"),
+            (Code::AlreadyExists, "JOB_RUNNING"),
             (Code::FailedPrecondition, "NOT_REFRESHABLE"),
             (Code::FailedPrecondition, "REFRESH_IN_PROGRESS"),
             (Code::Aborted, "LEASE_LOST"),

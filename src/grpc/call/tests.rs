@@ -32,7 +32,7 @@ impl Playground {
     /// Serves it, at most so many calls at a time, and a stream without an end beside it.
     pub(in crate::grpc) fn endpoint(&self, limit: usize) -> Endpoint {
         let rpcs = METHODS.map(|method| (path(method), Arc::new(Rpc::new(method.to_owned()))));
-        Endpoint::new(Routes::new(self.clone()).prepare(), rpcs.into(), limit)
+        Endpoint::new(Routes::new(self.clone()).prepare(), rpcs.into(), limit, Load::default())
     }
 }
 

@@ -1,5 +1,6 @@
 mod answers;
 mod batch;
+mod jobs;
 mod limits;
 mod refresh;
 

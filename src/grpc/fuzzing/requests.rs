@@ -6,7 +6,7 @@
 use prost::Message;
 
 use super::needles::SENT_SECRET;
-use super::service::LEASE;
+use super::service::{JOB, LEASE};
 use super::structure;
 use crate::grpc::wire::v1;
 
@@ -77,6 +77,17 @@ pub(super) const METHODS: &[Method] = &[
     method("/triseal.v1.CredentialService/MarkNeedsReauth", || octets(&v1::MarkNeedsReauthRequest {
         customer_id: acme(), credential_id: crm(), reason: "x".into(), if_revision: Some(1),
     })),
+    method("/triseal.v1.KeyService/RotateCustomerKey", || octets(&v1::RotateCustomerKeyRequest { customer_id: acme() })),
+    method("/triseal.v1.KeyService/RetireCustomerKeyVersion", || octets(&v1::RetireCustomerKeyVersionRequest {
+        customer_id: "globex".into(), version: 1,
+    })),
+    method("/triseal.v1.KeyService/StartCustomerKeyRotation", || octets(&v1::StartCustomerKeyRotationRequest { rate: 1, ..Default::default() })),
+    method("/triseal.v1.KeyService/StartRewrap", || octets(&v1::StartRewrapRequest { dry_run: true, ..Default::default() })),
+    method("/triseal.v1.KeyService/StartReencryption", || octets(&v1::StartReencryptionRequest { customer_id: acme(), ..Default::default() })),
+    method("/triseal.v1.KeyService/GetJob", || octets(&v1::GetJobRequest { job_id: JOB.into() })),
+    method("/triseal.v1.KeyService/ListJobs", || octets(&v1::ListJobsRequest { page_size: 1, ..Default::default() })),
+    method("/triseal.v1.KeyService/CancelJob", || octets(&v1::CancelJobRequest { job_id: JOB.into() })),
+    method("/triseal.v1.KeyService/ListReplicas", || octets(&v1::ListReplicasRequest {})),
 ];
 
 fn octets(message: &impl Message) -> Vec<u8> {

@@ -3,8 +3,10 @@
 //! | customer | state | credentials |
 //! |---|---|---|
 //! | `acme` | active | `crm` (a Salesforce token), `mail` (a password), `blob` (opaque), `gone` (deleted) |
-//! | `globex` | disabled | |
+//! | `globex` | disabled; version 1 of its key is retired | |
 //! | `initech` | pending destruction | |
+//!
+//! and the job [`JOB`], which counts records and is never worked on.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,15 +29,17 @@ use crate::crypto::{Environment, LocalWrappingKey};
 use crate::customers::CustomerDirectory;
 use crate::factors::document::{KeyDocument, KeyEntry, KeyState};
 use crate::factors::local::LocalWrapper;
-use crate::factors::{EnvironmentSource, FactorError, KeySet};
+use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper};
 use crate::grpc::call::{ConnectionService, Phase};
 use crate::grpc::gate::Gate;
-use crate::grpc::server::Services;
+use crate::grpc::server::{Load, Services};
 use crate::grpc::status::REASON_TRAILER;
 use crate::grpc::wire::v1;
-use crate::ids::{Caller, Deployment};
+use crate::ids::{Caller, CustomerId, Deployment};
+use crate::jobs::{JobId, Jobs, Parts, ReplicaId, Reporter};
 use crate::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
+use crate::store::{CustomerRow, CustomerWrite, KeyVersionState, Rows, WriteId};
 use crate::vault::Vault;
 
 /// In a message, stands for the token of the last lease that was given. It has the form of one.
@@ -43,6 +47,9 @@ pub(super) const LEASE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 const ACQUIRE: &str = "/triseal.v1.CredentialService/AcquireRefresh";
 /// Longer than any input takes.
 const FOR_EVER: Duration = Duration::from_hours(1);
+
+/// The job that there is.
+pub(super) const JOB: &str = "8235999999999-00000001";
 
 /// One for all inputs: making one takes longer than all else.
 static ACCESS: LazyLock<Option<Arc<Access>>> = LazyLock::new(|| Access::development().ok());
@@ -61,6 +68,7 @@ fn clock() -> Timestamp {
 /// One connection to a service of its own.
 pub(super) struct Service {
     connection: ConnectionService,
+    customers: Arc<EmbeddedCustomers>,
     audit: Recording,
     lease: Mutex<Option<String>>,
     _phase: watch::Sender<Phase>,
@@ -79,6 +87,7 @@ impl Service {
         let store = Arc::new(EmbeddedStore::in_memory(&deployment).ok()?);
         let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
         let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
+        let operations = Arc::new(EmbeddedOperations(store));
         let wrapper = Arc::new(LocalWrapper::of(LocalWrappingKey::new(Zeroizing::new(WRAPPING))));
         let sources = Sources {
             deployment: deployment.clone(),
@@ -86,7 +95,7 @@ impl Service {
             environment: Arc::new(FixedEnvironment),
             wrapper: wrapper.clone(),
             customers: customers.clone(),
-            operations: Arc::new(EmbeddedOperations(store)),
+            operations: operations.clone(),
         };
         let timing = EnvironmentTiming { poll: FOR_EVER, max_age: FOR_EVER };
         let limits =
@@ -94,15 +103,41 @@ impl Service {
         let keyring = Keyring::start(sources, timing, limits).await.ok()?;
         let (log, audit) = AuditLog::recording(clock);
         let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), log.clone(), clock);
-        let directory =
-            CustomerDirectory::new(deployment, customers, credentials, wrapper, keyring, log.clone(), clock);
+        let (vault, name) = (Arc::new(vault), wrapper.wraps_with().to_owned());
+        let directory = CustomerDirectory::new(
+            deployment,
+            customers.clone(),
+            credentials.clone(),
+            wrapper,
+            keyring.clone(),
+            log.clone(),
+            clock,
+        );
+        let (directory, id) = (Arc::new(directory), ReplicaId::random().ok()?);
+        let reporter = Arc::new(Reporter::new(id, keyring.clone(), name, operations.clone(), clock));
+        reporter.report().await;
+        let parts = Parts {
+            vault: Arc::clone(&vault),
+            directory: Arc::clone(&directory),
+            credentials,
+            customers: customers.clone(),
+            operations,
+            keyring,
+            reporter,
+            audit: log.clone(),
+            is_busy: Box::new(|| false),
+            clock,
+        };
+        let jobs = Arc::new(Jobs::new(parts));
+        jobs.start_count_as(&Caller::insecure_plaintext(), JobId::parse(JOB)?).await.ok()?;
         let gate = Gate::new(Arc::clone(ACCESS.as_ref()?), log);
-        let services = Services { gate, vault: Arc::new(vault), directory: Arc::new(directory) };
+        let services = Services { gate, vault, directory, jobs, load: Load::default() };
         let endpoint = Arc::new(services.endpoint(Routes::default(), 100).ok()?);
         let (phase, watched) = watch::channel(Phase::Open);
         let caller = Some(Caller::insecure_plaintext());
         Some(Self {
             connection: ConnectionService::new(endpoint, caller, Arc::default(), watched),
+            customers,
             audit,
             lease: Mutex::default(),
             _phase: phase,
@@ -115,6 +150,17 @@ impl Service {
             let answer = self.call(path, message).await;
             assert!(answer.status.code() == tonic::Code::Ok, "{path}: {:?}", answer.status);
         }
+        #[expect(clippy::expect_used, reason = "a fuzz target fails by a panic")]
+        self.retire_first("globex").await.expect("a customer in memory");
+    }
+
+    /// No minute passes here after which that would be permitted.
+    async fn retire_first(&self, customer: &str) -> Option<()> {
+        let mut row = self.customers.get(&CustomerId::parse(customer).ok()?).await.ok()??;
+        let before = row.write_id;
+        row.versions.first_mut()?.state = KeyVersionState::Retired;
+        let row = CustomerRow { write_id: WriteId::random().ok()?, ..row };
+        self.customers.replace(Some(before), CustomerWrite::of(row)).await.ok().map(|_| ())
     }
 
     /// Sends a message, and takes the whole answer.
@@ -240,6 +286,8 @@ fn fixture() -> Vec<(&'static str, Vec<u8>)> {
         let request = v1::DisableCustomerRequest { customer_id: id.to_owned() };
         calls.push(("/triseal.v1.CustomerService/DisableCustomer", request.encode_to_vec()));
     }
+    let rotated = v1::RotateCustomerKeyRequest { customer_id: "globex".to_owned() };
+    calls.push(("/triseal.v1.KeyService/RotateCustomerKey", rotated.encode_to_vec()));
     let destroyed = v1::DestroyCustomerRequest { customer_id: "initech".to_owned(), days: 30 };
     calls.push(("/triseal.v1.CustomerService/DestroyCustomer", destroyed.encode_to_vec()));
     calls

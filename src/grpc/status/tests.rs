@@ -3,6 +3,7 @@ use tonic_types::ErrorDetails;
 use super::*;
 use crate::access::{Ask, GetCredential};
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
+use crate::jobs::JobId;
 
 /// A text of a dependency, which goes to the log and never out.
 const PLANTED: &str = "arn:aws:kms:eu-central-1:111122223333:key/planted";
@@ -138,13 +139,40 @@ fn every_error_of_the_directory_has_its_code_and_reason() {
         (E::Destroyed, Code::FailedPrecondition, "CUSTOMER_DESTROYED"),
         (E::PendingDestruction, Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION"),
         (E::NotDisabled, Code::FailedPrecondition, "CUSTOMER_NOT_DISABLED"),
+        (E::KeyVersionUnknown, Code::FailedPrecondition, "KEY_VERSION_UNKNOWN"),
+        (E::KeyVersionInUse(InUse::Primary), Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
+        (E::KeyVersionInUse(InUse::Records { records: 3 }), Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
+        (E::KeyVersionInUse(InUse::Unreadable { records: 1 }), Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
         (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY"),
         (E::Internal("planted"), Code::Internal, "INTERNAL"),
     ] {
         assert_eq!(told(error.into()), (code, reason.to_owned(), None, None));
     }
+    let wait = Duration::from_secs(70);
+    let told_early = told(E::KeyVersionInUse(InUse::TooEarly { wait }).into());
+    assert_eq!(told_early, (Code::FailedPrecondition, "KEY_VERSION_IN_USE".to_owned(), Some(70), None));
     for (error, code, reason, retry) in wrapper_errors() {
         assert_eq!(told(E::Wrapper(error).into()), (code, reason.to_owned(), retry, None));
+    }
+    for (error, code, reason, retry) in store_errors() {
+        assert_eq!(told(E::Store(error).into()), (code, reason.to_owned(), retry, None));
+    }
+}
+
+#[test]
+fn every_error_of_a_job_has_its_code_and_reason() {
+    use JobError as E;
+    let running = JobId::parse("0000000000001-0000000a").unwrap();
+    for (error, code, reason, retry) in [
+        (E::NotFound, Code::NotFound, "JOB_NOT_FOUND", None),
+        (E::Running(running), Code::AlreadyExists, "JOB_RUNNING", None),
+        (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY", None),
+        (E::Customer(CustomerError::NotFound), Code::NotFound, "CUSTOMER_NOT_FOUND", None),
+        (E::Audit(AuditError::TimedOut), Code::Unavailable, "AUDIT_UNAVAILABLE", None),
+        (E::Keyring(KeyringError::KeysStale), Code::Unavailable, "KEYS_STALE", Some(5)),
+        (E::Internal("planted"), Code::Internal, "INTERNAL", None),
+    ] {
+        assert_eq!(told(error.into()), (code, reason.to_owned(), retry, None));
     }
     for (error, code, reason, retry) in store_errors() {
         assert_eq!(told(E::Store(error).into()), (code, reason.to_owned(), retry, None));

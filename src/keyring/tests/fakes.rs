@@ -11,7 +11,8 @@ use crate::crypto::{CustomerKey, Environment};
 use crate::factors::document::{KeyDocument, KeyEntry};
 use crate::store::contract::customer;
 use crate::store::{
-    CustomerRow, CustomerWrite, KeyRow, KeyVersion, OperationId, OperationRow, Page, Replaced, Rows, Versioned, WriteId,
+    CustomerRow, CustomerWrite, KeyRow, KeyVersion, Met, OperationId, OperationRow, Page, Replaced, Rows, Versioned,
+    WriteId,
 };
 
 /// A call's count, its failure and how long it takes.
@@ -109,6 +110,10 @@ impl KeyWrapper for FakeWrapper {
     async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
         unreachable!("nothing here wraps a key anew")
     }
+
+    fn wraps_with(&self) -> &str {
+        "arn"
+    }
 }
 
 #[derive(Default)]
@@ -125,6 +130,7 @@ impl FakeCustomers {
             version: version(number),
             state,
             create_time: jiff::Timestamp::UNIX_EPOCH,
+            primary_until: None,
             kms_key_arn: "arn".to_owned(),
         });
         let row = CustomerRow { state, primary: version(primary), versions: versions.collect(), ..customer(id) };
@@ -174,6 +180,14 @@ impl Customers for FakeCustomers {
     }
 
     async fn query(&self, _: Option<&CustomerId>, _: usize) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
+        unreachable!("a keyring lists no customers")
+    }
+
+    async fn scan(
+        &self,
+        _: Option<&CustomerId>,
+        _: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError> {
         unreachable!("a keyring lists no customers")
     }
 }
@@ -226,6 +240,10 @@ impl Operations for FakeOperations {
         _: usize,
     ) -> Result<Page<OperationRow, String>, StoreError> {
         unreachable!("nothing is listed")
+    }
+
+    async fn remove(&self, _: &OperationId, _: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
+        unreachable!("nothing is removed")
     }
 }
 

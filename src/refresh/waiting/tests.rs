@@ -6,7 +6,7 @@ use tokio::time::{Instant, advance, timeout};
 use super::*;
 use crate::ids::CustomerId;
 use crate::store::contract::{credential_ref, living};
-use crate::store::{Page, Replaced, Rows, WriteId};
+use crate::store::{Extent, Met, Page, Replaced, Rows, WriteId};
 
 /// One row, and how often it was read.
 #[derive(Default)]
@@ -45,6 +45,15 @@ impl Credentials for Counting {
 
     async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         unreachable!("who waits removes nothing")
+    }
+
+    async fn scan(
+        &self,
+        _: &Extent,
+        _: Option<&CredentialRef>,
+        _: usize,
+    ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError> {
+        unreachable!("nobody walks")
     }
 }
 

@@ -61,7 +61,7 @@ impl DynamoStore {
         let written = self.replace(table, None, put, Vec::new()).await.map(|_| ());
         let read = self.get(table, &key).await.map(|_| ());
         let queried = self.query(table, PROBE, None, 1).await.map(|_| ());
-        let scanned = self.scan(table, None, None, 1).await.map(|_| ());
+        let scanned = self.scan(table, None, None, None, 1).await.map(|_| ());
         let deleted = self.remove(table, &key, id).await.map(|_| ());
         vec![("PutItem", written), ("GetItem", read), ("Query", queried), ("Scan", scanned), ("DeleteItem", deleted)]
     }

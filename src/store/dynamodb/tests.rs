@@ -158,6 +158,15 @@ async fn what_cannot_be_read_is_told_apart_and_never_written_over() {
                 assert_eq!(rows, std::slice::from_ref(&good), "{wanted}");
             }
         }
+        // Who must miss nothing meets it.
+        let acme = Extent::Customer(good.id.customer.clone());
+        let met = credentials.scan(&acme, None, 10).await.unwrap().rows;
+        let unreadable = Met { id: bad.id.clone(), row: Err(wanted.clone()) };
+        assert!(
+            met.len() == 2
+                && met.contains(&unreadable)
+                && met.contains(&Met { id: good.id.clone(), row: Ok(good.clone()) })
+        );
     }
 }
 
@@ -270,7 +279,7 @@ async fn a_probe_finds_what_may_be_done_and_leaves_nothing() {
         let tried = store.probe(table, WriteId::random().unwrap()).await;
         assert_eq!(tried.len(), 5);
         assert!(tried.iter().all(|(_, outcome)| outcome.is_ok()), "{tried:?}");
-        let (items, _) = store.scan(table, None, None, 10).await.unwrap();
+        let (items, _) = store.scan(table, None, None, None, 10).await.unwrap();
         assert!(items.iter().all(|item| !item.is_probe()));
     }
     let missing = DynamoStore::new(&dynamodb().await, table_names());

@@ -146,11 +146,13 @@ impl DynamoStore {
         found(table, answer.items, answer.last_evaluated_key)
     }
 
-    /// The items of a table after a key, in an order that does not change; of those, the ones with this sort key.
+    /// The items of a table after a key, in an order that does not change; of those, the ones with this sort key, or those of one of
+    /// so many segments.
     pub(super) async fn scan(
         &self,
         table: Table,
         sort: Option<&str>,
+        segment: Option<(u32, u32)>,
         after: Option<Key>,
         limit: usize,
     ) -> Result<(Vec<Item>, Option<Key>), StoreError> {
@@ -167,6 +169,10 @@ impl DynamoStore {
                 .filter_expression("#sort = :sort")
                 .expression_attribute_names("#sort", sort_name)
                 .expression_attribute_values(":sort", AttributeValue::S(sort.to_owned()));
+        }
+        if let Some((index, of)) = segment {
+            let number = |number| i32::try_from(number).unwrap_or(i32::MAX);
+            request = request.segment(number(index)).total_segments(number(of));
         }
         let answer = request.send().await.map_err(|error| self.failure(table, &error))?;
         found(table, answer.items, answer.last_evaluated_key)

@@ -252,6 +252,14 @@ async fn a_corrupt_row_is_an_error_and_stays() {
         assert_eq!(page.rows, std::slice::from_ref(&beside));
         let page = credentials.query(None, None, 1).await.unwrap();
         assert!(page.rows.is_empty() && page.next == Some(row.id.clone()));
+        // Who must miss nothing meets it.
+        let acme = Extent::Customer(row.id.customer.clone());
+        for extent in [acme, Extent::Part { index: 0, of: 1 }] {
+            let mut met = credentials.scan(&extent, None, 10).await.unwrap().rows;
+            assert_eq!(met.pop(), Some(Met { id: beside.id.clone(), row: Ok(beside.clone()) }));
+            let unreadable = met.pop().unwrap();
+            assert!(unreadable.id == row.id && unreadable.row.is_err_and(|error| told(&error)) && met.is_empty());
+        }
         for expected in [None, Some(WriteId::random().unwrap())] {
             let outcome = credentials.replace(expected, living("acme", "crm")).await;
             assert!(outcome.as_ref().is_err_and(told), "{outcome:?}");

@@ -13,9 +13,9 @@ use super::reference::{Applied, Call, End, Facts, Made, Mark, OpId};
 use crate::crypto::Version;
 use crate::ids::{Caller, CredentialRef, CustomerId};
 use crate::store::{
-    AbandonCause, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, KeyRow,
-    LeaseEnd, Leases, Life, OperationId, OperationRow, Operations, Page, Replaced, Rows, State, StoreError, Versioned,
-    WriteId,
+    AbandonCause, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Extent,
+    KeyRow, LeaseEnd, Leases, Life, Met, OperationId, OperationRow, Operations, Page, Replaced, Rows, State,
+    StoreError, Versioned, WriteId,
 };
 
 /// SplitMix64.
@@ -427,6 +427,15 @@ impl Credentials for Remote {
     async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         unreachable!("a vault removes no row")
     }
+
+    async fn scan(
+        &self,
+        _: &Extent,
+        _: Option<&CredentialRef>,
+        _: usize,
+    ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError> {
+        unreachable!("nothing is walked")
+    }
 }
 
 pub(super) struct RemoteCustomers(pub(super) Shared);
@@ -464,6 +473,14 @@ impl Customers for RemoteCustomers {
 
     async fn query(&self, _: Option<&CustomerId>, _: usize) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         unreachable!("nothing is listed")
+    }
+
+    async fn scan(
+        &self,
+        _: Option<&CustomerId>,
+        _: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError> {
+        unreachable!("nothing is walked")
     }
 }
 
@@ -514,6 +531,14 @@ impl Customers for Near {
     async fn query(&self, _: Option<&CustomerId>, _: usize) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         unreachable!("nothing is listed")
     }
+
+    async fn scan(
+        &self,
+        _: Option<&CustomerId>,
+        _: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError> {
+        unreachable!("nothing is walked")
+    }
 }
 
 #[async_trait]
@@ -541,5 +566,9 @@ impl Operations for Shared {
         _: usize,
     ) -> Result<Page<OperationRow, String>, StoreError> {
         unreachable!("nothing is listed")
+    }
+
+    async fn remove(&self, _: &OperationId, _: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
+        unreachable!("nothing is removed")
     }
 }

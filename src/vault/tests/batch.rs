@@ -161,6 +161,10 @@ impl KeyWrapper for Hangs {
     async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
         unreachable!("nothing here wraps a key anew")
     }
+
+    fn wraps_with(&self) -> &str {
+        "arn"
+    }
 }
 
 #[tokio::test]
@@ -219,6 +223,10 @@ impl KeyWrapper for Slow {
 
     async fn rewrap(&self, _: &WrapContext<'_>, _: &WrappedKey) -> Result<WrappedKey, FactorError> {
         unreachable!("nothing here wraps a key anew")
+    }
+
+    fn wraps_with(&self) -> &str {
+        "arn"
     }
 }
 

@@ -20,7 +20,7 @@ use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
 use crate::secret::{Password, SalesforceOAuth, SecretString};
 use crate::store::contract::time;
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use crate::store::{CustomerRow, CustomerState, CustomerWrite, Customers, Replaced, Rows};
+use crate::store::{CustomerRow, CustomerState, CustomerWrite, Customers, Extent, Met, Replaced, Rows};
 
 thread_local! {
     static NOW: Cell<i64> = const { Cell::new(1_000) };
@@ -144,6 +144,15 @@ impl Credentials for FaultyCredentials {
     async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         unreachable!("a vault removes no row")
     }
+
+    async fn scan(
+        &self,
+        extent: &Extent,
+        after: Option<&CredentialRef>,
+        limit: usize,
+    ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError> {
+        self.inner.scan(extent, after, limit).await
+    }
 }
 
 /// The customers, which may be away.
@@ -197,6 +206,14 @@ impl Customers for FaultyCustomers {
     ) -> Result<Page<CustomerRow, CustomerId>, StoreError> {
         self.answers()?;
         self.inner.query(after, limit).await
+    }
+
+    async fn scan(
+        &self,
+        after: Option<&CustomerId>,
+        limit: usize,
+    ) -> Result<Page<Met<CustomerId, CustomerRow>, CustomerId>, StoreError> {
+        self.inner.scan(after, limit).await
     }
 }
 

@@ -63,6 +63,7 @@ fn a_customer_is_shown_with_its_key_versions_and_listed_without() {
         version: version(number),
         state,
         create_time: microsecond(-1),
+        primary_until: None,
         kms_key_arn: format!("arn:{number}"),
     };
     let (enabled, retired) = (KeyVersionState::Enabled, KeyVersionState::Retired);

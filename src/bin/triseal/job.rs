@@ -1,0 +1,300 @@
+//! A job as it is shown, and how it is watched until it ends: a bar on a terminal, a line now and then elsewhere.
+
+mod progress;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::sleep;
+use tonic::Status;
+use triseal::grpc::v1;
+
+use crate::client::Service;
+use crate::failure::{Exit, Failure};
+use crate::metadata::{Lineage, short, time};
+use crate::output::{Format, Output, Row};
+use crate::status::{Subject, retry_after};
+use progress::Progress;
+
+/// Between two looks at a job.
+const LOOK: Duration = Duration::from_secs(1);
+/// The least pause after a look that failed.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Long work on every record, or every customer.
+#[derive(Serialize)]
+pub(crate) struct Job {
+    job_id: String,
+    kind: String,
+    state: String,
+    dry_run: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    customer_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<Lineage>,
+    total: u64,
+    done: u64,
+    changed: u64,
+    skipped: u64,
+    failed: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<JobFailure>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    counts: Vec<VersionCount>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    create_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    update_time: Option<String>,
+    pass: u32,
+    waiting: bool,
+    rate: u32,
+    caller: String,
+    #[serde(skip)]
+    is_running: bool,
+}
+
+#[derive(Serialize)]
+struct JobFailure {
+    customer_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    credential_id: String,
+    reason: String,
+}
+
+/// Records under a version of a factor.
+#[derive(Serialize)]
+pub(crate) struct VersionCount {
+    factor: String,
+    version: u32,
+    records: u64,
+}
+
+impl From<v1::Job> for Job {
+    fn from(job: v1::Job) -> Self {
+        let state = v1::JobState::try_from(job.state);
+        let failures = job.failures.into_iter().map(|failure| JobFailure {
+            customer_id: failure.customer_id,
+            credential_id: failure.credential_id,
+            reason: failure.reason,
+        });
+        let counts = job.counts.into_iter().map(|count| VersionCount {
+            factor: short(v1::Factor::try_from(count.factor).map(|factor| factor.as_str_name()), "FACTOR_"),
+            version: count.version,
+            records: count.records,
+        });
+        Self {
+            job_id: job.job_id,
+            kind: short(v1::JobKind::try_from(job.kind).map(|kind| kind.as_str_name()), "JOB_KIND_"),
+            state: short(state.map(|state| state.as_str_name()), "JOB_STATE_"),
+            dry_run: job.dry_run,
+            customer_id: job.customer_id,
+            target: job.target.map(Lineage::from),
+            total: job.total,
+            done: job.done,
+            changed: job.changed,
+            skipped: job.skipped,
+            failed: job.failed,
+            failures: failures.collect(),
+            counts: counts.collect(),
+            create_time: time(job.create_time),
+            update_time: time(job.update_time),
+            pass: job.pass,
+            waiting: job.waiting,
+            rate: job.rate,
+            caller: job.caller,
+            is_running: state == Ok(v1::JobState::Running),
+        }
+    }
+}
+
+impl Row<6> for Job {
+    const HEADING: [&'static str; 6] = ["JOB", "KIND", "STATE", "CUSTOMER", "STARTED", "UPDATED"];
+
+    fn row(&self) -> [String; 6] {
+        [
+            self.job_id.clone(),
+            self.kind(),
+            self.state.clone(),
+            if self.customer_id.is_empty() { "(all)".to_owned() } else { self.customer_id.clone() },
+            self.create_time.clone().unwrap_or_default(),
+            self.update_time.clone().unwrap_or_default(),
+        ]
+    }
+}
+
+impl Row<3> for VersionCount {
+    const HEADING: [&'static str; 3] = ["FACTOR", "VERSION", "RECORDS"];
+
+    fn row(&self) -> [String; 3] {
+        [self.factor.clone(), self.version.to_string(), self.records.to_string()]
+    }
+}
+
+impl Job {
+    /// From an answer that must have one.
+    pub(crate) fn from_answer(job: Option<v1::Job>) -> Result<Self, Failure> {
+        job.map(Self::from).ok_or_else(Failure::unknown_answer)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.job_id
+    }
+
+    /// The counts, each by itself.
+    pub(crate) fn into_counts(self) -> Vec<VersionCount> {
+        self.counts
+    }
+
+    fn kind(&self) -> String {
+        if self.dry_run { format!("{} (dry run)", self.kind) } else { self.kind.clone() }
+    }
+
+    /// What it walks through.
+    fn things(&self) -> &'static str {
+        if self.kind == "reencryption" { "records" } else { "customers" }
+    }
+
+    pub(crate) fn show(&self, output: &mut Output) -> Result<(), Failure> {
+        match output.format() {
+            Format::Json => output.json(self),
+            Format::Text => output.fields(&self.fields()),
+        }
+    }
+
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let pass =
+            if self.waiting { format!("{}, waiting for all replicas", self.pass) } else { self.pass.to_string() };
+        let target = self.target.as_ref().map(|target| {
+            format!("codebase {}, environment {}, and each customer's primary", target.codebase(), target.environment())
+        });
+        let mut fields = vec![
+            ("job_id", self.job_id.clone()),
+            ("kind", self.kind()),
+            ("state", self.state.clone()),
+            ("customer_id", self.customer_id.clone()),
+            ("target", target.unwrap_or_default()),
+            ("pass", pass),
+            ("done", self.so_far()),
+            ("changed", self.changed.to_string()),
+            ("skipped", self.skipped.to_string()),
+            ("failed", self.failed.to_string()),
+            ("rate", if self.rate == 0 { String::new() } else { format!("{} {}/s at most", self.rate, self.things()) }),
+            ("caller", self.caller.clone()),
+            ("create_time", self.create_time.clone().unwrap_or_default()),
+            ("update_time", self.update_time.clone().unwrap_or_default()),
+        ];
+        for count in &self.counts {
+            fields.push(("count", format!("{} version {}: {} records", count.factor, count.version, count.records)));
+        }
+        for failure in &self.failures {
+            let JobFailure { customer_id, credential_id, reason } = failure;
+            fields.push(("failure", format!("{customer_id} {credential_id} {reason}").replace("  ", " ")));
+        }
+        fields
+    }
+
+    /// Of how many, where that is known.
+    fn so_far(&self) -> String {
+        match self.total {
+            0 => format!("{} {}", self.done, self.things()),
+            total => format!("{} of {total} {}", self.done, self.things()),
+        }
+    }
+
+    /// What the exit code tells of it.
+    pub(crate) fn end(&self) -> Result<(), Failure> {
+        match self.state.as_str() {
+            "done_with_failures" => {
+                let (verb, rest) = if self.dry_run { ("read", "") } else { ("done", "; all else is") };
+                let message = format!("{} of the {} could not be {verb}{rest}", self.failed, self.things());
+                let failure = Failure::incomplete(message);
+                Err(failure.with_hint("they stand above, as they are in the store; the audit log names each"))
+            }
+            "cancelled" => {
+                let message = "the job was cancelled; what it has done stands".to_owned();
+                Err(Failure { exit: Exit::Failed, ..Failure::failed(message) }.with_hint("start another to go on"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A call about a job that failed.
+pub(crate) fn refusal(status: &Status, customer: &str) -> Failure {
+    Failure::from_status(status, Subject { customer, ..Subject::default() })
+}
+
+/// A job as it is now.
+pub(crate) async fn look(id: &str, service: &Service) -> Result<Job, Status> {
+    let request = service.request(v1::GetJobRequest { job_id: id.to_owned() });
+    let answer = service.keys().get_job(request).await?.into_inner();
+    answer.job.map(Job::from).ok_or_else(|| Status::unknown("an answer without a job"))
+}
+
+/// Watches a job until it ends, through restarts of the service, and answers how it ended. It goes on without whoever watches it.
+pub(crate) async fn watch(id: &str, service: &Service, format: Format) -> Result<Job, Failure> {
+    let mut progress = Progress::new(format);
+    let mut reached = false;
+    loop {
+        match look(id, service).await {
+            Ok(job) if job.is_running => {
+                reached = true;
+                progress.show(&job);
+                sleep(LOOK).await;
+            }
+            Ok(job) => {
+                progress.end();
+                return Ok(job);
+            }
+            // At first, it is told at once that nothing listens there.
+            Err(status) => match retry_after(&status).filter(|_| reached) {
+                Some(pause) => {
+                    progress.trouble(&refusal(&status, "").message);
+                    sleep(pause.max(LOOK_AGAIN)).await;
+                }
+                None => {
+                    progress.end();
+                    return Err(refusal(&status, ""));
+                }
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(state: v1::JobState) -> Job {
+        Job::from(v1::Job {
+            job_id: "1-a".to_owned(),
+            kind: v1::JobKind::Reencryption.into(),
+            state: state.into(),
+            failed: 2,
+            failures: vec![v1::JobFailure {
+                customer_id: "acme".to_owned(),
+                credential_id: String::new(),
+                reason: "KMS_REFUSED".to_owned(),
+            }],
+            ..v1::Job::default()
+        })
+    }
+
+    #[test]
+    fn the_exit_code_tells_how_it_ended() {
+        for (state, exit) in [
+            (v1::JobState::Running, None),
+            (v1::JobState::Done, None),
+            (v1::JobState::DoneWithFailures, Some(Exit::DoneInPart)),
+            (v1::JobState::Cancelled, Some(Exit::Failed)),
+        ] {
+            assert_eq!(job(state).end().err().map(|failure| failure.exit), exit, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn failures_are_named() {
+        let fields = job(v1::JobState::DoneWithFailures).fields();
+        assert!(fields.contains(&("failure", "acme KMS_REFUSED".to_owned())), "{fields:?}");
+    }
+}

@@ -1,0 +1,264 @@
+//! What each replica reports to the store, so that waiting for all of them is a fact and not a guess.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use minicbor::{Decode, Encode};
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::record::{BadRecord, decode, encode, micros, time, version};
+use crate::crypto::Version;
+use crate::keyring::Keyring;
+use crate::store::{
+    ChangeError, Decision, OperationId, OperationRow, Operations, StoreError, WriteId, change, row_time,
+};
+
+/// How often a replica reports.
+const REPORT: Duration = Duration::from_secs(10);
+/// One that has not reported for so long is gone: it can't reach the store, so it writes nothing either.
+const GONE: SignedDuration = SignedDuration::from_secs(60);
+/// And is forgotten after so long.
+const FORGOTTEN: SignedDuration = SignedDuration::from_hours(24);
+/// Of reports in the operations table.
+pub(super) const KIND: &str = "replica";
+
+/// The name of a process, new at every start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaId(String);
+
+impl ReplicaId {
+    /// 64 random bits.
+    ///
+    /// # Errors
+    /// The generator's.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        Ok(Self(format!("{:016x}", getrandom::u64()?)))
+    }
+
+    /// Lower-case hex.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a replica reported last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Which.
+    pub id: String,
+    /// Of which release.
+    pub release: String,
+    /// The versions of codebase and environment key that it seals under. `None`: it does not seal.
+    pub primaries: Option<(Version, Version)>,
+    /// What it wraps new customer keys with.
+    pub wraps_with: String,
+    /// Since when these are its primaries.
+    pub since: Timestamp,
+    /// Whether it had others before. One that has had these from its start has nothing under way under others.
+    pub had_others: bool,
+    /// When it reported.
+    pub report_time: Timestamp,
+}
+
+impl Replica {
+    /// Whether it may still seal.
+    pub fn is_alive(&self, now: Timestamp) -> bool {
+        now.duration_since(self.report_time) < GONE
+    }
+}
+
+#[derive(Encode, Decode)]
+struct ReplicaFields {
+    #[n(0)]
+    release: String,
+    #[n(1)]
+    codebase: Option<u32>,
+    #[n(2)]
+    environment: Option<u32>,
+    #[n(3)]
+    since: i64,
+    #[n(4)]
+    report_time: i64,
+    #[n(5)]
+    wraps_with: String,
+    #[n(6)]
+    had_others: bool,
+}
+
+/// Reports for one replica.
+pub struct Reporter {
+    id: ReplicaId,
+    keyring: Keyring,
+    wraps_with: String,
+    operations: Arc<dyn Operations>,
+    clock: fn() -> Timestamp,
+    known: Mutex<Option<Known>>,
+}
+
+/// What was reported last.
+#[derive(Clone, Copy)]
+struct Known {
+    primaries: Option<(Version, Version)>,
+    since: Timestamp,
+    had_others: bool,
+}
+
+impl Reporter {
+    /// Reports of this replica, which wraps customer keys with `wraps_with`.
+    pub fn new(
+        id: ReplicaId,
+        keyring: Keyring,
+        wraps_with: String,
+        operations: Arc<dyn Operations>,
+        clock: fn() -> Timestamp,
+    ) -> Self {
+        Self { id, keyring, wraps_with, operations, clock, known: Mutex::default() }
+    }
+
+    /// Of whom.
+    pub fn id(&self) -> &ReplicaId {
+        &self.id
+    }
+
+    /// What this replica wraps customer keys with.
+    pub fn wraps_with(&self) -> &str {
+        &self.wraps_with
+    }
+
+    /// Reports once. To be done before the replica serves, so that none seals which nobody knows of.
+    pub async fn report(&self) {
+        if let Err(error) = write(self.operations.as_ref(), &self.present().await).await {
+            warn!(%error, "this replica's primaries could not be reported");
+        }
+    }
+
+    /// Reports every ten seconds, for as long as the process lives; and forgets replicas that are long gone.
+    pub async fn report_for_ever(self: Arc<Self>) {
+        if let Err(error) = forget_gone(self.operations.as_ref(), (self.clock)()).await {
+            warn!(%error, "reports of replicas that are gone could not be removed");
+        }
+        loop {
+            sleep(REPORT).await;
+            self.report().await;
+        }
+    }
+
+    /// Takes the report back, at the end: nothing is sealed here any more, and nobody has to wait.
+    pub async fn leave(&self) {
+        let id = OperationId { kind: KIND, id: self.id.to_string() };
+        if let Err(error) = remove(self.operations.as_ref(), &id).await {
+            warn!(%error, "this replica's report could not be taken back: jobs wait for it for a minute");
+        }
+    }
+
+    /// What is to be reported now.
+    pub(super) async fn present(&self) -> Replica {
+        let (primaries, now) = (self.keyring.primaries().await.ok(), row_time((self.clock)()));
+        let known = {
+            let mut last = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = match *last {
+                Some(known) if known.primaries == primaries => known,
+                before => Known { primaries, since: now, had_others: before.is_some() },
+            };
+            *last = Some(known);
+            known
+        };
+        Replica {
+            id: self.id.to_string(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            primaries,
+            wraps_with: self.wraps_with.clone(),
+            since: known.since,
+            had_others: known.had_others,
+            report_time: now,
+        }
+    }
+}
+
+async fn write(operations: &dyn Operations, report: &Replica) -> Result<(), ChangeError> {
+    let body = encode(&ReplicaFields {
+        release: report.release.clone(),
+        codebase: report.primaries.map(|(codebase, _)| codebase.get()),
+        environment: report.primaries.map(|(_, environment)| environment.get()),
+        since: micros(report.since),
+        report_time: micros(report.report_time),
+        wraps_with: report.wraps_with.clone(),
+        had_others: report.had_others,
+    });
+    let id = OperationId { kind: KIND, id: report.id.clone() };
+    change(operations, &id, |_| {
+        let row = WriteId::random()
+            .map(|write_id| OperationRow { id: id.clone(), write_id, body: body.clone() })
+            .map_err(|_| ChangeError::Store(StoreError::Away("the system's generator did not answer".to_owned())));
+        std::future::ready(row.map(|row| Decision::Replace(row, ())))
+    })
+    .await
+}
+
+async fn forget_gone(operations: &dyn Operations, now: Timestamp) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = operations.query(KIND, after.as_deref(), 500).await?;
+        for row in page.rows {
+            if now.duration_since(read(&row)?.report_time) >= FORGOTTEN {
+                remove(operations, &row.id).await?;
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Nobody but its replica writes a report, so the row that is read is the one that goes.
+pub(super) async fn remove(operations: &dyn Operations, id: &OperationId) -> Result<(), StoreError> {
+    if let Some(row) = operations.get(id).await? {
+        operations.remove(id, row.write_id).await?;
+    }
+    Ok(())
+}
+
+/// Every replica that reported in the last day.
+pub(super) async fn all(operations: &dyn Operations, now: Timestamp) -> Result<Vec<Replica>, StoreError> {
+    let (mut replicas, mut after) = (Vec::new(), None);
+    loop {
+        let page = operations.query(KIND, after.as_deref(), 500).await?;
+        for row in page.rows {
+            let replica = read(&row)?;
+            if now.duration_since(replica.report_time) < FORGOTTEN {
+                replicas.push(replica);
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(replicas);
+        }
+    }
+}
+
+fn read(row: &OperationRow) -> Result<Replica, BadRecord> {
+    let fields: ReplicaFields = decode(&row.body)?;
+    let primaries = match (fields.codebase, fields.environment) {
+        (Some(codebase), Some(environment)) => Some((version(codebase)?, version(environment)?)),
+        (None, _) | (_, None) => None,
+    };
+    Ok(Replica {
+        id: row.id.id.clone(),
+        release: fields.release,
+        primaries,
+        wraps_with: fields.wraps_with,
+        since: time(fields.since)?,
+        had_others: fields.had_others,
+        report_time: time(fields.report_time)?,
+    })
+}

@@ -1,0 +1,291 @@
+//! Jobs at work: carried out by whichever replica takes a part.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::warn;
+
+use super::book::{JobError, Jobs, new_write_id, part_id};
+use super::item::Item;
+use super::plan::{self, ItemId, Job, JobKind, JobState, LEASE, Part, Progress};
+use super::record::write_part;
+use crate::ids::{CredentialRef, CustomerId};
+use crate::store::{Decision, Extent, Met, OperationRow, Page, StoreError, WriteId, change, row_time};
+
+/// Items between two checkpoints, at most.
+const PAGE: usize = 256;
+/// A checkpoint is written at least so often, well within a lease, also where a rate makes a page long.
+const PAGE_SECONDS: f64 = 5.0;
+/// Items under way at once: they share the store's commits, or its round trips.
+const AT_ONCE: usize = 32;
+/// Between two looks for work.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long a job gives way to callers, before each page.
+const GIVES_WAY: Duration = Duration::from_secs(1);
+/// How often a replica looks how many others share a rate with it.
+const SHARE_AGAIN: Duration = Duration::from_secs(10);
+
+/// One for each kind, as a dry run and not, so that none waits for another.
+pub const WORKERS: usize = JobKind::ALL.len() * 2;
+
+/// Looks for work and does it until `stop`; then its parts are free for others at once.
+pub async fn work_until(jobs: Arc<Jobs>, stop: watch::Receiver<bool>) {
+    let workers = JobKind::ALL.iter().flat_map(|kind| [(*kind, false), (*kind, true)]);
+    join_all(workers.map(|(kind, dry_run)| work_on_kind(&jobs, kind, dry_run, stop.clone()))).await;
+}
+
+async fn work_on_kind(jobs: &Jobs, kind: JobKind, dry_run: bool, mut stop: watch::Receiver<bool>) {
+    while !*stop.borrow() {
+        match jobs.work(kind, dry_run, &mut stop).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => warn!(%error, "a job can't go on now; it does when it can"),
+        }
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            () = stopped(&mut stop) => {}
+        }
+    }
+}
+
+impl Jobs {
+    /// Takes one part of the running job of a kind to its end, or to where it can't go on. Answers whether there was anything to do.
+    ///
+    /// # Errors
+    /// A [`JobError`]: what was done until then stands.
+    pub async fn work(&self, kind: JobKind, dry_run: bool, stop: &mut watch::Receiver<bool>) -> Result<bool, JobError> {
+        let Some(job) = self.running(kind, dry_run).await? else { return Ok(false) };
+        let ours = self.0.reporter.present().await;
+        let can_seal = kind != JobKind::Reencryption || dry_run || ours.primaries.is_some();
+        if !can_seal || !job.suits(&ours) {
+            return Ok(false);
+        }
+        if job.pass_time.is_none() {
+            return self.begin(&job).await;
+        }
+        let now = (self.0.clock)();
+        let (mut pass, mut done) = (Progress::default(), 0);
+        for index in 0..job.parts {
+            let (part, written) = self.part(&job, index).await?;
+            if part.is_free(now) && self.take(&job, index, part.clone(), written, stop).await? {
+                return Ok(true);
+            }
+            done += u32::from(part.is_done);
+            pass.add(&part.progress);
+        }
+        if done < job.parts {
+            return Ok(false);
+        }
+        let settled = self.settled(&job).await?;
+        let next = plan::after_pass(&job, &pass, settled, row_time((self.0.clock)()));
+        self.finish(&job.id, |present| (*present == job).then(|| next.clone())).await?;
+        Ok(true)
+    }
+
+    /// Begins the pass that waits, if it may begin now.
+    async fn begin(&self, job: &Job) -> Result<bool, JobError> {
+        let settled = self.settled(job).await?;
+        let now = row_time((self.0.clock)());
+        let Some(begun) = plan::begun(job, settled, now) else { return Ok(false) };
+        self.finish(&job.id, |present| (present == job).then(|| begun.clone())).await?;
+        Ok(true)
+    }
+
+    async fn settled(&self, job: &Job) -> Result<Option<Timestamp>, JobError> {
+        let staleness = self.0.keyring.customer_staleness().try_into().unwrap_or(jiff::SignedDuration::MAX);
+        Ok(plan::settled(job, &self.reported().await?, staleness, (self.0.clock)()))
+    }
+
+    /// Takes the lease of a part and works through it. Answers false if somebody else has it.
+    async fn take(
+        &self,
+        job: &Job,
+        index: u32,
+        part: Part,
+        written: Option<WriteId>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<bool, JobError> {
+        let Some((mut part, mut written)) = self.checkpoint(job, index, part, written, true).await? else {
+            return Ok(false);
+        };
+        let mut pace = Pace::default();
+        while !part.is_done {
+            let worked = tokio::select! {
+                worked = self.page(job, index, &part, &mut pace) => worked,
+                () = stopped(stop) => {
+                    self.checkpoint(job, index, part, written, false).await?;
+                    return Ok(true);
+                }
+            };
+            let next = match worked {
+                Ok(next) => next,
+                Err(error) => {
+                    // Another replica may have more luck.
+                    self.checkpoint(job, index, part, written, false).await?;
+                    return Err(error);
+                }
+            };
+            let holds = !next.is_done;
+            match self.checkpoint(job, index, next, written, holds).await? {
+                Some(next) => (part, written) = next,
+                // The lease lapsed, and somebody else took it.
+                None => return Ok(true),
+            }
+            if self.job(&job.id).await?.state != JobState::Running {
+                return Ok(true);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The part after one more page.
+    async fn page(&self, job: &Job, index: u32, part: &Part, pace: &mut Pace) -> Result<Part, JobError> {
+        self.give_way().await;
+        pace.share(self, job).await?;
+        let page = self.items(job, index, part.after.as_ref(), pace.page()).await?;
+        let (last, next) = (page.rows.last().map(Item::id), page.next);
+        let mut progress = part.progress.clone();
+        let started: Vec<_> = page.rows.into_iter().map(|item| (item, pace.next())).collect();
+        let mut outcomes = stream::iter(started)
+            .map(|(item, at)| async move {
+                if let Some(at) = at {
+                    sleep_until(at).await;
+                }
+                let outcome = self.work_on_item(job, &item).await;
+                (item.id(), outcome)
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((id, outcome)) = outcomes.next().await {
+            progress.take(id, &outcome?);
+        }
+        let is_done = next.is_none();
+        Ok(Part { is_done, after: next.or(last).or_else(|| part.after.clone()), progress, ..part.clone() })
+    }
+
+    /// The next things that a part holds.
+    async fn items(
+        &self,
+        job: &Job,
+        index: u32,
+        after: Option<&ItemId>,
+        limit: usize,
+    ) -> Result<Page<Item, ItemId>, StoreError> {
+        match (job.kind, &job.customer) {
+            (JobKind::Reencryption, customer) => {
+                let extent = match customer {
+                    Some(customer) => Extent::Customer(customer.clone()),
+                    None => Extent::Part { index, of: job.parts },
+                };
+                let page = self.0.credentials.scan(&extent, after.and_then(credential).as_ref(), limit).await?;
+                let next = page.next.map(|id| ItemId { customer: id.customer, credential: Some(id.credential) });
+                Ok(Page { rows: page.rows.into_iter().map(Item::Record).collect(), next })
+            }
+            (JobKind::CustomerKeyRotation | JobKind::Rewrap, Some(customer)) => {
+                let row = match self.0.customers.get(customer).await {
+                    Ok(row) => row.map(Ok),
+                    Err(error @ (StoreError::Corrupt(_) | StoreError::Newer)) => Some(Err(error)),
+                    Err(error) => return Err(error),
+                };
+                let met = row.map(|row| Item::Customer(Met { id: customer.clone(), row }));
+                Ok(Page { rows: met.into_iter().collect(), next: None })
+            }
+            (JobKind::CustomerKeyRotation | JobKind::Rewrap, None) => {
+                let after: Option<&CustomerId> = after.map(|id| &id.customer);
+                let page = self.0.customers.scan(after, limit).await?;
+                let next = page.next.map(|customer| ItemId { customer, credential: None });
+                Ok(Page { rows: page.rows.into_iter().map(Item::Customer).collect(), next })
+            }
+        }
+    }
+
+    /// Writes how far a part has come, under a lease that is renewed, or given up. `None`: somebody else has it.
+    async fn checkpoint(
+        &self,
+        job: &Job,
+        index: u32,
+        part: Part,
+        written: Option<WriteId>,
+        holds: bool,
+    ) -> Result<Option<(Part, Option<WriteId>)>, JobError> {
+        let until = row_time((self.0.clock)()).checked_add(LEASE).unwrap_or(Timestamp::MAX);
+        let part = Part { holder: self.0.reporter.id().to_string(), lease_time: holds.then_some(until), ..part };
+        let (write_id, id) = (new_write_id()?, part_id(&job.id, index));
+        let row = OperationRow { id: id.clone(), write_id, body: write_part(&part) };
+        let is_ours = change(self.0.operations.as_ref(), &id, |present: Option<OperationRow>| {
+            let present = present.map(|row| row.write_id);
+            let decision = if present == written {
+                Decision::Replace(row.clone(), true)
+            } else {
+                // Ours, and only its answer was lost; or another's.
+                Decision::Done(present == Some(write_id))
+            };
+            std::future::ready(Ok::<_, JobError>(decision))
+        })
+        .await?;
+        Ok(is_ours.then_some((part, Some(write_id))))
+    }
+
+    async fn give_way(&self) {
+        let until = Instant::now() + GIVES_WAY;
+        while (self.0.is_busy)() && Instant::now() < until {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// When the next item may begin, by this replica's share of the job's rate.
+#[derive(Default)]
+struct Pace {
+    /// Items a second. `None`: as fast as it goes.
+    share: Option<f64>,
+    known: Option<Instant>,
+    next: Option<Instant>,
+}
+
+impl Pace {
+    /// Looks who else works, from time to time.
+    async fn share(&mut self, jobs: &Jobs, job: &Job) -> Result<(), JobError> {
+        let Some(rate) = job.rate else { return Ok(()) };
+        if self.known.is_some_and(|known| known.elapsed() < SHARE_AGAIN) {
+            return Ok(());
+        }
+        let now = (jobs.0.clock)();
+        let alive = jobs.reported().await?.iter().filter(|replica| replica.is_alive(now)).count();
+        let at_work = alive.clamp(1, job.parts.max(1) as usize);
+        self.share = Some(f64::from(rate.get()) / at_work as f64);
+        self.known = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Items of a page.
+    fn page(&self) -> usize {
+        let within = self.share.map_or(PAGE as f64, |share| share * PAGE_SECONDS);
+        (within as usize).clamp(1, PAGE)
+    }
+
+    fn next(&mut self) -> Option<Instant> {
+        let interval = Duration::from_secs_f64(1.0 / self.share?);
+        let at = self.next.unwrap_or_else(Instant::now).max(Instant::now());
+        self.next = Some(at + interval);
+        Some(at)
+    }
+}
+
+fn credential(id: &ItemId) -> Option<CredentialRef> {
+    Some(CredentialRef { customer: id.customer.clone(), credential: id.credential.clone()? })
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Without a sender nobody says so any more.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

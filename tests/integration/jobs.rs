@@ -1,0 +1,381 @@
+//! Jobs and the commands that start them, on the real service: what each RPC answers in each state of a customer; a record that somebody
+//! edited; a service that is killed under a job; two jobs at once, and one that is cancelled.
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::sleep;
+use tonic::Code;
+use tonic_types::RpcStatusExt;
+use triseal::grpc::v1;
+use triseal::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
+use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedStore};
+use triseal::store::{CredentialRow, CustomerRow, CustomerState, CustomerWrite, Life, Living, Rows, WriteId};
+
+use v1::batch_decrypt_credentials_result::Result as Outcome;
+
+use crate::support::{PATIENCE, Service, decrypt, dev, encrypt, fresh, opaque, reason};
+
+/// So that a job has not long to wait until nobody can believe an older primary.
+const QUICK: (&str, &str) = ("TRISEAL__CACHE__CUSTOMER_STALENESS", "1s");
+
+async fn quick(data: &Path) -> Service {
+    let mut command = dev(data);
+    command.envs([QUICK]);
+    Service::start(command).await
+}
+
+async fn create(service: &Service, customer: &str) {
+    let request = v1::CreateCustomerRequest { customer_id: customer.to_owned() };
+    service.customers().create_customer(request).await.unwrap();
+}
+
+async fn fill(service: &Service, customer: &str, credentials: usize) {
+    let mut client = service.credentials();
+    for number in 0..credentials {
+        let id = format!("c{number:03}");
+        client.encrypt_credential(encrypt(customer, &id, opaque(id.as_bytes()))).await.unwrap();
+    }
+}
+
+async fn job(service: &Service, id: &str) -> v1::Job {
+    let answer = service.keys().get_job(v1::GetJobRequest { job_id: id.to_owned() }).await.unwrap();
+    answer.into_inner().job.unwrap()
+}
+
+/// The job as soon as it is so.
+async fn job_when(service: &Service, id: &str, is_so: impl Fn(&v1::Job) -> bool) -> v1::Job {
+    let wait = async {
+        loop {
+            let found = job(service, id).await;
+            if is_so(&found) {
+                return found;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(2 * PATIENCE, wait).await.expect("it comes so far")
+}
+
+async fn start(service: &Service, customer: &str, dry_run: bool, rate: u32) -> Result<v1::Job, tonic::Status> {
+    let request = v1::StartReencryptionRequest { customer_id: customer.to_owned(), dry_run, rate };
+    Ok(service.keys().start_reencryption(request).await?.into_inner().job.unwrap())
+}
+
+/// Edits the store of a service that has stopped.
+fn edit(data: &Path) -> (EmbeddedCredentials, EmbeddedCustomers) {
+    let store = EmbeddedStore::open(&data.join("store.redb"), &Deployment::parse("dev").unwrap()).unwrap();
+    let store = std::sync::Arc::new(store);
+    (EmbeddedCredentials(store.clone()), EmbeddedCustomers(store))
+}
+
+fn output(output: &Output) -> (Option<i32>, String, String) {
+    let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// One line of JSON.
+fn line(text: &str) -> serde_json::Value {
+    serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("{text}"))
+}
+
+#[tokio::test]
+async fn a_record_that_was_edited_is_named_and_everything_else_is_done() {
+    let (_folder, data) = crate::support::data();
+    let service = quick(&data).await;
+    create(&service, "acme").await;
+    fill(&service, "acme", 20).await;
+    assert!(service.terminate().await.success());
+
+    let id = CredentialRef {
+        customer: CustomerId::parse("acme").unwrap(),
+        credential: CredentialId::parse("c007").unwrap(),
+    };
+    let (credentials, customers) = edit(&data);
+    let row = credentials.get(&id).await.unwrap().unwrap();
+    let Life::Living(living) = row.life.clone() else { panic!("it lives") };
+    let mut envelope = living.envelope.clone();
+    envelope[100] ^= 1;
+    let edited = CredentialRow {
+        write_id: WriteId::random().unwrap(),
+        life: Life::Living(Living { envelope, ..living }),
+        ..row.clone()
+    };
+    let _ = credentials.replace(Some(row.write_id), edited).await.unwrap();
+    drop((credentials, customers));
+
+    let service = quick(&data).await;
+    let triseal = async |arguments: &[&str]| output(&service.triseal(arguments, b"").await);
+    let (code, ..) = triseal(&["rotate", "customer", "acme"]).await;
+    assert_eq!(code, Some(0));
+    let (code, _, told) = triseal(&["key", "retire", "customer", "acme", "1", "--yes"]).await;
+    assert_eq!(code, Some(4));
+    assert!(told.contains("was the primary until a moment ago") && told.contains("try again in"), "{told}");
+    let (code, _, told) = triseal(&["key", "retire", "customer", "acme", "2", "--yes"]).await;
+    assert_eq!(code, Some(4));
+    assert!(told.contains("the version is the primary"), "{told}");
+
+    let (code, started, _) = triseal(&["reencrypt", "start", "--customer", "acme", "--output", "json"]).await;
+    assert_eq!(code, Some(0));
+    let started = line(&started);
+    let (code, ended, told) = triseal(&["reencrypt", "watch", "--output", "json"]).await;
+    assert_eq!(code, Some(3), "{ended}{told}");
+    let (ended, told) = (line(&ended), line(&told));
+    assert_eq!(ended["job_id"], started["job_id"], "the last one, where none is named");
+    assert_eq!(ended["state"], "done_with_failures");
+    assert_eq!((&ended["changed"], &ended["failed"]), (&19.into(), &1.into()));
+    let failure = serde_json::json!([{"customer_id": "acme", "credential_id": "c007", "reason": "NOT_AUTHENTIC"}]);
+    assert_eq!(ended["failures"], failure);
+    assert_eq!(told["error"]["code"], "INCOMPLETE");
+    let (code, shown, _) = triseal(&["reencrypt", "status"]).await;
+    assert_eq!(code, Some(3));
+    assert!(shown.contains("acme c007 NOT_AUTHENTIC"), "{shown}");
+
+    let (code, listed, _) = triseal(&["credential", "list", "--customer", "acme", "--output", "json"]).await;
+    assert_eq!(code, Some(0));
+    let versions: Vec<_> = listed.lines().map(|row| line(row)["lineage"]["customer_version"].as_u64()).collect();
+    assert_eq!((versions.len(), versions.iter().filter(|version| **version == Some(2)).count()), (20, 19));
+    let (code, usage, _) = triseal(&["key", "usage", "--customer", "acme"]).await;
+    assert_eq!(code, Some(0));
+    let rows: Vec<Vec<_>> = usage.lines().map(|row| row.split_whitespace().collect()).collect();
+    assert!(rows.contains(&vec!["customer", "1", "1"]) && rows.contains(&vec!["customer", "2", "19"]), "{usage}");
+    let shown = service.credentials().decrypt_credential(decrypt("acme", "c006", v1::View::Full)).await.unwrap();
+    assert_eq!(crate::support::opaque_data(shown.into_inner().secret), b"c006");
+}
+
+#[tokio::test]
+async fn a_job_goes_on_from_its_checkpoint_after_a_kill_and_runs_alone_of_its_kind() {
+    let (_folder, data) = crate::support::data();
+    let service = quick(&data).await;
+    create(&service, "acme").await;
+    fill(&service, "acme", 150).await;
+    service.keys().rotate_customer_key(v1::RotateCustomerKeyRequest { customer_id: "acme".to_owned() }).await.unwrap();
+    // At this rate a checkpoint comes after 100 records, in 5 s.
+    let started = start(&service, "acme", false, 20).await.unwrap();
+    let id = started.job_id.as_str();
+    let refused = start(&service, "", false, 0).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::AlreadyExists, "JOB_RUNNING"));
+    assert!(refused.message().contains(id), "it names the one that runs");
+    start(&service, "", true, 0).await.expect("a count is no hindrance");
+    let reached = job_when(&service, id, |job| job.done > 0).await;
+    assert_eq!((reached.done, reached.changed), (100, 100));
+    service.kill9().await;
+
+    let service = quick(&data).await;
+    let kept = job(&service, id).await;
+    assert_eq!((kept.done, kept.state()), (100, v1::JobState::Running));
+    // Its lease lapses, and the rest of the pass is done.
+    let next = job_when(&service, id, |job| job.pass == 2).await;
+    // What was changed after the last checkpoint was found changed.
+    assert!(next.total == 150 && (100..=150).contains(&next.changed), "{next:?}");
+
+    let cancelled = service.keys().cancel_job(v1::CancelJobRequest { job_id: id.to_owned() }).await.unwrap();
+    let cancelled = cancelled.into_inner().job.unwrap();
+    assert_eq!(cancelled.state(), v1::JobState::Cancelled);
+    let (code, shown, told) = output(&service.triseal(&["reencrypt", "watch", id], b"").await);
+    assert_eq!(code, Some(1));
+    assert!(shown.contains("cancelled") && told.contains("what it has done stands"), "{shown}{told}");
+    let next = start(&service, "", false, 0).await.expect("it makes room for another");
+    service.signal().await;
+    drop(service);
+    // A service that stops leaves no lease behind: the next goes on at once.
+    let service = quick(&data).await;
+    let resumed = tokio::time::timeout(Duration::from_secs(25), async {
+        job_when(&service, &next.job_id, |job| job.pass == 2).await
+    });
+    assert_eq!(resumed.await.expect("within less than a lease").changed, 0);
+}
+
+/// What an RPC answers: nothing wrong, or this code and reason.
+type Answer = Result<(), (Code, String)>;
+
+fn answer<T>(answer: Result<T, tonic::Status>) -> Answer {
+    answer.map(|_| ()).map_err(|status| (status.code(), reason(&status).to_owned()))
+}
+
+/// Every RPC of a customer in its order here, so that none changes what the next one meets, and how it is called.
+async fn answers(service: &Service, customer: &str) -> Vec<(&'static str, Answer)> {
+    let (mut credentials, mut customers, mut keys) = (service.credentials(), service.customers(), service.keys());
+    let id = || customer.to_owned();
+    let read = || decrypt(customer, "crm", v1::View::Full).into_inner();
+    let get = v1::GetCredentialRequest { customer_id: id(), credential_id: "crm".to_owned() };
+    let list = v1::ListCredentialsRequest { customer_id: id(), ..Default::default() };
+    let batch = v1::BatchDecryptCredentialsRequest { requests: vec![read()] };
+    let mut found = vec![
+        ("GetCustomer", answer(customers.get_customer(v1::GetCustomerRequest { customer_id: id() }).await)),
+        ("GetCredential", answer(credentials.get_credential(get).await)),
+        ("ListCredentials", answer(credentials.list_credentials(list).await)),
+        ("DecryptCredential", answer(credentials.decrypt_credential(read()).await)),
+        ("BatchDecryptCredentials", batched(credentials.batch_decrypt_credentials(batch).await)),
+        (
+            "EncryptCredential",
+            answer(credentials.encrypt_credential(encrypt(customer, "crm", opaque(b"again".as_slice()))).await),
+        ),
+        (
+            "DeleteCredential",
+            answer(
+                credentials
+                    .delete_credential(v1::DeleteCredentialRequest {
+                        customer_id: id(),
+                        credential_id: "gone".to_owned(),
+                        if_revision: None,
+                    })
+                    .await,
+            ),
+        ),
+        (
+            "RotateCustomerKey",
+            answer(keys.rotate_customer_key(v1::RotateCustomerKeyRequest { customer_id: id() }).await),
+        ),
+        (
+            "RetireCustomerKeyVersion",
+            answer(
+                keys.retire_customer_key_version(v1::RetireCustomerKeyVersionRequest { customer_id: id(), version: 9 })
+                    .await,
+            ),
+        ),
+        ("StartReencryption", answer(start(service, customer, true, 0).await)),
+    ];
+    let request = v1::StartCustomerKeyRotationRequest { customer_id: id(), dry_run: true, rate: 0 };
+    found.push(("StartCustomerKeyRotation", answer(keys.start_customer_key_rotation(request).await)));
+    let request = v1::StartRewrapRequest { customer_id: id(), dry_run: true, rate: 0 };
+    found.push(("StartRewrap", answer(keys.start_rewrap(request).await)));
+    found.push((
+        "CreateCustomer",
+        answer(customers.create_customer(v1::CreateCustomerRequest { customer_id: id() }).await),
+    ));
+    found
+}
+
+/// Of the one item.
+fn batched(answer: Result<tonic::Response<v1::BatchDecryptCredentialsResponse>, tonic::Status>) -> Answer {
+    let item = answer.expect("a batch fails by its items").into_inner().results.remove(0).result.unwrap();
+    match item {
+        Outcome::Decrypted(_) => Ok(()),
+        Outcome::Error(error) => {
+            let reason = error.get_details_error_info().expect("ErrorInfo").reason;
+            Err((Code::from(error.code), reason))
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_rpc_answers_by_the_state_of_the_customer() {
+    let (service, folder) = fresh().await;
+    let states = ["active", "disabled", "pending", "restored", "destroyed"];
+    for name in states {
+        create(&service, name).await;
+        let mut client = service.credentials();
+        client.encrypt_credential(encrypt(name, "crm", opaque(b"x".as_slice()))).await.unwrap();
+        client.encrypt_credential(encrypt(name, "gone", opaque(b"x".as_slice()))).await.unwrap();
+        let mut customers = service.customers();
+        let id = || name.to_owned();
+        if name != "active" {
+            customers.disable_customer(v1::DisableCustomerRequest { customer_id: id() }).await.unwrap();
+        }
+        if matches!(name, "pending" | "restored" | "destroyed") {
+            customers.destroy_customer(v1::DestroyCustomerRequest { customer_id: id(), days: 7 }).await.unwrap();
+        }
+        if name == "restored" {
+            customers.restore_customer(v1::RestoreCustomerRequest { customer_id: id() }).await.unwrap();
+        }
+    }
+    let service = on_its_day(service, &folder, "destroyed").await;
+
+    let refused = |code: Code, reason: &str| Err((code, reason.to_owned()));
+    let disabled = || refused(Code::FailedPrecondition, "CUSTOMER_DISABLED");
+    let pending = || refused(Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION");
+    let destroyed = || refused(Code::FailedPrecondition, "CUSTOMER_DESTROYED");
+    let unknown = || refused(Code::FailedPrecondition, "KEY_VERSION_UNKNOWN");
+    // In the columns' order: active, disabled (and restored), pending, destroyed.
+    let table: [(&str, [Answer; 4]); 13] = [
+        ("GetCustomer", [Ok(()), Ok(()), Ok(()), Ok(())]),
+        ("GetCredential", [Ok(()), Ok(()), Ok(()), destroyed()]),
+        ("ListCredentials", [Ok(()), Ok(()), Ok(()), Ok(())]),
+        ("DecryptCredential", [Ok(()), disabled(), pending(), destroyed()]),
+        ("BatchDecryptCredentials", [Ok(()), disabled(), pending(), destroyed()]),
+        ("EncryptCredential", [Ok(()), disabled(), pending(), destroyed()]),
+        ("DeleteCredential", [Ok(()), Ok(()), Ok(()), destroyed()]),
+        ("RotateCustomerKey", [Ok(()), Ok(()), pending(), destroyed()]),
+        ("RetireCustomerKeyVersion", [unknown(), unknown(), pending(), destroyed()]),
+        ("StartReencryption", [Ok(()), Ok(()), Ok(()), destroyed()]),
+        ("StartCustomerKeyRotation", [Ok(()), Ok(()), pending(), destroyed()]),
+        ("StartRewrap", [Ok(()), Ok(()), Ok(()), destroyed()]),
+        ("CreateCustomer", [Ok(()), Ok(()), Ok(()), destroyed()]),
+    ];
+    for (name, column) in [("active", 0), ("disabled", 1), ("restored", 1), ("pending", 2), ("destroyed", 3)] {
+        no_job_runs(&service).await;
+        for ((rpc, wanted), (called, found)) in table.iter().zip(answers(&service, name).await) {
+            assert_eq!(*rpc, called);
+            assert_eq!(found, wanted[column], "{rpc} of a customer that is {name}");
+        }
+    }
+    transitions(&service).await;
+}
+
+/// Until every dry run that was started has ended.
+async fn no_job_runs(service: &Service) {
+    let jobs = service.keys().list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
+    for found in jobs {
+        job_when(service, &found.job_id, |job| job.state() != v1::JobState::Running).await;
+    }
+}
+
+/// What a change of the state is answered from each other one. Those that change something come last.
+async fn transitions(service: &Service) {
+    let refused = |reason: &str| Err((Code::FailedPrecondition, reason.to_owned()));
+    let pending = || refused("CUSTOMER_PENDING_DESTRUCTION");
+    let destroyed = || refused("CUSTOMER_DESTROYED");
+    let not_disabled = || refused("CUSTOMER_NOT_DISABLED");
+    for (name, destroy, restore, enable, disable) in [
+        ("active", not_disabled(), not_disabled(), Ok(()), Ok(())),
+        ("destroyed", destroyed(), destroyed(), destroyed(), destroyed()),
+        ("restored", Ok(()), Ok(()), Ok(()), Ok(())),
+        ("pending", Ok(()), Ok(()), Ok(()), Ok(())),
+    ] {
+        let mut customers = service.customers();
+        let customer_id = name.to_owned();
+        let request = v1::DestroyCustomerRequest { customer_id: customer_id.clone(), days: 7 };
+        assert_eq!(answer(customers.destroy_customer(request).await), destroy, "DestroyCustomer of {name}");
+        if name == "pending" {
+            let request = v1::EnableCustomerRequest { customer_id: customer_id.clone() };
+            assert_eq!(answer(customers.enable_customer(request).await), pending());
+            let request = v1::DisableCustomerRequest { customer_id: customer_id.clone() };
+            assert_eq!(answer(customers.disable_customer(request).await), pending());
+        }
+        let request = v1::RestoreCustomerRequest { customer_id: customer_id.clone() };
+        assert_eq!(answer(customers.restore_customer(request).await), restore, "RestoreCustomer of {name}");
+        let request = v1::EnableCustomerRequest { customer_id: customer_id.clone() };
+        assert_eq!(answer(customers.enable_customer(request).await), enable, "EnableCustomer of {name}");
+        let request = v1::DisableCustomerRequest { customer_id };
+        assert_eq!(answer(customers.disable_customer(request).await), disable, "DisableCustomer of {name}");
+    }
+}
+
+/// A service with the same store, on the day after that on which the customer is to be destroyed.
+async fn on_its_day(service: Service, folder: &TempDir, name: &str) -> Service {
+    assert!(service.terminate().await.success());
+    let data = folder.path().join("data");
+    let (credentials, customers) = edit(&data);
+    let row = customers.get(&CustomerId::parse(name).unwrap()).await.unwrap().unwrap();
+    let before = row.write_id;
+    let state = CustomerState::PendingDestruction { destroy_time: jiff::Timestamp::UNIX_EPOCH };
+    let due = CustomerRow { state, write_id: WriteId::random().unwrap(), ..row };
+    let _ = customers.replace(Some(before), CustomerWrite::of(due)).await.unwrap();
+    drop((credentials, customers));
+    let service = Service::dev(&data).await;
+    let destroyed = async {
+        loop {
+            let request = v1::GetCustomerRequest { customer_id: name.to_owned() };
+            let customer = service.customers().get_customer(request).await.unwrap().into_inner().customer.unwrap();
+            if customer.receipt.is_some_and(|receipt| receipt.end_time.is_some()) {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, destroyed).await.expect("the sweep destroys it");
+    service
+}
