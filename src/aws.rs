@@ -126,12 +126,13 @@ fn is_throttling(code: &str) -> bool {
     )
 }
 
-fn request<E>(error: &SdkError<E>) -> String {
+/// The id under which AWS finds the request, to stand at the end of a text.
+pub(crate) fn request<E>(error: &SdkError<E>) -> String {
     error.request_id().map(|id| format!(", request {}", word(id))).unwrap_or_default()
 }
 
 /// What is one word of letters, digits and a few signs, cut to its beginning. Anything else is not repeated.
-fn word(text: &str) -> String {
+pub(crate) fn word(text: &str) -> String {
     let plain = text.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.' | b'#'));
     if plain && !text.is_empty() { text.chars().take(MAX_WORD).collect() } else { "unnamed".to_owned() }
 }

@@ -104,7 +104,12 @@ pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = Cre
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError>;
 }
 
-/// The customers, and their wrapped keys.
+/// Why a customer and a key of it were not written, though the customer's row is as it was read.
+const KEY_MISFIT: &str = "a wrapped key is there that its customer's row does not know, or is gone that it knows: one of them was lost; \
+                          restore it";
+
+/// The customers, and their wrapped keys. A write that would put a new key over one that is there, or an old one where none is, writes
+/// nothing and is [`StoreError::Corrupt`].
 #[async_trait]
 pub trait Customers: Rows<Id = CustomerId, Row = CustomerRow, Write = CustomerWrite> {
     /// One wrapped key.

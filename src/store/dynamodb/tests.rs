@@ -359,7 +359,10 @@ async fn a_cancelled_transaction_says_why() {
     for (first, second) in [("None", "ThrottlingError"), ("ProvisionedThroughputExceeded", "None")] {
         assert!(matches!(told(&[reasons(first, second)]).await, Err(StoreError::Throttled)));
     }
-    assert!(matches!(told(&[reasons("ValidationError", "None")]).await, Err(StoreError::Refused(_))));
+    // Another's condition than the customer's: a wrapped key is not as we left it.
+    assert!(matches!(told(&[reasons("None", "ConditionalCheckFailed")]).await, Err(StoreError::Corrupt(_))));
+    let refused = told(&[reasons("None", "ValidationError")]).await;
+    assert_eq!(refused.unwrap_err(), StoreError::Refused("ValidationError, request REQUEST-1".to_owned()));
     let under_way = Answer::Error(400, "TransactionInProgressException");
     assert!(matches!(told(&[under_way]).await, Err(StoreError::Away(_))));
     // Another transaction has the item: it is read, and whoever asked decides again.
