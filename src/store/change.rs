@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Replaced, Rows, StoreError, Versioned};
+use super::{Replaced, Rows, StoreError, Versioned, WriteId};
 
 /// A row is written at most so many times before the caller is told that others keep changing it.
 const ATTEMPTS: u32 = 5;
 /// The longest pause before the second attempt, in milliseconds. It doubles with each.
 const FIRST_PAUSE_MS: u64 = 10;
+
+/// For so long, one change waits for the store, all its readings and writings together. It ends before a call without a deadline of its
+/// own (5 s) does, so that its caller is told the reason.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What is to be done about a row.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub enum ChangeError {
 /// writes through, and the decision finds its own change among those that the row remembers
 /// ([`Changes`](super::Changes)).
 ///
+/// A store that takes longer than 4 s for all of that is away.
+///
 /// # Errors
 /// The decision's own, and a [`ChangeError`]. After [`StoreError::Away`] the change may have happened, or happen yet; after no other
 /// error. So while a write of ours is unaccounted for, whatever fails is told as that.
@@ -52,7 +58,8 @@ where
     F: Future<Output = Result<Decision<R::Write, A>, E>>,
     E: From<ChangeError>,
 {
-    let mut present = rows.get(id).await.map_err(ChangeError::from)?;
+    let mut store = Waiting { rows, left: PATIENCE };
+    let mut present = store.get(id).await.map_err(ChangeError::from)?;
     // A write of ours was not answered, and the row is still the one that it replaces: it may land yet.
     let mut unanswered = None;
     for attempt in 0..=ATTEMPTS {
@@ -68,7 +75,7 @@ where
             Err(error) => return Err(unanswered.map_or(error, |away| ChangeError::Store(away).into())),
         };
         let written = write.write_id();
-        present = match rows.replace(expected, write).await {
+        present = match store.replace(expected, write).await {
             Ok(Replaced::Done) => return Ok(answer),
             Ok(Replaced::Refused(present)) => {
                 unanswered = None;
@@ -77,7 +84,7 @@ where
             Err(away @ StoreError::Away(_)) => {
                 // The first says why; a later one perhaps only that the store still is.
                 let away = unanswered.take().unwrap_or(away);
-                let present = rows.get(id).await.map_err(|_| ChangeError::Store(away.clone()))?;
+                let present = store.get(id).await.map_err(|_| ChangeError::Store(away.clone()))?;
                 unanswered = (present.as_ref().map(Versioned::write_id) == expected).then_some(away);
                 present
             }
@@ -90,12 +97,42 @@ where
     Err(unanswered.map_or(ChangeError::Concurrent, ChangeError::Store).into())
 }
 
-/// A random pause, so that two writers do not meet again.
+/// The store, for as long as there is patience with it.
+struct Waiting<'a, R: ?Sized> {
+    rows: &'a R,
+    left: Duration,
+}
+
+impl<R: Rows + ?Sized> Waiting<'_, R> {
+    async fn get(&mut self, id: &R::Id) -> Result<Option<R::Row>, StoreError> {
+        let asked = self.rows.get(id);
+        self.wait(asked).await
+    }
+
+    async fn replace(&mut self, expected: Option<WriteId>, write: R::Write) -> Result<Replaced<R::Row>, StoreError> {
+        let asked = self.rows.replace(expected, write);
+        self.wait(asked).await
+    }
+
+    async fn wait<A>(&mut self, asked: impl Future<Output = Result<A, StoreError>>) -> Result<A, StoreError> {
+        // Nothing is begun that would be given up at once: a write might happen of which nobody waits to hear.
+        let late = || StoreError::Away("no answer in time".to_owned());
+        if self.left.is_zero() {
+            return Err(late());
+        }
+        let begun = Instant::now();
+        let answer = timeout(self.left, asked).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        answer.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+/// A random pause, never none, so that two writers do not meet again.
 fn pause(attempt: u32) -> Duration {
     let longest = FIRST_PAUSE_MS << (attempt - 1).min(8);
     // Without a generator there is no jitter, and nothing else to fear.
     let random = getrandom::u64().unwrap_or(longest);
-    Duration::from_millis(random % (longest + 1))
+    Duration::from_millis(1 + random % longest)
 }
 
 #[cfg(test)]

@@ -31,6 +31,9 @@ use mirror::Mirror;
 use reference::{Call, Mark, Op, OpId, Outcome, Require};
 use world::{Fate, Fault, Near, Remote, RemoteCustomers, Shared, World};
 
+/// How much time passes at each step of a client: pauses end, and what the keyring looks up in the background is there. After some
+/// twenty, a change is given up.
+const STEP: Duration = Duration::from_millis(200);
 /// Histories of one run. They are the same each time, unless `TRISEAL_TEST_SEED` names the first of others.
 const SEEDS: u64 = 3_000;
 /// Of them, so many beside a real store.
@@ -352,8 +355,7 @@ async fn run_client((client, work): &mut Working<'_>, shared: &Shared, weather: 
     client.is_cancelled.set(cancel);
     let mut context = std::task::Context::from_waker(Waker::noop());
     while let Some(going_on) = work {
-        // Pauses end, and what the keyring looks up in the background is there.
-        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::advance(STEP).await;
         shared.lock().running = client.op.get();
         if going_on.as_mut().poll(&mut context).is_ready() {
             *work = None;
