@@ -20,7 +20,7 @@ use tokio::time::{interval, sleep, timeout};
 use tracing::warn;
 
 use crate::store::{OperationId, Operations, StoreClock};
-use crate::telemetry::dependency::{Dependency, Outcome};
+use crate::telemetry::dependency::Dependency;
 use crate::telemetry::metrics::Exposition;
 
 /// Connections, at most: a few probes and scrapers, each for one request. One more is closed at once.
@@ -97,7 +97,7 @@ impl Readiness {
             let (name, standing) = (dependency.name(), dependency.standing());
             let state = match standing.outcome {
                 None => "unknown",
-                Some(Outcome::Ok | Outcome::Corrupt) => "up",
+                Some(_) if standing.is_up() => "up",
                 Some(outcome) => outcome.as_str(),
             };
             let report = json!({
