@@ -12,7 +12,7 @@ use super::super::{ChangeError, Decision, Versioned, change};
 use super::wire::{item_of, key_item};
 use super::*;
 use crate::aws::emulators::{dynamodb, table_names, tables};
-use crate::aws::stub::{Answer, Stub};
+use crate::aws::stub::{Answer, Stub, credential_codes};
 
 async fn credentials() -> (Arc<DynamoStore>, DynamoCredentials) {
     let store = tables().await;
@@ -300,9 +300,12 @@ async fn each_failure_of_dynamodb_is_told_apart_for_every_request() {
         (error, reads, writes)
     };
     let detail = |code: &str, status: u16| format!("{code} ({status}), request REQUEST-1");
-    for code in ["AccessDeniedException", "UnrecognizedClientException", "ValidationException", "SomethingNewException"]
-    {
+    for code in ["AccessDeniedException", "ValidationException", "SomethingNewException"] {
         assert_eq!(told(Answer::Error(400, code)).await, (StoreError::Refused(detail(code, 400)), 1, 1));
+    }
+    for code in credential_codes() {
+        let wanted = format!("AWS does not take this process's credentials: {}", detail(code, 400));
+        assert_eq!(told(Answer::Error(400, code)).await, (StoreError::Away(wanted), 1, 1));
     }
     let (absent, reads, writes) = told(Answer::Error(400, "ResourceNotFoundException")).await;
     assert!(matches!(absent, StoreError::Absent(_)) && (reads, writes) == (1, 1));
