@@ -39,6 +39,8 @@ const ASKED: Duration = Duration::from_secs(3);
 const REFRESH_AGAIN: Duration = Duration::from_secs(30);
 /// While the store is away at the start, it is asked for the fingerprints so often.
 const PROVE_AGAIN: Duration = Duration::from_secs(1);
+/// At the start, a source that seems to lack a version is read again so often, while it may lag.
+const FETCH_AGAIN: Duration = Duration::from_secs(3);
 /// How often roots that have grown old are swept out, used or not.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -212,7 +214,7 @@ impl Keyring {
             reading: SingleFlight::new(),
             metrics,
         });
-        match inner.check_fingerprints().await {
+        match inner.settled_fingerprints().await {
             Err(error) if error.may_pass() => {
                 warn!(%error, "nothing is opened or sealed until the fingerprints of the keys are compared");
                 tokio::spawn(prove(Arc::downgrade(&inner)));
@@ -316,6 +318,28 @@ impl std::ops::Deref for SharedRoot {
 }
 
 impl Inner {
+    /// Compares the fingerprints. The store may know the environment's next version from a replica that has read a newer value than the
+    /// one that was read here: before that version counts as lost, the source is read again for as long as it may lag.
+    async fn settled_fingerprints(&self) -> Result<(), FingerprintError> {
+        let begun = Instant::now();
+        loop {
+            let next = self.environment.snapshot().keys.next_version();
+            let checked = self.check_fingerprints().await;
+            match checked {
+                Err(FingerprintError::Lost { factor: "environment", version })
+                    if Some(version) == next && begun.elapsed() < self.environment.lag() =>
+                {
+                    warn!(version = version.get(), "an environment key is not here yet, or lost; reading again");
+                    sleep(jittered(FETCH_AGAIN)).await;
+                    if let Err(error) = self.environment.start_again().await {
+                        warn!(%error, "environment keys not read");
+                    }
+                }
+                checked => return checked,
+            }
+        }
+    }
+
     async fn check_fingerprints(&self) -> Result<(), FingerprintError> {
         let (operations, environment) = (self.operations.as_ref(), self.environment.snapshot());
         let absent = environment.keys.gaps().chain(environment.keys.next_version());
@@ -517,7 +541,7 @@ async fn prove(keyring: Weak<Inner>) {
     loop {
         sleep(jittered(PROVE_AGAIN)).await;
         let Some(keyring) = keyring.upgrade() else { return };
-        match keyring.check_fingerprints().await {
+        match keyring.settled_fingerprints().await {
             Err(error) if error.may_pass() => debug!(%error, "fingerprints not compared"),
             checked => {
                 keyring.proof.send_replace(Some(checked));
