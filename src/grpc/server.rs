@@ -53,6 +53,25 @@ pub struct Services {
     pub directory: Arc<CustomerDirectory>,
 }
 
+impl Services {
+    /// The protocol's services beside others; at most `limit` of its calls at a time.
+    pub(super) fn endpoint(self, others: Routes, limit: usize) -> Result<Endpoint, ServeError> {
+        let Self { gate, vault, directory } = self;
+        let routes = others
+            .add_service(
+                CredentialServiceServer::new(Credentials::new(gate.clone(), vault))
+                    .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
+                    .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
+            )
+            .add_service(
+                CustomerServiceServer::new(Customers::new(gate, directory))
+                    .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
+                    .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
+            );
+        Ok(Endpoint::new(routes.prepare(), rpcs(v1::DESCRIPTORS)?, limit))
+    }
+}
+
 /// What is set, of all that limits the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -83,24 +102,13 @@ pub async fn serve(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let Services { gate, vault, directory } = services;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CredentialServiceServer<Credentials>>().await;
     health.set_serving::<CustomerServiceServer<Customers>>().await;
     let routes = Routes::new(health_service.max_decoding_message_size(limits::MAX_NAME_OCTETS))
         .add_service(reflection().build_v1()?.max_decoding_message_size(limits::MAX_NAME_OCTETS))
-        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(limits::MAX_NAME_OCTETS))
-        .add_service(
-            CredentialServiceServer::new(Credentials::new(gate.clone(), vault))
-                .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
-                .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
-        )
-        .add_service(
-            CustomerServiceServer::new(Customers::new(gate, directory))
-                .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
-                .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
-        );
-    let endpoint = Endpoint::new(routes.prepare(), rpcs(v1::DESCRIPTORS)?, limits.concurrent_requests);
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(limits::MAX_NAME_OCTETS));
+    let endpoint = services.endpoint(routes, limits.concurrent_requests)?;
 
     let stop = async move {
         stop.await;

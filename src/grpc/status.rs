@@ -189,6 +189,12 @@ pub(super) fn outcome(headers: &HeaderMap) -> Option<(&'static str, &'static str
     Some((code, known.copied().unwrap_or_default()))
 }
 
+/// Whether a reason is one of the protocol's.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn is_reason(reason: &str) -> bool {
+    REASONS.contains(&reason)
+}
+
 /// As the protocol writes it.
 pub(super) fn code_name(code: Code) -> &'static str {
     match code {
@@ -331,7 +337,7 @@ fn from_store(error: StoreError) -> Told {
     use StoreError as E;
     let unavailable = || Told::new(Code::Unavailable, "STORE_UNAVAILABLE", "the store does not answer");
     match error {
-        E::Throttled => Told::new(Code::ResourceExhausted, "OVERLOADED", "the store has more to write than it can")
+        E::Throttled => Told::new(Code::ResourceExhausted, "OVERLOADED", "the store asks for fewer requests")
             .retry_after(RETRY_AWAY),
         E::Newer => Told::new(Code::Unavailable, "ENCODING_UNKNOWN", error.to_string()).retry_after(RETRY_ENCODING),
         E::Away(_) => {

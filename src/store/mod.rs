@@ -10,6 +10,8 @@ pub(crate) mod contract;
 pub mod dynamodb;
 pub mod embedded;
 mod encoding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod rows;
 
 use async_trait::async_trait;

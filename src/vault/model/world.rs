@@ -232,7 +232,7 @@ impl World {
                 let present = self.credentials.get(&row.id).cloned();
                 let holds = present.as_ref().map(Versioned::write_id) == expected;
                 if let Some(mirror) = &self.mirror {
-                    mirror.put_credential(expected, &row, if holds { Ok(()) } else { Err(present.as_ref()) });
+                    mirror.replace_credential(expected, &row, if holds { Ok(()) } else { Err(present.as_ref()) });
                 }
                 if !holds && self.fault != Fault::IgnoresConditions {
                     self.tell(format!("op {op}: message {id} is refused: {}", told(present.as_ref())));
@@ -263,7 +263,7 @@ impl World {
                 let present = self.customers.get(&write.customer.id).cloned();
                 let holds = present.as_ref().map(Versioned::write_id) == expected;
                 if let Some(mirror) = &self.mirror {
-                    mirror.put_customer(expected, &write, if holds { Ok(()) } else { Err(present.as_ref()) });
+                    mirror.replace_customer(expected, &write, if holds { Ok(()) } else { Err(present.as_ref()) });
                 }
                 let CustomerWrite { customer, key, rewrapped: _, erased: _ } = write;
                 if !holds && self.fault != Fault::IgnoresConditions {
@@ -448,7 +448,7 @@ impl Rows for Near {
         let mut world = self.0.lock();
         assert!(expected.is_none() && world.calls.is_empty(), "the keyring changes no customer");
         if let Some(mirror) = &world.mirror {
-            mirror.put_customer(expected, &write, Ok(()));
+            mirror.replace_customer(expected, &write, Ok(()));
         }
         let CustomerWrite { customer, key, rewrapped: _, erased: _ } = write;
         if let Some(key) = key {
