@@ -19,12 +19,13 @@ use tracing::{debug, warn};
 pub use environment::{EnvironmentError, EnvironmentTiming};
 pub use fingerprints::FingerprintError;
 
-use crate::crypto::{Codebase, Lineage, Root, Version, combine};
+use crate::crypto::{Codebase, Environment, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
 use crate::ids::{CustomerId, Deployment};
 use crate::store::{CustomerState, Customers, KeyVersionState, Operations, StoreError};
 use crate::telemetry::metrics::{Counter, RootCache};
 use environment::EnvironmentKeys;
+use fingerprints::Claim;
 use single_flight::SingleFlight;
 
 /// A source is asked for an unknown version at most once in this time for each customer, and for the environment: headers are not
@@ -306,6 +307,34 @@ impl Keyring {
     }
 }
 
+/// Whether a service with these keys would start on a store: compares them with the fingerprints that it has, and writes nothing.
+///
+/// # Errors
+/// A [`FingerprintError`].
+pub async fn compare(
+    operations: &dyn Operations,
+    codebase: &KeySet<Codebase>,
+    environment: &KeySet<Environment>,
+) -> Result<(), FingerprintError> {
+    check_none_lost(operations, codebase, environment).await?;
+    fingerprints::compare(operations, claims(codebase, environment)).await.map(drop)
+}
+
+async fn check_none_lost(
+    operations: &dyn Operations,
+    codebase: &KeySet<Codebase>,
+    environment: &KeySet<Environment>,
+) -> Result<(), FingerprintError> {
+    let absent = environment.gaps().chain(environment.next_version());
+    fingerprints::check_none_lost(operations, "environment", absent).await?;
+    // The next version of the codebase key may be known from a newer build that runs beside this one, or ran before it.
+    fingerprints::check_none_lost(operations, "codebase", codebase.gaps()).await
+}
+
+fn claims(codebase: &KeySet<Codebase>, environment: &KeySet<Environment>) -> impl Iterator<Item = Claim> {
+    fingerprints::claims("codebase", codebase).chain(fingerprints::claims("environment", environment))
+}
+
 /// A root that stays in memory for as long as somebody holds it.
 pub struct SharedRoot(Arc<CachedRoot>);
 
@@ -342,14 +371,9 @@ impl Inner {
 
     async fn check_fingerprints(&self) -> Result<(), FingerprintError> {
         let (operations, environment) = (self.operations.as_ref(), self.environment.snapshot());
-        let absent = environment.keys.gaps().chain(environment.keys.next_version());
-        fingerprints::check_none_lost(operations, "environment", absent).await?;
-        // The next version of the codebase key may be known from a newer build that runs beside this one, or ran before it.
-        fingerprints::check_none_lost(operations, "codebase", self.codebase.gaps()).await?;
+        check_none_lost(operations, &self.codebase, &environment.keys).await?;
         // Both at once: where one factor is refused, nothing is remembered of the other.
-        let claims = fingerprints::claims("codebase", &self.codebase)
-            .chain(fingerprints::claims("environment", &environment.keys));
-        fingerprints::check(operations, claims).await
+        fingerprints::check(operations, claims(&self.codebase, &environment.keys)).await
     }
 
     /// Whether the keys are known to be the right ones. What is sealed under wrong ones would be lost, and what they don't open would
