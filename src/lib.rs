@@ -26,6 +26,7 @@ pub mod access;
 pub mod audit;
 pub mod customers;
 pub mod observed;
+pub mod refresh;
 pub mod vault;
 
 pub mod keyring;

@@ -102,6 +102,7 @@ pub async fn serve(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let waiting = Arc::clone(&services.vault);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CredentialServiceServer<Credentials>>().await;
     health.set_serving::<CustomerServiceServer<Customers>>().await;
@@ -116,6 +117,7 @@ pub async fn serve(
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         health.set_not_serving::<CredentialServiceServer<Credentials>>().await;
         health.set_not_serving::<CustomerServiceServer<Customers>>().await;
+        waiting.stop_waiting();
     };
     let connection_limits = ConnectionLimits { number: limits::MAX_CONNECTIONS, age: limits.connection_age };
     let mut connections = Connections::accept(listener, handshake, endpoint, connection_limits, stop).await;
@@ -132,7 +134,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 }
 
 /// The methods of the protocol by their paths, to be counted by their names.
-fn rpcs(descriptors: &[u8]) -> Result<HashMap<String, Arc<Rpc>>, prost::DecodeError> {
+pub(super) fn rpcs(descriptors: &[u8]) -> Result<HashMap<String, Arc<Rpc>>, prost::DecodeError> {
     let mut rpcs = HashMap::new();
     let files = FileDescriptorSet::decode(descriptors)?.file;
     for service in files.iter().filter(|file| file.package() == PACKAGE).flat_map(|file| &file.service) {

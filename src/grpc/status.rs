@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use http::HeaderMap;
+use jiff::Timestamp;
 use prost::Message;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
@@ -34,9 +35,11 @@ const RETRY_THROTTLED: Duration = Duration::from_secs(2);
 const RETRY_ENCODING: Duration = Duration::from_secs(30);
 /// When to try again where too much was asked for at once. Another replica may do it at once.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
+/// When to ask again for tokens that somebody else refreshes: whoever can wait does so within the call.
+const RETRY_REFRESH: Duration = Duration::from_secs(1);
 
 /// Every reason there is or will be, for counting. What is not here is counted as none, and fails the tests of this file.
-const REASONS: &[&str] = &[
+pub const REASONS: &[&str] = &[
     "BAD_FIELD",
     "IDEMPOTENCY_KEY_REUSED",
     "NO_CLIENT_CERTIFICATE",
@@ -86,11 +89,12 @@ struct Told {
     message: String,
     retry: Option<Duration>,
     current: Option<Revision>,
+    available: Option<Timestamp>,
 }
 
 impl Told {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), retry: None, current: None }
+        Self { code, reason, message: message.into(), retry: None, current: None, available: None }
     }
 
     fn retry_after(self, delay: Duration) -> Self {
@@ -101,10 +105,16 @@ impl Told {
         Self { current: Some(current), ..self }
     }
 
+    fn available_from(self, time: Timestamp) -> Self {
+        Self { available: Some(time), ..self }
+    }
+
     fn into_status(self) -> Status {
-        let metadata = self.current.map(|revision| ("current_revision".to_owned(), revision.get().to_string()));
+        let current = self.current.map(|revision| ("current_revision".to_owned(), revision.get().to_string()));
+        let available = self.available.map(|time| ("lease_available_time".to_owned(), time.to_string()));
+        let metadata = current.into_iter().chain(available);
         let mut details = ErrorDetails::new();
-        details.set_error_info(self.reason, DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
+        details.set_error_info(self.reason, DOMAIN, metadata.collect::<HashMap<_, _>>());
         if let Some(delay) = self.retry {
             details.set_retry_info(Some(delay));
         }
@@ -154,6 +164,12 @@ pub(super) fn rate_limited() -> Status {
     told.retry_after(RETRY_OVERLOADED).into_status()
 }
 
+/// The connection has as many health checks, watches and the like as it may.
+pub(super) fn too_many_others() -> Status {
+    let message = "this connection has as many health checks and watches as it may: use fewer, or end some";
+    Told::new(Code::ResourceExhausted, "RATE_LIMITED", message).retry_after(RETRY_OVERLOADED).into_status()
+}
+
 /// Nobody knows who calls.
 pub(super) fn no_client_certificate() -> Status {
     let message = "the connection has no client certificate that is good and names a caller of this service";
@@ -166,6 +182,11 @@ pub(super) fn audit_unavailable(error: AuditError) -> Status {
     let message =
         "the audit log can't be written; a change may have happened, so retry it with the same idempotency key";
     Told::new(Code::Unavailable, "AUDIT_UNAVAILABLE", message).into_status()
+}
+
+/// There are no random numbers to seal a page token with.
+pub(super) fn no_page_token() -> Status {
+    internal("a page token can't be sealed").into_status()
 }
 
 /// A handler panicked.
@@ -254,6 +275,12 @@ impl From<VaultError> for Status {
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
             E::NoAccessView => Told::new(Code::FailedPrecondition, "NO_ACCESS_VIEW", text),
             E::NeedsReauth => Told::new(Code::FailedPrecondition, "NEEDS_REAUTH", text),
+            E::NotRefreshable => Told::new(Code::FailedPrecondition, "NOT_REFRESHABLE", text),
+            E::RefreshInProgress { available, current } => {
+                let told = Told::new(Code::FailedPrecondition, "REFRESH_IN_PROGRESS", text);
+                told.at(current).available_from(available).retry_after(RETRY_REFRESH)
+            }
+            E::LeaseLost => Told::new(Code::Aborted, "LEASE_LOST", text),
             E::Malformed => corrupt("MALFORMED", text),
             E::NotAuthentic => corrupt("NOT_AUTHENTIC", text),
             E::EncodingUnknown => Told::new(Code::Unavailable, "ENCODING_UNKNOWN", text).retry_after(RETRY_ENCODING),

@@ -5,6 +5,7 @@
 
 mod environment;
 mod fingerprints;
+mod page_tokens;
 mod single_flight;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,6 +19,7 @@ use tracing::{debug, warn};
 
 pub use environment::{EnvironmentError, EnvironmentTiming};
 pub use fingerprints::FingerprintError;
+pub use page_tokens::{NO_CODEBASE_KEY, PageTokens};
 
 use crate::crypto::{Codebase, Environment, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
@@ -255,13 +257,27 @@ impl Keyring {
     pub async fn primary(&self, customer: &CustomerId) -> Result<(Lineage, SharedRoot), KeyringError> {
         self.0.check_proof()?;
         let standing = self.0.active(customer).await?;
-        let environment = self.0.environment.fresh().await?.keys.primary();
-        let lineage = Lineage { codebase: self.0.codebase.primary(), environment, customer: standing.primary };
-        // A row that someone edited: what is sealed under a retired version would not open again.
-        if standing.version(standing.primary) != Some(KeyVersionState::Enabled) {
-            return Err(KeyringError::KeyVersionRetired);
-        }
-        Ok((lineage, self.0.root_of(customer, lineage).await?))
+        self.0.primary_of(customer, &standing).await
+    }
+
+    /// As [`Keyring::primary`], for what goes on while a customer is disabled or pending destruction: re-encryption, so that such a
+    /// customer holds up no retirement, and saving tokens that are the only living ones.
+    ///
+    /// # Errors
+    /// A [`KeyringError`].
+    pub async fn upkeep_primary(&self, customer: &CustomerId) -> Result<(Lineage, SharedRoot), KeyringError> {
+        let standing = self.0.kept(customer).await?;
+        self.0.primary_of(customer, &standing).await
+    }
+
+    /// As [`Keyring::root`], for what [`Keyring::upkeep_primary`] is for.
+    ///
+    /// # Errors
+    /// A [`KeyringError`].
+    pub async fn upkeep_root(&self, customer: &CustomerId, lineage: Lineage) -> Result<SharedRoot, KeyringError> {
+        let standing = self.0.kept(customer).await?;
+        self.0.check_versions(customer, &standing, lineage).await?;
+        self.0.root_of(customer, lineage).await
     }
 
     /// The root of the lineage that a header names.
@@ -281,6 +297,11 @@ impl Keyring {
     /// A [`KeyringError`] that says why not.
     pub async fn check_active(&self, customer: &CustomerId) -> Result<(), KeyringError> {
         self.0.active(customer).await.map(|_| ())
+    }
+
+    /// What seals and opens page tokens. `None`: the codebase keys have no primary, which [`KeySet`] rules out.
+    pub fn page_tokens(&self) -> Option<PageTokens> {
+        PageTokens::new(&self.0.codebase, &self.0.deployment)
     }
 
     /// Forgets what is known of a customer, and its roots, after this process changed its state. A root that is being unwrapped
@@ -388,14 +409,41 @@ impl Inner {
 
     /// The customer, if its state was read recently and is active.
     async fn active(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
-        let standing = match self.standings.get(customer) {
-            Some(standing) if standing.read_at.elapsed() < self.limits.customer_staleness => standing,
-            Some(_) | None => self.read_standing(customer).await?,
-        };
+        let standing = self.standing(customer).await?;
         match standing.refusal() {
             None => Ok(standing),
             Some(refusal) => Err(refusal),
         }
+    }
+
+    /// The customer, whatever its state, unless its keys are erased.
+    async fn kept(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
+        let standing = self.standing(customer).await?;
+        match standing.refusal() {
+            None | Some(KeyringError::CustomerDisabled | KeyringError::CustomerPendingDestruction) => Ok(standing),
+            Some(refusal) => Err(refusal),
+        }
+    }
+
+    async fn standing(self: &Arc<Self>, customer: &CustomerId) -> Result<Arc<Standing>, KeyringError> {
+        match self.standings.get(customer) {
+            Some(standing) if standing.read_at.elapsed() < self.limits.customer_staleness => Ok(standing),
+            Some(_) | None => self.read_standing(customer).await,
+        }
+    }
+
+    async fn primary_of(
+        self: &Arc<Self>,
+        customer: &CustomerId,
+        standing: &Standing,
+    ) -> Result<(Lineage, SharedRoot), KeyringError> {
+        let environment = self.environment.fresh().await?.keys.primary();
+        let lineage = Lineage { codebase: self.codebase.primary(), environment, customer: standing.primary };
+        // A row that someone edited: what is sealed under a retired version would not open again.
+        if standing.version(standing.primary) != Some(KeyVersionState::Enabled) {
+            return Err(KeyringError::KeyVersionRetired);
+        }
+        Ok((lineage, self.root_of(customer, lineage).await?))
     }
 
     /// Reads a customer's row. A customer that is not active loses its roots at once.

@@ -3,7 +3,7 @@ use std::future::pending;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::telemetry::dependency::{Failure, Name, Operation, Outcome};
+use crate::telemetry::dependency::{Failure, Name, Operation};
 
 struct Failed(Outcome);
 

@@ -52,14 +52,46 @@ pub enum ChangeError {
 /// # Errors
 /// The decision's own, and a [`ChangeError`]. After [`StoreError::Away`] the change may have happened, or happen yet; after no other
 /// error. So while a write of ours is unaccounted for, whatever fails is told as that.
-pub async fn change<R, A, E, F>(rows: &R, id: &R::Id, mut decide: impl FnMut(Option<R::Row>) -> F) -> Result<A, E>
+pub async fn change<R, A, E, F>(rows: &R, id: &R::Id, decide: impl FnMut(Option<R::Row>) -> F) -> Result<A, E>
 where
     R: Rows + ?Sized,
     F: Future<Output = Result<Decision<R::Write, A>, E>>,
     E: From<ChangeError>,
 {
     let mut store = Waiting { rows, left: PATIENCE };
-    let mut present = store.get(id).await.map_err(ChangeError::from)?;
+    let present = store.get(id).await.map_err(ChangeError::from)?;
+    change_within(store, id, present, decide).await
+}
+
+/// [`change`], where the row was read before: it may have changed since, and then the first write is refused.
+///
+/// # Errors
+/// As [`change`].
+pub async fn change_from<R, A, E, F>(
+    rows: &R,
+    id: &R::Id,
+    present: Option<R::Row>,
+    decide: impl FnMut(Option<R::Row>) -> F,
+) -> Result<A, E>
+where
+    R: Rows + ?Sized,
+    F: Future<Output = Result<Decision<R::Write, A>, E>>,
+    E: From<ChangeError>,
+{
+    change_within(Waiting { rows, left: PATIENCE }, id, present, decide).await
+}
+
+async fn change_within<R, A, E, F>(
+    mut store: Waiting<'_, R>,
+    id: &R::Id,
+    mut present: Option<R::Row>,
+    mut decide: impl FnMut(Option<R::Row>) -> F,
+) -> Result<A, E>
+where
+    R: Rows + ?Sized,
+    F: Future<Output = Result<Decision<R::Write, A>, E>>,
+    E: From<ChangeError>,
+{
     // A write of ours was not answered, and the row is still the one that it replaces: it may land yet.
     let mut unanswered = None;
     for attempt in 0..=ATTEMPTS {

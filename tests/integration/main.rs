@@ -5,6 +5,7 @@
 
 mod architecture;
 mod audit;
+mod audit_away;
 mod aws;
 mod bad_input;
 mod batch;
@@ -14,6 +15,7 @@ mod command_line;
 mod crash;
 mod encodings;
 mod full_disk;
+mod hostile;
 mod import;
 mod limits;
 mod linearizability;
@@ -21,7 +23,10 @@ mod logs;
 mod memory;
 mod ops;
 mod policy;
+mod refresh;
+mod scenario;
 mod secret_types;
 mod service;
 mod support;
+mod threat_model;
 mod tls;

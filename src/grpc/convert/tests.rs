@@ -1,6 +1,7 @@
 mod answers;
 mod batch;
 mod limits;
+mod refresh;
 
 use tonic::Code;
 use tonic_types::StatusExt;

@@ -6,6 +6,7 @@
 use prost::Message;
 
 use super::needles::SENT_SECRET;
+use super::service::LEASE;
 use super::structure;
 use crate::grpc::wire::v1;
 
@@ -22,17 +23,24 @@ pub(super) struct Method {
     pub(super) path: &'static str,
     /// Whether it is there to show secrets.
     pub(super) shows_secrets: bool,
-    /// A request that a new service answers with OK. `service` says what it has.
+    /// A request that a new service answers with `answer`. `service` says what it has.
     pub(super) sample: fn() -> Vec<u8>,
+    /// The reason; none for OK.
+    pub(super) answer: &'static str,
 }
 
 /// Shows no secret.
 const fn method(path: &'static str, sample: fn() -> Vec<u8>) -> Method {
-    Method { path, shows_secrets: false, sample }
+    Method { path, shows_secrets: false, sample, answer: "" }
 }
 
 const fn showing_method(path: &'static str, sample: fn() -> Vec<u8>) -> Method {
-    Method { path, shows_secrets: true, sample }
+    Method { path, shows_secrets: true, sample, answer: "" }
+}
+
+/// Ends a lease, of which a new service has none.
+const fn ending_method(path: &'static str, sample: fn() -> Vec<u8>) -> Method {
+    Method { path, shows_secrets: false, sample, answer: "LEASE_LOST" }
 }
 
 /// All methods of the protocol. The corpora have their numbers: a new one goes to the end, and none is taken away.
@@ -57,6 +65,18 @@ pub(super) const METHODS: &[Method] = &[
     method("/triseal.v1.CustomerService/EnableCustomer", || octets(&v1::EnableCustomerRequest { customer_id: "globex".into() })),
     method("/triseal.v1.CustomerService/DestroyCustomer", || octets(&v1::DestroyCustomerRequest { customer_id: "globex".into(), days: 7 })),
     method("/triseal.v1.CustomerService/RestoreCustomer", || octets(&v1::RestoreCustomerRequest { customer_id: "initech".into() })),
+    showing_method("/triseal.v1.CredentialService/AcquireRefresh", || octets(&v1::AcquireRefreshRequest {
+        customer_id: acme(), credential_id: crm(), rejected_revision: Some(1), ..Default::default()
+    })),
+    ending_method("/triseal.v1.CredentialService/CompleteRefresh", || octets(&v1::CompleteRefreshRequest {
+        customer_id: acme(), credential_id: crm(), lease_token: LEASE.into(), salesforce_oauth: Some(oauth()),
+    })),
+    ending_method("/triseal.v1.CredentialService/AbandonRefresh", || octets(&v1::AbandonRefreshRequest {
+        customer_id: acme(), credential_id: crm(), lease_token: LEASE.into(), cause: v1::AbandonCause::InvalidGrant.into(), detail: "x".into(),
+    })),
+    method("/triseal.v1.CredentialService/MarkNeedsReauth", || octets(&v1::MarkNeedsReauthRequest {
+        customer_id: acme(), credential_id: crm(), reason: "x".into(), if_revision: Some(1),
+    })),
 ];
 
 fn octets(message: &impl Message) -> Vec<u8> {
@@ -77,12 +97,16 @@ fn decrypt(credential: &str) -> v1::DecryptCredentialRequest {
 }
 
 fn secret() -> v1::Secret {
+    v1::Secret { value: Some(v1::secret::Value::SalesforceOauth(oauth())) }
+}
+
+fn oauth() -> v1::SalesforceOAuth {
     let mut oauth = v1::SalesforceOAuth::default();
     (oauth.access_token, oauth.refresh_token) = (SENT_SECRET.to_owned(), SENT_SECRET.to_owned());
     "https://acme.my.salesforce.com".clone_into(&mut oauth.instance_url);
     oauth.scopes = vec!["api".to_owned()];
     oauth.issue_time = Some(prost_types::Timestamp { seconds: 1_764_000_000, nanos: 1 });
-    v1::Secret { value: Some(v1::secret::Value::SalesforceOauth(oauth)) }
+    oauth
 }
 
 /// One call.

@@ -6,7 +6,7 @@
 //! | `globex` | disabled | |
 //! | `initech` | pending destruction | |
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,6 +38,9 @@ use crate::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use crate::vault::Vault;
 
+/// In a message, stands for the token of the last lease that was given. It has the form of one.
+pub(super) const LEASE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const ACQUIRE: &str = "/triseal.v1.CredentialService/AcquireRefresh";
 /// Longer than any input takes.
 const FOR_EVER: Duration = Duration::from_hours(1);
 
@@ -59,6 +62,7 @@ fn clock() -> Timestamp {
 pub(super) struct Service {
     connection: ConnectionService,
     audit: Recording,
+    lease: Mutex<Option<String>>,
     _phase: watch::Sender<Phase>,
 }
 
@@ -100,6 +104,7 @@ impl Service {
         Some(Self {
             connection: ConnectionService::new(endpoint, caller, Arc::default(), watched),
             audit,
+            lease: Mutex::default(),
             _phase: phase,
         })
     }
@@ -113,7 +118,8 @@ impl Service {
     }
 
     /// Sends a message, and takes the whole answer.
-    pub(super) async fn call(&self, path: &str, message: Vec<u8>) -> Answer {
+    pub(super) async fn call(&self, path: &str, mut message: Vec<u8>) -> Answer {
+        self.name_lease(&mut message);
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
         let framed = [&[0][..], &length, &message].concat();
         let request = http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
@@ -127,9 +133,30 @@ impl Service {
         match body.collect().await {
             Ok(body) => {
                 head.headers.extend(body.trailers().cloned().unwrap_or_default());
-                Answer::new(&head.headers, body.to_bytes().to_vec())
+                let octets = body.to_bytes();
+                self.keep_lease(path, &octets);
+                Answer::new(&head.headers, octets.to_vec())
             }
             Err(status) => Answer { status, reason: String::new(), octets: Vec::new() },
+        }
+    }
+
+    /// Puts the last lease's token in the place of [`LEASE`].
+    fn name_lease(&self, message: &mut [u8]) {
+        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = message.windows(LEASE.len()).position(|octets| octets == LEASE.as_bytes());
+        if let (Some(lease), Some(at)) = (lease.as_deref(), at)
+            && let Some(place) = message.get_mut(at..at + lease.len())
+        {
+            place.copy_from_slice(lease.as_bytes());
+        }
+    }
+
+    fn keep_lease(&self, path: &str, body: &[u8]) {
+        let message = body.get(5..).filter(|_| path == ACQUIRE);
+        let answer = message.and_then(|message| v1::AcquireRefreshResponse::decode(message).ok());
+        if let Some(v1::acquire_refresh_response::Outcome::Lease(lease)) = answer.and_then(|answer| answer.outcome) {
+            *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.lease_token);
         }
     }
 

@@ -11,6 +11,7 @@ use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
 use super::needles::SENT_SECRET;
 use super::requests::Input;
+use super::service::LEASE;
 use crate::grpc::wire::v1;
 
 /// Messages within messages, at most.
@@ -22,6 +23,7 @@ const COUNTS: [usize; 6] = [0, 1, 2, 5, 100, 101];
 const TEXTS: &[&str] = &[
     "", "acme", "globex", "initech", "new", "nobody", "crm", "mail", "blob", "gone", "k", SENT_SECRET, "a/b", ".a", "\u{0}", "\u{feff}é",
     "https://a.example/", "http://[::1]", "http://localhost@evil.example", "https://", "YWNtZQ", "YWNtZS9jcm0", "YWNtZS8", "text/plain",
+    LEASE,
 ];
 /// The same, by their lengths: at and beyond the protocol's limits.
 const LENGTHS: [usize; 12] = [127, 128, 129, 255, 256, 257, 1_025, 2_049, 4_097, 16_384, 32_769, 65_536];

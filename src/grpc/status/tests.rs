@@ -77,6 +77,8 @@ fn every_error_of_the_vault_has_its_code_and_reason() {
         (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY", None),
         (E::NoAccessView, Code::FailedPrecondition, "NO_ACCESS_VIEW", None),
         (E::NeedsReauth, Code::FailedPrecondition, "NEEDS_REAUTH", None),
+        (E::NotRefreshable, Code::FailedPrecondition, "NOT_REFRESHABLE", None),
+        (E::LeaseLost, Code::Aborted, "LEASE_LOST", None),
         (E::Malformed, Code::DataLoss, "MALFORMED", None),
         (E::NotAuthentic, Code::DataLoss, "NOT_AUTHENTIC", None),
         (E::EncodingUnknown, Code::Unavailable, "ENCODING_UNKNOWN", Some(30)),
@@ -92,6 +94,12 @@ fn every_error_of_the_vault_has_its_code_and_reason() {
     ] {
         assert_eq!(told(error.into()), (code, reason.to_owned(), None, Some("7".to_owned())));
     }
+    let available = jiff::Timestamp::from_second(1_764_000_000).unwrap();
+    let status = Status::from(E::RefreshInProgress { available, current: revision(7) });
+    let from = details(&status).error_info().unwrap().metadata.get("lease_available_time").cloned();
+    assert_eq!(from.as_deref(), Some("2025-11-24T16:00:00Z"));
+    let wanted = (Code::FailedPrecondition, "REFRESH_IN_PROGRESS".to_owned(), Some(1), Some("7".to_owned()));
+    assert_eq!(told(status), wanted);
     for (error, code, reason, retry) in store_errors() {
         assert_eq!(told(E::Store(error).into()), (code, reason.to_owned(), retry, None));
     }

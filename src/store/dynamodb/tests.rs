@@ -118,7 +118,7 @@ async fn what_cannot_be_read_is_told_apart_and_never_written_over() {
     let (good, bad) = (living("acme", "good"), living("acme", "bad"));
     let whole = encoding::encode_credential(&bad);
     let cut = whole[..whole.len() - 1].to_vec();
-    let newer = [&[2], &whole[1..]].concat();
+    let newer = [&[3], &whole[1..]].concat();
     let other_mark = WriteId::random().unwrap();
     for (octets, mark, wanted) in [
         (Some(cut), bad.write_id, StoreError::Corrupt("a row is not of its form".to_owned())),

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,15 +17,17 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::TLS13;
-use rustls::{AlertDescription, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 use triseal::grpc::v1;
+use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 
 use super::certificates::{Authority, Pair};
@@ -50,13 +53,35 @@ pub(crate) fn everything_permitted(folder: &Path) -> PathBuf {
     directory
 }
 
+/// `triseald --dev` with TLS, its files in this folder.
+fn command(folder: &Path, settings: &[(String, String)]) -> Command {
+    let files = [
+        ("TRISEAL__TLS__CERTIFICATE", "server.pem"),
+        ("TRISEAL__TLS__PRIVATE_KEY", "server.key"),
+        ("TRISEAL__TLS__CLIENT_CA", "clients.pem"),
+        ("TRISEAL__TLS__CLIENT_CRL", "clients.crl"),
+        ("TRISEAL__POLICY__DIRECTORY", "policy"),
+    ];
+    let mut command = dev(&folder.join("data"));
+    command.envs(files.map(|(setting, file)| (setting, folder.join(file))));
+    command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
+    command.envs(settings.iter().cloned());
+    command
+}
+
 /// `triseald --dev` with TLS.
 pub(crate) struct Secured {
     pub(crate) service: Service,
     /// Of the server and of its clients.
     pub(crate) authority: Authority,
+    settings: Vec<(String, String)>,
+    /// Where it listens now, for clients that dial again.
+    addresses: Addresses,
     folder: TempDir,
 }
+
+/// Of all replicas that are there.
+type Addresses = Arc<Mutex<Vec<SocketAddr>>>;
 
 impl Secured {
     /// With an empty revocation list.
@@ -66,17 +91,7 @@ impl Secured {
 
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
         let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("a CA"));
-        let files = [
-            ("TRISEAL__TLS__CERTIFICATE", "server.pem"),
-            ("TRISEAL__TLS__PRIVATE_KEY", "server.key"),
-            ("TRISEAL__TLS__CLIENT_CA", "clients.pem"),
-            ("TRISEAL__TLS__CLIENT_CRL", "clients.crl"),
-        ];
-        let mut command = dev(&folder.path().join("data"));
-        command.envs(files.map(|(setting, file)| (setting, folder.path().join(file))));
-        command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
-        command.env("TRISEAL__POLICY__DIRECTORY", everything_permitted(folder.path()));
-        command.envs(settings.iter().copied());
+        everything_permitted(folder.path());
         let pair = authority.server();
         for (name, content) in [
             ("server.pem", &pair.certificate),
@@ -86,7 +101,29 @@ impl Secured {
         ] {
             write(folder.path().join(name), content);
         }
-        Self { service: Service::start(command).await, authority, folder }
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let service = Service::start(command(folder.path(), &settings)).await;
+        let addresses = Arc::new(Mutex::new(vec![service.address()]));
+        Self { service, authority, settings, addresses, folder }
+    }
+
+    /// SIGKILL, and the same again on another port.
+    pub(crate) async fn kill9_and_restart(&mut self) {
+        self.service.kill().await;
+        let started = Service::start(command(self.folder.path(), &self.settings)).await;
+        self.now_served_by(started);
+    }
+
+    /// Another process serves in the place of the one before. Clients that are there find it.
+    pub(crate) fn now_served_by(&mut self, service: Service) {
+        *self.addresses.lock().unwrap() = vec![service.address()];
+        self.service = service;
+    }
+
+    /// To start it again, on the same files.
+    pub(crate) fn command(&self, settings: &[(&str, &str)]) -> Command {
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        command(self.folder.path(), &settings)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -138,6 +175,7 @@ impl Secured {
 
     pub(crate) async fn dial(&self, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
         let socket = TcpStream::connect(self.service.address()).await?;
+        socket.set_nodelay(true)?;
         TlsConnector::from(Arc::new(config)).connect(server_name(), socket).await
     }
 
@@ -157,10 +195,26 @@ impl Secured {
     }
 
     pub(crate) fn calls(&self, config: ClientConfig) -> Calls {
-        let dialed = Arc::new(AtomicUsize::new(0));
-        let dial = Dial { address: self.service.address(), config: Arc::new(config), dialed: Arc::clone(&dialed) };
-        let channel = Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial);
+        let (channel, dialed) = self.channel(config);
         Calls { customers: CustomerServiceClient::new(channel), dialed }
+    }
+
+    /// A client for credentials, on a connection of its own.
+    pub(crate) fn credentials(&self, config: ClientConfig) -> CredentialServiceClient<Channel> {
+        CredentialServiceClient::new(self.channel(config).0)
+    }
+
+    /// A client for customers, on a connection of its own.
+    pub(crate) fn customers(&self, config: ClientConfig) -> CustomerServiceClient<Channel> {
+        CustomerServiceClient::new(self.channel(config).0)
+    }
+
+    /// A connection of its own that is made anew when it breaks, to wherever the service is then; and how many were made so far.
+    pub(crate) fn channel(&self, config: ClientConfig) -> (Channel, Arc<AtomicUsize>) {
+        let dialed = Arc::new(AtomicUsize::new(0));
+        let addresses = Arc::clone(&self.addresses);
+        let dial = Dial { addresses, config: Arc::new(config), dialed: Arc::clone(&dialed) };
+        (Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial), dialed)
     }
 }
 
@@ -173,7 +227,9 @@ pub(crate) struct Calls {
 impl Calls {
     /// Any call.
     pub(crate) async fn call(&mut self) -> Result<(), Status> {
-        let request = v1::GetCustomerRequest { customer_id: "demo".into() };
+        let mut request = Request::new(v1::GetCustomerRequest { customer_id: "demo".into() });
+        // The longest there is, for machines that are busy.
+        request.set_timeout(Duration::from_secs(10));
         let answered = tokio::time::timeout(PATIENCE, self.customers.get_customer(request)).await;
         answered.expect("it answers").map(drop)
     }
@@ -186,7 +242,7 @@ impl Calls {
 
 #[derive(Clone)]
 struct Dial {
-    address: std::net::SocketAddr,
+    addresses: Addresses,
     config: Arc<ClientConfig>,
     dialed: Arc<AtomicUsize>,
 }
@@ -201,10 +257,15 @@ impl tower::Service<Uri> for Dial {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { address, config, dialed } = self.clone();
+        let Self { addresses, config, dialed } = self.clone();
         Box::pin(async move {
-            dialed.fetch_add(1, Ordering::Relaxed);
+            let times = dialed.fetch_add(1, Ordering::Relaxed);
+            let address = {
+                let addresses = addresses.lock().unwrap();
+                addresses[times % addresses.len()]
+            };
             let socket = TcpStream::connect(address).await?;
+            socket.set_nodelay(true)?;
             Ok(TokioIo::new(TlsConnector::from(config).connect(server_name(), socket).await?))
         })
     }
@@ -212,6 +273,16 @@ impl tower::Service<Uri> for Dial {
 
 pub(crate) fn server_name() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
+}
+
+/// The first flight of a client.
+pub(crate) fn client_hello(config: ClientConfig) -> Vec<u8> {
+    let mut client = ClientConnection::new(config.into(), server_name()).unwrap();
+    let mut hello = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut hello).unwrap();
+    }
+    hello
 }
 
 fn chain(pair: &Pair) -> Vec<CertificateDer<'static>> {
