@@ -59,7 +59,7 @@ impl Patience {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// Nothing came back, or half of an answer, or the news that the service itself has failed: the request may have been
-    /// carried out.
+    /// carried out. Or credentials were not good, which says nothing about what was asked for.
     Away(String),
     /// It was not carried out, for there were too many.
     Throttled,
@@ -96,6 +96,9 @@ impl Failure {
                 let detail = format!("{code} ({status}){}", request(error));
                 match code.as_str() {
                     _ if is_throttling(&code) || status == 429 => Self::Throttled,
+                    _ if is_of_credentials(&code) => {
+                        Self::Away(format!("AWS does not take this process's credentials: {detail}"))
+                    }
                     _ if status >= 500 => Self::Away(detail),
                     _ => Self::Answered { code, detail },
                 }
@@ -126,12 +129,36 @@ fn is_throttling(code: &str) -> bool {
     )
 }
 
-fn request<E>(error: &SdkError<E>) -> String {
+/// The codes by which AWS says that it does not know who asks: credentials that ran out, are wrong or missing, or a clock that is. It has
+/// decided nothing about what was asked for, so that is not refused; AWS is as good as away.
+fn is_of_credentials(code: &str) -> bool {
+    matches!(
+        code,
+        "ExpiredToken"
+            | "ExpiredTokenException"
+            | "TokenRefreshRequired"
+            | "RequestExpired"
+            | "RequestTimeTooSkewed"
+            | "UnrecognizedClientException"
+            | "InvalidClientTokenId"
+            | "InvalidAccessKeyId"
+            | "AuthFailure"
+            | "InvalidSignatureException"
+            | "SignatureDoesNotMatch"
+            | "IncompleteSignature"
+            | "IncompleteSignatureException"
+            | "MissingAuthenticationToken"
+            | "MissingAuthenticationTokenException"
+    )
+}
+
+/// The id under which AWS finds the request, to stand at the end of a text.
+pub(crate) fn request<E>(error: &SdkError<E>) -> String {
     error.request_id().map(|id| format!(", request {}", word(id))).unwrap_or_default()
 }
 
 /// What is one word of letters, digits and a few signs, cut to its beginning. Anything else is not repeated.
-fn word(text: &str) -> String {
+pub(crate) fn word(text: &str) -> String {
     let plain = text.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.' | b'#'));
     if plain && !text.is_empty() { text.chars().take(MAX_WORD).collect() } else { "unnamed".to_owned() }
 }

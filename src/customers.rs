@@ -226,7 +226,8 @@ impl CustomerDirectory {
     ) -> Result<Page<CustomerRow, CustomerId>, CustomerError> {
         let query = |after: Option<CustomerId>, limit| async move { self.customers.query(after.as_ref(), limit).await };
         let wanted = |row: &CustomerRow| state.is_none_or(|state| state.wants(row.state)) && may_see(&row.id);
-        let listed = filtered(limit, after, query, |row: CustomerRow| Some(row).filter(wanted)).await;
+        let id = |row: &CustomerRow| row.id.clone();
+        let listed = filtered(limit, after, id, query, |row: CustomerRow| Some(row).filter(wanted)).await;
         let origin = Origin::of(permit.caller());
         let entries = Changing::new(&self.audit, origin, Event::ListCustomers, Subject::default());
         entries.settle(listed.map_err(CustomerError::from), |_| Made::default()).await

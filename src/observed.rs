@@ -2,6 +2,7 @@
 //! answer, but for one: what has not answered in time is away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -145,6 +146,10 @@ impl<T: Operations> Operations for Observed<T> {
 impl<T: EnvironmentSource> EnvironmentSource for Observed<T> {
     async fn fetch(&self) -> Result<KeySet<Environment>, FactorError> {
         self.dependency.watch(Operation::Fetch, self.inner.fetch()).await
+    }
+
+    fn lag(&self) -> Duration {
+        self.inner.lag()
     }
 }
 

@@ -100,7 +100,7 @@ impl Readiness {
             let (name, standing) = (dependency.name(), dependency.standing());
             let state = match standing.outcome {
                 None => "unknown",
-                Some(Outcome::Ok | Outcome::Corrupt) => "up",
+                Some(_) if standing.is_up() => "up",
                 Some(outcome) => outcome.as_str(),
             };
             let report = json!({

@@ -398,7 +398,7 @@ impl Vault {
             let (row, living) = living(&row)?;
             if filter.wants(living) && may_see(&row.id) { shown(row).ok() } else { None }
         };
-        let page = filtered(limit, after, query, keep).await?;
+        let page = filtered(limit, after, |row: &CredentialRow| row.id.clone(), query, keep).await?;
         if let Some(customer) = customer.filter(|_| page.rows.is_empty() && page.next.is_none()) {
             match self.keyring.check_active(customer).await {
                 // A customer without credentials, whatever its state.

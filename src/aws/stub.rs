@@ -10,6 +10,17 @@ use tokio::net::{TcpListener, TcpStream};
 /// What stands in every error's message, and may be repeated nowhere.
 pub(crate) const MARK: &str = "User: arn:aws:sts::000000000000:assumed-role/MARKED is not authorized";
 
+/// What AWS answers to credentials that are not good.
+pub(crate) fn credential_codes() -> [&'static str; 5] {
+    [
+        "ExpiredTokenException",
+        "UnrecognizedClientException",
+        "InvalidSignatureException",
+        "IncompleteSignature",
+        "MissingAuthenticationToken",
+    ]
+}
+
 /// How it answers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Answer {

@@ -321,9 +321,9 @@ async fn serve(
 
 async fn check(config: &Path) -> Result<(), Failure> {
     let settings = Settings::from_file(config)?;
-    codebase_keys(&settings, false)?;
+    let codebase = codebase_keys(&settings, false)?;
     settings.check()?;
-    check::check(&settings, &Aws::load(&settings).await?).await
+    check::check(&settings, &codebase, &Aws::load(&settings).await?).await
 }
 
 async fn start_audit(

@@ -197,7 +197,7 @@ impl CustomerDirectory {
             named.kms_key_arn.clone_from(&moved.kms_key_arn);
             let key = KeyRow { version: key.version, wrapped: moved.octets, kms_key_arn: moved.kms_key_arn };
             let customer = CustomerRow { write_id: new_write_id()?, ..row };
-            return Ok(Decision::Replace(CustomerWrite { key: Some(key), ..CustomerWrite::of(customer) }, true));
+            return Ok(Decision::Replace(CustomerWrite { rewrapped: Some(key), ..CustomerWrite::of(customer) }, true));
         }
         Ok(Decision::Done(false))
     }

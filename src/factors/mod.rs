@@ -12,6 +12,8 @@ pub mod local;
 pub mod secrets_manager;
 mod versions;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 pub use versions::{KeySet, Lookup, Regression};
@@ -45,6 +47,11 @@ pub enum FactorError {
 pub trait EnvironmentSource: Send + Sync {
     /// All versions, as they are there now.
     async fn fetch(&self) -> Result<KeySet<Environment>, FactorError>;
+
+    /// For so long it may go on answering with a former value here after a newer one was read elsewhere.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Who wraps customer keys.

@@ -18,6 +18,8 @@ use crate::crypto::Environment;
 /// It is read in the background, mostly, and with more patience; all attempts end before the keyring gives up (10 s).
 const PATIENCE: Patience =
     Patience { attempt: Duration::from_millis(2_500), operation: Duration::from_millis(9_000), attempts: 3 };
+/// It has no consistent read. That all its readers see a new value within seconds is what is known of it; this is generous.
+const LAG: Duration = Duration::from_secs(60);
 /// The label of the value that counts.
 const CURRENT: &str = "AWSCURRENT";
 
@@ -48,6 +50,10 @@ impl EnvironmentSource for SecretsManager {
             .map_err(|error| FactorError::Corrupt(format!("the secret's value: {error}")))?;
         KeySet::from_document(document)
             .ok_or_else(|| FactorError::Corrupt("the secret's value has no primary".to_owned()))
+    }
+
+    fn lag(&self) -> Duration {
+        LAG
     }
 }
 

@@ -181,17 +181,36 @@ impl EnvironmentKeys {
     }
 
     async fn read_once(&self) -> Result<(), EnvironmentError> {
+        let fetched = self.fetch().await?;
+        fetched.keys.follows(&self.snapshot().keys)?;
+        fingerprints::check(self.operations.as_ref(), fingerprints::claims("environment", &fetched.keys)).await?;
+        self.accept(fetched)
+    }
+
+    /// Reads the keys again at the start, as they are first read: nothing has compared their fingerprints.
+    pub(super) async fn start_again(&self) -> Result<(), EnvironmentError> {
+        self.accept(self.fetch().await?)
+    }
+
+    /// See [`EnvironmentSource::lag`].
+    pub(super) fn lag(&self) -> Duration {
+        self.source.lag()
+    }
+
+    async fn fetch(&self) -> Result<Snapshot, EnvironmentError> {
         let read_at = Instant::now();
         let fetched = timeout(LOOK_UP, self.source.fetch()).await;
         let keys = fetched.unwrap_or_else(|_| Err(FactorError::Away("no answer in time".to_owned())))?;
-        let before = self.snapshot();
-        keys.follows(&before.keys)?;
-        fingerprints::check(self.operations.as_ref(), fingerprints::claims("environment", &keys)).await?;
-        if keys.primary() != before.keys.primary() {
-            info!(version = keys.primary().get(), "environment key promoted");
-        }
+        Ok(Snapshot { keys, read_at })
+    }
+
+    fn accept(&self, fetched: Snapshot) -> Result<(), EnvironmentError> {
         let mut last_good = self.last_good.write().unwrap_or_else(PoisonError::into_inner);
-        *last_good = Arc::new(Snapshot { keys, read_at });
+        fetched.keys.follows(&last_good.keys)?;
+        if fetched.keys.primary() != last_good.keys.primary() {
+            info!(version = fetched.keys.primary().get(), "environment key promoted");
+        }
+        *last_good = Arc::new(fetched);
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.denied.retain(|(version, _)| matches!(last_good.keys.get(*version), Lookup::Unknown));
         Ok(())

@@ -76,6 +76,21 @@ pub(super) async fn check(
     operations: &dyn Operations,
     claims: impl Iterator<Item = Claim>,
 ) -> Result<(), FingerprintError> {
+    for claim in compare(operations, claims).await? {
+        // Another process may have inserted one since, of this key or another.
+        claim.compare(&claim.insert(operations).await?)?;
+    }
+    Ok(())
+}
+
+/// Compares each claim with the fingerprint that the store has. Those that it lacks are the answer.
+///
+/// # Errors
+/// The first [`FingerprintError`].
+pub(super) async fn compare(
+    operations: &dyn Operations,
+    claims: impl Iterator<Item = Claim>,
+) -> Result<Vec<Claim>, FingerprintError> {
     let mut unknown = Vec::new();
     for claim in claims {
         match operations.get(&claim.id()).await.map_err(ChangeError::from)? {
@@ -83,11 +98,7 @@ pub(super) async fn check(
             None => unknown.push(claim),
         }
     }
-    for claim in unknown {
-        // Another process may have inserted one since, of this key or another.
-        claim.compare(&claim.insert(operations).await?)?;
-    }
-    Ok(())
+    Ok(unknown)
 }
 
 /// Looks for the fingerprints of versions that are not there: one that the store has was lost. What a start can't know is a primary

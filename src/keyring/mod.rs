@@ -22,12 +22,13 @@ pub use environment::{EnvironmentError, EnvironmentTiming};
 pub use fingerprints::FingerprintError;
 pub use page_tokens::{NO_CODEBASE_KEY, PageTokens};
 
-use crate::crypto::{Codebase, Lineage, Root, Version, combine};
+use crate::crypto::{Codebase, Environment, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
 use crate::ids::{CustomerId, Deployment};
 use crate::store::{CustomerState, Customers, KeyVersion, KeyVersionState, Operations, StoreError};
 use crate::telemetry::metrics::{Counter, RootCache};
 use environment::EnvironmentKeys;
+use fingerprints::Claim;
 use single_flight::SingleFlight;
 
 /// A source is asked for an unknown version at most once in this time for each customer, and for the environment: headers are not
@@ -42,6 +43,8 @@ const ASKED: Duration = Duration::from_secs(3);
 const REFRESH_AGAIN: Duration = Duration::from_secs(30);
 /// While the store is away at the start, it is asked for the fingerprints so often.
 const PROVE_AGAIN: Duration = Duration::from_secs(1);
+/// At the start, a source that seems to lack a version is read again so often, while it may lag.
+const FETCH_AGAIN: Duration = Duration::from_secs(3);
 /// How often roots that have grown old are swept out, used or not.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -228,7 +231,7 @@ impl Keyring {
             reading: SingleFlight::new(),
             metrics,
         });
-        match inner.check_fingerprints().await {
+        match inner.settled_fingerprints().await {
             Err(error) if error.may_pass() => {
                 warn!(%error, "nothing is opened or sealed until the fingerprints of the keys are compared");
                 tokio::spawn(prove(Arc::downgrade(&inner)));
@@ -370,6 +373,34 @@ impl Keyring {
     }
 }
 
+/// Whether a service with these keys would start on a store: compares them with the fingerprints that it has, and writes nothing.
+///
+/// # Errors
+/// A [`FingerprintError`].
+pub async fn compare(
+    operations: &dyn Operations,
+    codebase: &KeySet<Codebase>,
+    environment: &KeySet<Environment>,
+) -> Result<(), FingerprintError> {
+    check_none_lost(operations, codebase, environment).await?;
+    fingerprints::compare(operations, claims(codebase, environment)).await.map(drop)
+}
+
+async fn check_none_lost(
+    operations: &dyn Operations,
+    codebase: &KeySet<Codebase>,
+    environment: &KeySet<Environment>,
+) -> Result<(), FingerprintError> {
+    let absent = environment.gaps().chain(environment.next_version());
+    fingerprints::check_none_lost(operations, "environment", absent).await?;
+    // The next version of the codebase key may be known from a newer build that runs beside this one, or ran before it.
+    fingerprints::check_none_lost(operations, "codebase", codebase.gaps()).await
+}
+
+fn claims(codebase: &KeySet<Codebase>, environment: &KeySet<Environment>) -> impl Iterator<Item = Claim> {
+    fingerprints::claims("codebase", codebase).chain(fingerprints::claims("environment", environment))
+}
+
 /// A root that stays in memory for as long as somebody holds it.
 pub struct SharedRoot(Arc<CachedRoot>);
 
@@ -382,16 +413,33 @@ impl std::ops::Deref for SharedRoot {
 }
 
 impl Inner {
+    /// Compares the fingerprints. The store may know the environment's next version from a replica that has read a newer value than the
+    /// one that was read here: before that version counts as lost, the source is read again for as long as it may lag.
+    async fn settled_fingerprints(&self) -> Result<(), FingerprintError> {
+        let begun = Instant::now();
+        loop {
+            let next = self.environment.snapshot().keys.next_version();
+            let checked = self.check_fingerprints().await;
+            match checked {
+                Err(FingerprintError::Lost { factor: "environment", version })
+                    if Some(version) == next && begun.elapsed() < self.environment.lag() =>
+                {
+                    warn!(version = version.get(), "an environment key is not here yet, or lost; reading again");
+                    sleep(jittered(FETCH_AGAIN)).await;
+                    if let Err(error) = self.environment.start_again().await {
+                        warn!(%error, "environment keys not read");
+                    }
+                }
+                checked => return checked,
+            }
+        }
+    }
+
     async fn check_fingerprints(&self) -> Result<(), FingerprintError> {
         let (operations, environment) = (self.operations.as_ref(), self.environment.snapshot());
-        let absent = environment.keys.gaps().chain(environment.keys.next_version());
-        fingerprints::check_none_lost(operations, "environment", absent).await?;
-        // The next version of the codebase key may be known from a newer build that runs beside this one, or ran before it.
-        fingerprints::check_none_lost(operations, "codebase", self.codebase.gaps()).await?;
+        check_none_lost(operations, &self.codebase, &environment.keys).await?;
         // Both at once: where one factor is refused, nothing is remembered of the other.
-        let claims = fingerprints::claims("codebase", &self.codebase)
-            .chain(fingerprints::claims("environment", &environment.keys));
-        fingerprints::check(operations, claims).await
+        fingerprints::check(operations, claims(&self.codebase, &environment.keys)).await
     }
 
     /// Whether the keys are known to be the right ones. What is sealed under wrong ones would be lost, and what they don't open would
@@ -611,7 +659,7 @@ async fn prove(keyring: Weak<Inner>) {
     loop {
         sleep(jittered(PROVE_AGAIN)).await;
         let Some(keyring) = keyring.upgrade() else { return };
-        match keyring.check_fingerprints().await {
+        match keyring.settled_fingerprints().await {
             Err(error) if error.may_pass() => debug!(%error, "fingerprints not compared"),
             checked => {
                 keyring.proof.send_replace(Some(checked));

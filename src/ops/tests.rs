@@ -42,13 +42,19 @@ async fn ready_is_who_serves_with_all_that_is_required() {
         let report = readiness.report();
         assert_eq!(report["dependencies"][optional.name().as_str()]["state"], "away");
     }
-    for bad in [Outcome::Away, Outcome::Throttled, Outcome::Refused, Outcome::Absent] {
+    for bad in [Outcome::Away, Outcome::Refused, Outcome::Absent] {
+        meet(&store, Err(Failed(bad))).await;
         meet(&store, Err(Failed(bad))).await;
         assert!(!readiness.is_ready());
         assert_eq!(readiness.report()["dependencies"]["store"]["state"], bad.as_str());
-        meet(&store, Err(Failed(Outcome::Corrupt))).await;
-        assert!(readiness.is_ready(), "a damaged row is no matter of readiness");
+        for answer in [Outcome::Corrupt, Outcome::Throttled] {
+            meet(&store, Err(Failed(answer))).await;
+            assert!(readiness.is_ready(), "a damaged row or a busy partition is no matter of readiness");
+            assert_eq!(readiness.report()["dependencies"]["store"]["state"], "up");
+        }
     }
+    meet(&store, Err(Failed(Outcome::Refused))).await;
+    assert!(readiness.is_ready(), "nor is one row that is refused");
     readiness.enter(Phase::Draining);
     assert!(!readiness.is_ready());
 }

@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Replaced, Rows, StoreError, Versioned};
+use super::{Replaced, Rows, StoreError, Versioned, WriteId};
 
 /// A row is written at most so many times before the caller is told that others keep changing it.
 const ATTEMPTS: u32 = 5;
 /// The longest pause before the second attempt, in milliseconds. It doubles with each.
 const FIRST_PAUSE_MS: u64 = 10;
+
+/// For so long, one change waits for the store, all its readings and writings together. It ends before a call without a deadline of its
+/// own (5 s) does, so that its caller is told the reason.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What is to be done about a row.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub enum ChangeError {
 /// writes through, and the decision finds its own change among those that the row remembers
 /// ([`Changes`](super::Changes)).
 ///
+/// A store that takes longer than 4 s for all of that is away.
+///
 /// # Errors
 /// The decision's own, and a [`ChangeError`]. After [`StoreError::Away`] the change may have happened, or happen yet; after no other
 /// error. So while a write of ours is unaccounted for, whatever fails is told as that.
@@ -52,8 +58,9 @@ where
     F: Future<Output = Result<Decision<R::Write, A>, E>>,
     E: From<ChangeError>,
 {
-    let present = rows.get(id).await.map_err(ChangeError::from)?;
-    change_from(rows, id, present, decide).await
+    let mut store = Waiting { rows, left: PATIENCE };
+    let present = store.get(id).await.map_err(ChangeError::from)?;
+    change_within(store, id, present, decide).await
 }
 
 /// [`change`], where the row was read before: it may have changed since, and then the first write is refused.
@@ -62,6 +69,20 @@ where
 /// As [`change`].
 pub async fn change_from<R, A, E, F>(
     rows: &R,
+    id: &R::Id,
+    present: Option<R::Row>,
+    decide: impl FnMut(Option<R::Row>) -> F,
+) -> Result<A, E>
+where
+    R: Rows + ?Sized,
+    F: Future<Output = Result<Decision<R::Write, A>, E>>,
+    E: From<ChangeError>,
+{
+    change_within(Waiting { rows, left: PATIENCE }, id, present, decide).await
+}
+
+async fn change_within<R, A, E, F>(
+    mut store: Waiting<'_, R>,
     id: &R::Id,
     mut present: Option<R::Row>,
     mut decide: impl FnMut(Option<R::Row>) -> F,
@@ -86,7 +107,7 @@ where
             Err(error) => return Err(unanswered.map_or(error, |away| ChangeError::Store(away).into())),
         };
         let written = write.write_id();
-        present = match rows.replace(expected, write).await {
+        present = match store.replace(expected, write).await {
             Ok(Replaced::Done) => return Ok(answer),
             Ok(Replaced::Refused(present)) => {
                 unanswered = None;
@@ -95,7 +116,7 @@ where
             Err(away @ StoreError::Away(_)) => {
                 // The first says why; a later one perhaps only that the store still is.
                 let away = unanswered.take().unwrap_or(away);
-                let present = rows.get(id).await.map_err(|_| ChangeError::Store(away.clone()))?;
+                let present = store.get(id).await.map_err(|_| ChangeError::Store(away.clone()))?;
                 unanswered = (present.as_ref().map(Versioned::write_id) == expected).then_some(away);
                 present
             }
@@ -108,12 +129,42 @@ where
     Err(unanswered.map_or(ChangeError::Concurrent, ChangeError::Store).into())
 }
 
-/// A random pause, so that two writers do not meet again.
+/// The store, for as long as there is patience with it.
+struct Waiting<'a, R: ?Sized> {
+    rows: &'a R,
+    left: Duration,
+}
+
+impl<R: Rows + ?Sized> Waiting<'_, R> {
+    async fn get(&mut self, id: &R::Id) -> Result<Option<R::Row>, StoreError> {
+        let asked = self.rows.get(id);
+        self.wait(asked).await
+    }
+
+    async fn replace(&mut self, expected: Option<WriteId>, write: R::Write) -> Result<Replaced<R::Row>, StoreError> {
+        let asked = self.rows.replace(expected, write);
+        self.wait(asked).await
+    }
+
+    async fn wait<A>(&mut self, asked: impl Future<Output = Result<A, StoreError>>) -> Result<A, StoreError> {
+        // Nothing is begun that would be given up at once: a write might happen of which nobody waits to hear.
+        let late = || StoreError::Away("no answer in time".to_owned());
+        if self.left.is_zero() {
+            return Err(late());
+        }
+        let begun = Instant::now();
+        let answer = timeout(self.left, asked).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        answer.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+/// A random pause, never none, so that two writers do not meet again.
 fn pause(attempt: u32) -> Duration {
     let longest = FIRST_PAUSE_MS << (attempt - 1).min(8);
     // Without a generator there is no jitter, and nothing else to fear.
     let random = getrandom::u64().unwrap_or(longest);
-    Duration::from_millis(random % (longest + 1))
+    Duration::from_millis(1 + random % longest)
 }
 
 #[cfg(test)]

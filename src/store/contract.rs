@@ -9,7 +9,7 @@ use super::rows::from_microsecond;
 use super::{
     AbandonCause, Change, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers,
     Erasure, Extent, IdempotencyKey, KeyRow, KeyVersion, KeyVersionState, Lease, LeaseEnd, Leases, Life, Living,
-    OperationId, OperationRow, Operations, Replaced, Revision, Rows, State, TokenHash, Versioned, WriteId,
+    OperationId, OperationRow, Operations, Replaced, Revision, Rows, State, StoreError, TokenHash, Versioned, WriteId,
 };
 use crate::crypto::Version;
 use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId};
@@ -39,6 +39,7 @@ pub(crate) async fn check_all(backend: &Backend<'_>) {
     one_of_many_writers_wins(operations, &id, || operation("codebase#1")).await;
 
     a_customer_and_its_key_are_written_together(customers).await;
+    no_key_is_written_over(customers).await;
     a_credential_is_removed_on_its_write_id_alone(credentials).await;
     every_field_is_read_as_it_was_written(backend).await;
     many_are_read_in_the_order_asked(credentials).await;
@@ -137,12 +138,12 @@ async fn a_customer_and_its_key_are_written_together(customers: &dyn Customers) 
     let second = CustomerWrite { key: Some(key(2, 2)), ..CustomerWrite::of(customer("together")) };
     let second_id = second.write_id();
     done(customers.replace(Some(first_id), second).await);
-    // A write without a key leaves the keys; one with a key that is there replaces it.
+    // A write without a key leaves the keys; one with a key that was wrapped anew replaces it.
     let third = CustomerWrite::of(customer("together"));
     let third_id = third.write_id();
     done(customers.replace(Some(second_id), third).await);
     assert_eq!(customers.key(&id, version(1)).await.unwrap(), Some(key(1, 1)));
-    let fourth = CustomerWrite { key: Some(key(1, 7)), ..CustomerWrite::of(customer("together")) };
+    let fourth = CustomerWrite { rewrapped: Some(key(1, 7)), ..CustomerWrite::of(customer("together")) };
     let fourth_id = fourth.write_id();
     done(customers.replace(Some(third_id), fourth).await);
     assert_eq!(customers.key(&id, version(1)).await.unwrap(), Some(key(1, 7)));
@@ -160,6 +161,38 @@ async fn a_customer_and_its_key_are_written_together(customers: &dyn Customers) 
     for other in ["together.", "togethe", "togetherr"] {
         assert_eq!(customers.key(&customer_id(other), version(1)).await.unwrap(), None);
     }
+}
+
+/// Whoever lost the customer's row and not its keys, as in half a restore, must not lose the keys by creating the customer again.
+async fn no_key_is_written_over(customers: &dyn Customers) {
+    let key = |number: u32, octet| KeyRow {
+        version: version(number),
+        wrapped: vec![octet; 97],
+        kms_key_arn: format!("arn:{octet}"),
+    };
+    let id = customer_id("over");
+    let first = CustomerWrite { key: Some(key(1, 1)), ..CustomerWrite::of(customer("over")) };
+    let first_id = first.write_id();
+    done(customers.replace(None, first).await);
+    let row = customers.get(&id).await.unwrap();
+
+    let misfits = [
+        CustomerWrite { key: Some(key(1, 9)), ..CustomerWrite::of(customer("over")) },
+        // Nor is a key made by wrapping one anew that is gone.
+        CustomerWrite { rewrapped: Some(key(2, 9)), ..CustomerWrite::of(customer("over")) },
+    ];
+    for misfit in misfits {
+        // If the customer was changed, that is told: whoever asks again decides anew.
+        assert_eq!(refused(customers.replace(None, misfit.clone()).await), row);
+        let outcome = customers.replace(Some(first_id), misfit).await;
+        assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "{outcome:?}");
+        assert_eq!(customers.get(&id).await.unwrap(), row, "nothing of it is written");
+        assert_eq!(customers.key(&id, version(1)).await.unwrap(), Some(key(1, 1)));
+        assert_eq!(customers.key(&id, version(2)).await.unwrap(), None);
+    }
+    // Others are not held up by it.
+    let second = CustomerWrite { key: Some(key(2, 2)), ..CustomerWrite::of(customer("over")) };
+    done(customers.replace(Some(first_id), second).await);
 }
 
 async fn a_credential_is_removed_on_its_write_id_alone(credentials: &dyn Credentials) {
@@ -332,11 +365,11 @@ async fn pages_hold_every_customer_once(customers: &dyn Customers) {
     }
     assert!(lists.windows(2).all(|pair| pair[0] == pair[1]), "the order does not change");
     let mut once = lists.remove(0);
-    // acme, together, five of the fields, and those above.
-    assert_eq!(once.len(), 14);
+    // acme, together, over, five of the fields, and those above.
+    assert_eq!(once.len(), 15);
     once.sort();
     once.dedup();
-    assert_eq!(once.len(), 14);
+    assert_eq!(once.len(), 15);
 }
 
 async fn pages_hold_every_operation_of_a_kind_once(operations: &dyn Operations) {
@@ -442,11 +475,11 @@ async fn an_operation_is_removed_on_its_write_id_alone(operations: &dyn Operatio
     assert_eq!(operations.get(&other.id).await.unwrap(), Some(other));
 }
 
-fn done<R: Debug>(outcome: Result<Replaced<R>, super::StoreError>) {
+fn done<R: Debug>(outcome: Result<Replaced<R>, StoreError>) {
     assert!(matches!(outcome.as_ref().unwrap(), Replaced::Done), "{outcome:?}");
 }
 
-fn refused<R: Debug>(outcome: Result<Replaced<R>, super::StoreError>) -> Option<R> {
+fn refused<R: Debug>(outcome: Result<Replaced<R>, StoreError>) -> Option<R> {
     match outcome.unwrap() {
         Replaced::Refused(present) => present,
         Replaced::Done => panic!("the write was not refused"),

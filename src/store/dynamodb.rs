@@ -151,14 +151,17 @@ impl Rows for DynamoCustomers {
         expected: Option<WriteId>,
         write: CustomerWrite,
     ) -> Result<Replaced<CustomerRow>, StoreError> {
-        let CustomerWrite { customer, key, erased } = write;
+        let CustomerWrite { customer, key, rewrapped, erased } = write;
         let write_id = customer.write_id;
-        let key = key.map(|row| {
-            let octets = encoding::encode_key(write_id, &row);
-            Beside::Put(Put { key: wrapped_key_key(&customer.id, row.version), write_id, octets })
-        });
+        let put = |row: KeyRow| Put {
+            key: wrapped_key_key(&customer.id, row.version),
+            write_id,
+            octets: encoding::encode_key(write_id, &row),
+        };
+        let written = key.map(|row| Beside::Insert(put(row))).into_iter();
+        let rewritten = rewrapped.map(|row| Beside::Replace(put(row)));
         let erased = erased.into_iter().map(|version| Beside::Delete(wrapped_key_key(&customer.id, version)));
-        let beside = key.into_iter().chain(erased).collect();
+        let beside = written.chain(rewritten).chain(erased).collect();
         let put = Put { key: customer_key(&customer.id), write_id, octets: encoding::encode_customer(&customer) };
         let refusal = self.0.replace(Table::Customers, expected, put, beside).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))

@@ -22,8 +22,8 @@ use tracing::error;
 use self::view::View;
 use super::encoding::{self, BadRow};
 use super::{
-    CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KeyRow, Met, OperationId, OperationRow,
-    Operations, Page, Replaced, Rows, StoreError, WriteId,
+    CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KEY_MISFIT, KeyRow, Met, OperationId,
+    OperationRow, Operations, Page, Replaced, Rows, StoreError, WriteId,
 };
 use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
@@ -126,16 +126,28 @@ struct Replacement {
     /// The row that the condition is on, and its new octets; `None` removes it.
     row: (Vec<u8>, Option<Vec<u8>>),
     expected: Option<WriteId>,
-    /// Other rows that are written or removed with it.
-    beside: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Other rows that are written or removed with it, by their keys.
+    beside: Vec<(Vec<u8>, Beside)>,
+}
+
+/// What becomes of a row beside the one that the condition is on.
+enum Beside {
+    /// It is written where nothing is.
+    Insert(Vec<u8>),
+    /// It is written where something is.
+    Replace(Vec<u8>),
+    Remove,
 }
 
 /// `None`: done. Otherwise the octets of the present row, if there is one.
 type Refusal = Option<Option<Vec<u8>>>;
 
+/// What one write of a commit is answered.
+type Outcome = Result<Refusal, StoreError>;
+
 struct Write {
     replacement: Replacement,
-    answer: oneshot::Sender<Result<Refusal, StoreError>>,
+    answer: oneshot::Sender<Outcome>,
 }
 
 impl EmbeddedStore {
@@ -200,7 +212,7 @@ impl EmbeddedStore {
         self.writing.has_changed().is_err()
     }
 
-    async fn write(&self, replacement: Replacement) -> Result<Refusal, StoreError> {
+    async fn write(&self, replacement: Replacement) -> Outcome {
         let (answer, answered) = oneshot::channel();
         let write = Write { replacement, answer };
         let gone = || self.failure().unwrap_or_else(writer_gone);
@@ -332,12 +344,13 @@ impl Rows for EmbeddedCustomers {
         expected: Option<WriteId>,
         write: CustomerWrite,
     ) -> Result<Replaced<CustomerRow>, StoreError> {
-        let CustomerWrite { customer, key: wrapped, erased } = write;
-        let wrapped = wrapped.map(|row| {
-            (wrapped_key_key(&customer.id, row.version), Some(encoding::encode_key(customer.write_id, &row)))
-        });
-        let erased = erased.into_iter().map(|version| (wrapped_key_key(&customer.id, version), None));
-        let beside = wrapped.into_iter().chain(erased).collect();
+        let CustomerWrite { customer, key: wrapped, rewrapped, erased } = write;
+        let octets = |row: &KeyRow| encoding::encode_key(customer.write_id, row);
+        let written = wrapped.map(|row| (row.version, Beside::Insert(octets(&row)))).into_iter();
+        let rewritten = rewrapped.map(|row| (row.version, Beside::Replace(octets(&row))));
+        let erased = erased.into_iter().map(|version| (version, Beside::Remove));
+        let beside = written.chain(rewritten).chain(erased);
+        let beside = beside.map(|(version, row)| (wrapped_key_key(&customer.id, version), row)).collect();
         let row = (key(customer.id.as_str(), CUSTOMER), Some(encoding::encode_customer(&customer)));
         let refusal = self.0.write(Replacement { table: Table::Customers, row, expected, beside }).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
@@ -584,7 +597,7 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 fn write_groups(
     waiting: &mpsc::Receiver<Write>,
     sizes: &Histogram,
-    mut commit: impl FnMut(&[Replacement]) -> Result<Vec<Refusal>, StoreError>,
+    mut commit: impl FnMut(&[Replacement]) -> Result<Vec<Outcome>, StoreError>,
 ) {
     while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
@@ -600,7 +613,7 @@ fn write_groups(
         let outcomes = commit(&replacements);
         for (index, answer) in answers.into_iter().enumerate() {
             let outcome = match &outcomes {
-                Ok(refusals) => Ok(refusals.get(index).cloned().unwrap_or_default()),
+                Ok(outcomes) => outcomes.get(index).cloned().unwrap_or_else(|| Err(writer_gone())),
                 Err(error) => Err(error.clone()),
             };
             // Whoever has gone does not hear of it, and the write stands.
@@ -615,18 +628,18 @@ fn write_groups(
 
 /// One durable commit. Within it, each condition sees the writes before it; a refusal is answered after the commit, since the
 /// row that it shows may be part of it.
-fn commit(db: &Database, replacements: &[Replacement]) -> Result<Vec<Refusal>, StoreError> {
+fn commit(db: &Database, replacements: &[Replacement]) -> Result<Vec<Outcome>, StoreError> {
     let txn = begin_write(db).map_err(away)?;
-    let mut refusals = Vec::with_capacity(replacements.len());
+    let mut outcomes = Vec::with_capacity(replacements.len());
     for replacements in replacements.chunk_by(|one, next| one.table == next.table) {
         let Some(first) = replacements.first() else { continue };
         let mut table = txn.open_table(definition(first.table)).map_err(away)?;
         for replacement in replacements {
-            refusals.push(apply(&mut table, replacement)?);
+            outcomes.push(apply(&mut table, replacement)?);
         }
     }
     txn.commit().map_err(away)?;
-    Ok(refusals)
+    Ok(outcomes)
 }
 
 /// In two phases, at the price of a second `fsync`: otherwise a commit that was damaged on disk looks like one that a crash
@@ -637,25 +650,40 @@ fn begin_write(db: &Database) -> Result<WriteTransaction, redb::TransactionError
     Ok(txn)
 }
 
+/// The outcome is this write's. An error is the whole commit's.
 fn apply(
     table: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
     replacement: &Replacement,
-) -> Result<Refusal, StoreError> {
+) -> Result<Outcome, StoreError> {
     {
         let present = table.get(replacement.row.0.as_slice()).map_err(away)?;
         // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
         let write_id = present.as_ref().map(|present| encoding::write_id(present.value())).transpose().ok();
         if write_id != Some(replacement.expected) {
-            return Ok(Some(present.map(|present| present.value().to_vec())));
+            return Ok(Ok(Some(present.map(|present| present.value().to_vec()))));
         }
     }
-    for (key, octets) in std::iter::once(&replacement.row).chain(&replacement.beside) {
+    for (key, row) in &replacement.beside {
+        let wanted = match row {
+            Beside::Insert(_) => false,
+            Beside::Replace(_) => true,
+            Beside::Remove => continue,
+        };
+        if table.get(key.as_slice()).map_err(away)?.is_some() != wanted {
+            return Ok(Err(StoreError::Corrupt(KEY_MISFIT.to_owned())));
+        }
+    }
+    let beside = replacement.beside.iter().map(|(key, row)| match row {
+        Beside::Insert(octets) | Beside::Replace(octets) => (key, Some(octets)),
+        Beside::Remove => (key, None),
+    });
+    for (key, octets) in std::iter::once((&replacement.row.0, replacement.row.1.as_ref())).chain(beside) {
         match octets {
             Some(octets) => drop(table.insert(key.as_slice(), octets.as_slice()).map_err(away)?),
             None => drop(table.remove(key.as_slice()).map_err(away)?),
         }
     }
-    Ok(None)
+    Ok(Ok(None))
 }
 
 fn replaced<R>(refusal: Refusal, decode: impl FnOnce(&[u8]) -> Result<R, BadRow>) -> Result<Replaced<R>, StoreError> {

@@ -119,7 +119,12 @@ pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = Cre
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError>;
 }
 
-/// The customers, and their wrapped keys.
+/// Why a customer and a key of it were not written, though the customer's row is as it was read.
+const KEY_MISFIT: &str = "a wrapped key is there that its customer's row does not know, or is gone that it knows: one of them was lost; \
+                          restore it";
+
+/// The customers, and their wrapped keys. A write that would put a new key over one that is there, or an old one where none is, writes
+/// nothing and is [`StoreError::Corrupt`].
 #[async_trait]
 pub trait Customers: Rows<Id = CustomerId, Row = CustomerRow, Write = CustomerWrite> {
     /// One wrapped key.
@@ -180,15 +185,20 @@ pub trait Operations: Rows<Id = OperationId, Row = OperationRow, Write = Operati
 
 /// Rows that one list call reads, at most, before it answers with a page that is not full.
 const MAX_LIST_READ: usize = 1_000;
+/// And pages, which may be shorter than asked for. Each takes DynamoDB some 5 ms.
+const MAX_LIST_QUERIES: usize = 30;
+/// Where a first page had too little of what is wanted, so many rows are read at once, however few are missing.
+const LIST_PAGE: usize = 100;
 
-/// A page of at most `limit` of what `keep` makes of rows, after `after`; it reads at most 1,000 of them. It may be empty and yet
-/// name a successor.
+/// A page of at most `limit` of what `keep` makes of rows, after `after`; it reads at most 1,000 of them, in 30 pages. It may be empty
+/// and yet name a successor. `id` names a row.
 ///
 /// # Errors
 /// The query's.
 pub async fn filtered<R, I, T, F>(
     limit: usize,
     mut after: Option<I>,
+    id: impl Fn(&R) -> I,
     query: impl Fn(Option<I>, usize) -> F,
     keep: impl Fn(R) -> Option<T>,
 ) -> Result<Page<T, I>, StoreError>
@@ -196,16 +206,25 @@ where
     F: Future<Output = Result<Page<R, I>, StoreError>>,
 {
     let (mut rows, mut left) = (Vec::new(), MAX_LIST_READ);
-    loop {
-        // Never more than fits, so that no row is read and then left out.
-        let page = query(after, left.min(limit - rows.len())).await?;
+    for queried in 0..MAX_LIST_QUERIES {
+        let missing = limit - rows.len();
+        let page = query(after, left.min(if queried == 0 { missing } else { missing.max(LIST_PAGE) })).await?;
         left = left.saturating_sub(page.rows.len());
-        rows.extend(page.rows.into_iter().filter_map(&keep));
+        let mut read = page.rows.into_iter().peekable();
+        while let Some(row) = read.next() {
+            let name = id(&row);
+            rows.extend(keep(row));
+            // What was read beyond it is read again, for the next page.
+            if rows.len() == limit && read.peek().is_some() {
+                return Ok(Page { rows, next: Some(name) });
+            }
+        }
         after = page.next;
         if after.is_none() || rows.len() == limit || left == 0 {
-            return Ok(Page { rows, next: after });
+            break;
         }
     }
+    Ok(Page { rows, next: after })
 }
 
 /// Some rows, and after which one the next page starts.
@@ -216,3 +235,6 @@ pub struct Page<R, I> {
     /// `None`: this was the last page.
     pub next: Option<I>,
 }
+
+#[cfg(test)]
+mod tests;

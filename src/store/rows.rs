@@ -459,8 +459,10 @@ pub struct KeyRow {
 pub struct CustomerWrite {
     /// The customer. The condition is on this row.
     pub customer: CustomerRow,
-    /// A key that is inserted or replaced.
+    /// A new key. There is none of its version: one that is there is never written over, also where the customer's own row is gone.
     pub key: Option<KeyRow>,
+    /// A key that was read and is wrapped anew. It takes the place of the one of its version.
+    pub rewrapped: Option<KeyRow>,
     /// Keys that are erased: at most [`CustomerWrite::MAX_ERASED`].
     pub erased: Vec<Version>,
 }
@@ -471,7 +473,7 @@ impl CustomerWrite {
 
     /// A customer whose keys stay as they are.
     pub fn of(customer: CustomerRow) -> Self {
-        Self { customer, key: None, erased: Vec::new() }
+        Self { customer, key: None, rewrapped: None, erased: Vec::new() }
     }
 }
 

@@ -149,9 +149,9 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Whether it answers, also with the news that something is damaged.
+    /// Whether it answers, also with the news that something is damaged, or that there are too many requests.
     pub fn is_up(self) -> bool {
-        matches!(self.outcome, Some(Outcome::Ok | Outcome::Corrupt))
+        matches!(self.outcome, Some(Outcome::Ok | Outcome::Corrupt | Outcome::Throttled))
     }
 }
 
@@ -159,7 +159,7 @@ impl Standing {
 pub struct Dependency {
     name: Name,
     standing: Mutex<Standing>,
-    /// The discriminant of the outcome that stands, so that one more of the same takes no lock.
+    /// The discriminant of the last outcome, so that one more of the same takes no lock.
     last: AtomicU8,
     up: Gauge,
     /// Registered when they first occur: most pairs never do.
@@ -219,7 +219,8 @@ impl Dependency {
 
     /// Remembers what was found out without asking it for anything.
     pub fn found(&self, outcome: Outcome) {
-        if self.last.load(Ordering::Relaxed) != outcome as u8 {
+        // A refusal counts by whether it is the second.
+        if self.last.load(Ordering::Relaxed) != outcome as u8 || outcome == Outcome::Refused {
             self.becomes(outcome);
         }
     }
@@ -249,9 +250,14 @@ impl Dependency {
     fn becomes(&self, outcome: Outcome) {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that the two agree whoever came first.
-        self.last.store(outcome as u8, Ordering::Relaxed);
+        let again = self.last.swap(outcome as u8, Ordering::Relaxed) == outcome as u8;
         let before = *standing;
         let now = Standing { outcome: Some(outcome), since: Timestamp::now() };
+        // One refusal may be of one thing alone, such as a KMS key that is disabled; two without an answer between them are not.
+        let one_alone = outcome == Outcome::Refused && before.is_up() && !again;
+        if one_alone || before.outcome == now.outcome {
+            return;
+        }
         // Something damaged is no other state than an answer.
         *standing = if before.is_up() && now.is_up() { before } else { now };
         self.up.set(if now.is_up() { 1.0 } else { 0.0 });
@@ -319,7 +325,12 @@ mod tests {
         meet(&store, Err(Failed(Outcome::Corrupt))).await;
         meet(&store, Ok(())).await;
         assert_eq!(store.standing(), up, "a damaged row is no other state of the store");
-        for bad in [Outcome::Away, Outcome::Refused, Outcome::Absent, Outcome::Throttled] {
+        for answer in [Outcome::Throttled, Outcome::Corrupt] {
+            meet(&store, Err(Failed(answer))).await;
+            assert_eq!(store.standing(), up, "it answers");
+        }
+        for bad in [Outcome::Away, Outcome::Refused, Outcome::Absent] {
+            meet(&store, Err(Failed(bad))).await;
             meet(&store, Err(Failed(bad))).await;
             let down = store.standing();
             assert_eq!((down.outcome, down.is_up()), (Some(bad), false));
@@ -328,6 +339,27 @@ mod tests {
             meet(&store, Ok(())).await;
             assert!(store.standing().is_up());
         }
+    }
+
+    /// A customer under a KMS key that is disabled says nothing about the others.
+    #[tokio::test]
+    async fn one_refusal_among_answers_is_no_state_and_two_together_are() {
+        let kms = Dependency::new(Name::CustomerKeys);
+        meet(&kms, Ok(())).await;
+        let up = kms.standing();
+        for _ in 0..3 {
+            meet(&kms, Err(Failed(Outcome::Refused))).await;
+            assert_eq!(kms.standing(), up);
+            meet(&kms, Ok(())).await;
+            assert_eq!(kms.standing(), up);
+        }
+        meet(&kms, Err(Failed(Outcome::Refused))).await;
+        meet(&kms, Err(Failed(Outcome::Refused))).await;
+        assert_eq!((state(&kms), kms.standing().is_up()), (Some(Outcome::Refused), false));
+        // Where no answer came before, one is enough.
+        let never = Dependency::new(Name::CustomerKeys);
+        meet(&never, Err(Failed(Outcome::Refused))).await;
+        assert_eq!(state(&never), Some(Outcome::Refused));
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,9 @@ use mirror::Mirror;
 use reference::{Call, Mark, Op, OpId, Outcome, Require};
 use world::{Fate, Fault, Near, Remote, RemoteCustomers, Shared, World};
 
+/// How much time passes for all, each time a client waits for something else than the store: its pauses end, and what the keyring looks
+/// up in the background is there. A change that spans some twenty of these is given up.
+const STEP: Duration = Duration::from_millis(200);
 /// Histories of one run. They are the same each time, unless `TRISEAL_TEST_SEED` names the first of others.
 const SEEDS: u64 = 3_000;
 /// Of them, so many beside a real store.
@@ -476,13 +479,13 @@ async fn run_client((client, work): &mut Working<'_>, shared: &Shared, weather: 
     client.is_cancelled.set(cancel);
     let mut context = std::task::Context::from_waker(Waker::noop());
     while let Some(going_on) = work {
-        // Pauses end, and what the keyring looks up in the background is there.
-        tokio::time::advance(Duration::from_secs(1)).await;
         shared.lock().running = client.op.get();
         if going_on.as_mut().poll(&mut context).is_ready() {
             *work = None;
         } else if client.op.get().is_some_and(|op| shared.lock().is_waiting(op)) {
             return;
+        } else {
+            tokio::time::advance(STEP).await;
         }
     }
 }

@@ -13,9 +13,19 @@ use tokio::process::Child;
 use tokio::time::sleep;
 use triseal::grpc::v1;
 
+use crate::support::site::{Site, on_both_sites};
 use crate::support::{
     Random, Service, data, decrypt, encrypt, fresh, oauth, opaque, password, run, run_with_input, triseal, triseald,
 };
+
+on_both_sites! {
+    every_kind_goes_in_as_credential_encrypt_takes_it,
+    another_secret_that_is_there_stays,
+    of_lines_with_the_same_ids_the_first_is_stored,
+    customers_are_created_if_that_is_asked_for,
+    a_dry_run_writes_nothing_and_tells_what_would_happen,
+    an_import_that_is_killed_goes_on_when_it_is_repeated,
+}
 
 /// Lines of a large import here; 100,000 were imported by hand (docs/IMPORT.md).
 const MANY: usize = 2_000;
@@ -56,9 +66,8 @@ async fn stored(service: &Service) -> u64 {
     }
 }
 
-#[tokio::test]
-async fn every_kind_goes_in_as_credential_encrypt_takes_it() {
-    let (service, _data) = fresh().await;
+async fn every_kind_goes_in_as_credential_encrypt_takes_it(site: &Site) {
+    let service = site.start().await;
     let lines = r#"
 {"customer": "demo", "credential": "answer", "from_salesforce": {"access_token": "a!", "refresh_token": "r", "scope": "api id", "instance_url": "https://acme.my.salesforce.com", "id": "https://test.salesforce.com/id/1/2", "issued_at": "1764000000123", "signature": "x"}}
 {"customer": "demo", "credential": "oauth", "salesforce_oauth": {"access_token": "access", "refresh_token": "refresh", "instance_url": "https://acme.my.salesforce.com", "token_url": "https://login.salesforce.com/services/oauth2/token", "identity_url": "https://login.salesforce.com/id/00D5g000004XyZAEA0/0055g00000ABCDE", "scopes": ["api", "refresh_token"], "issue_time": "2025-11-24T16:00:00.123Z"}}
@@ -83,7 +92,8 @@ async fn every_kind_goes_in_as_credential_encrypt_takes_it() {
     assert_eq!(answer.scopes, ["api", "id"]);
 
     // Again, from a file, as text.
-    let file = _data.path().join("tokens.jsonl");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens.jsonl");
     std::fs::write(&file, lines).unwrap();
     let output = service.triseal(&["credential", "import", file.to_str().unwrap()], b"").await;
     let text = String::from_utf8(output.stdout).unwrap();
@@ -95,9 +105,8 @@ fn line(customer: &str, credential: &str, text: &str) -> String {
     json!({"customer": customer, "credential": credential, "opaque": {"text": text}}).to_string() + "\n"
 }
 
-#[tokio::test]
-async fn another_secret_that_is_there_stays() {
-    let (service, _data) = fresh().await;
+async fn another_secret_that_is_there_stays(site: &Site) {
+    let service = site.start().await;
     service.credentials().encrypt_credential(encrypt("demo", "main", opaque(b"former"))).await.unwrap();
     service.credentials().encrypt_credential(encrypt("demo", "main", opaque(b"present"))).await.unwrap();
     let lines = line("demo", "new", "MARKED new") + &line("demo", "main", "MARKED imported");
@@ -120,9 +129,8 @@ async fn another_secret_that_is_there_stays() {
     assert_eq!((code, counts(&report)), (Some(0), [1, 1, 0, 0]));
 }
 
-#[tokio::test]
-async fn of_lines_with_the_same_ids_the_first_is_stored() {
-    let (service, _data) = fresh().await;
+async fn of_lines_with_the_same_ids_the_first_is_stored(site: &Site) {
+    let service = site.start().await;
     // Side by side, so that all of them would be under way together.
     let lines: String = (0..100)
         .map(|number| {
@@ -187,9 +195,8 @@ async fn a_bad_line_is_told_and_stops_nothing() {
     assert_eq!(stored(&service).await, 7);
 }
 
-#[tokio::test]
-async fn customers_are_created_if_that_is_asked_for() {
-    let (service, _data) = fresh().await;
+async fn customers_are_created_if_that_is_asked_for(site: &Site) {
+    let service = site.start().await;
     let lines: String = (0..60).map(|number| line(&format!("new{}", number % 3), &format!("c{number}"), "x")).collect();
     let (code, report, _) = import(&service, &[], &lines).await;
     assert_eq!((code, counts(&report)), (Some(3), [0, 0, 0, 60]));
@@ -198,9 +205,9 @@ async fn customers_are_created_if_that_is_asked_for() {
     assert_eq!((code, counts(&report)), (Some(0), [60, 0, 0, 0]));
 }
 
-#[tokio::test]
-async fn a_dry_run_writes_nothing_and_tells_what_would_happen() {
-    let (service, folder) = fresh().await;
+async fn a_dry_run_writes_nothing_and_tells_what_would_happen(site: &Site) {
+    let service = site.start().await;
+    let folder = tempfile::tempdir().unwrap();
     service.credentials().encrypt_credential(encrypt("demo", "there", opaque(b"same"))).await.unwrap();
     let there =
         json!({"customer": "demo", "credential": "there", "opaque": {"text": "same", "content_type": "text/plain"}});
@@ -334,9 +341,8 @@ async fn assert_all_there(service: &Service) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_import_that_is_killed_goes_on_when_it_is_repeated() {
-    let (service, _data) = fresh().await;
+async fn an_import_that_is_killed_goes_on_when_it_is_repeated(site: &Site) {
+    let service = site.start().await;
     let mut former = 0;
     for so_far in [MANY / 4, MANY / 2] {
         let mut piped = Piped::start(&service, &["--create-customers"], many());

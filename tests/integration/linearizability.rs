@@ -1,6 +1,6 @@
 //! Clients on connections of their own change and read one credential at the same time. Each round is short and has a credential of
 //! its own; some order of its operations must explain every answer (`history`). In some rounds clients give up, and in some the
-//! service is killed and started again.
+//! service is killed and started again. On DynamoDB two services share the tables.
 
 mod history;
 
@@ -17,12 +17,15 @@ use tonic_types::StatusExt;
 use triseal::grpc::v1;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 
+use crate::support::site::Aws;
 use crate::support::{Random, Service, is_ambiguous, opaque, opaque_data, reason};
 use history::{Answer, Event, Moment, Op, Require, explain};
 
 const CUSTOMER: &str = "acme";
 const CALM_ROUNDS: usize = 80;
 const ROUNDS_WITH_GIVING_UP: usize = 80;
+/// Of either kind, with DynamoDB Local, where a call takes some ten times as long.
+const ROUNDS_ON_AWS: usize = 16;
 const ROUNDS_WITH_KILLS: usize = 20;
 const KILLS_IN_A_ROUND: usize = 2;
 const CLIENTS: usize = 5;
@@ -34,12 +37,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_round_has_an_order() {
-    let mut random = Random::printed();
     let directory = tempfile::tempdir().unwrap();
-    let service = serve(directory.path()).await;
+    play([serve(directory.path()).await], CALM_ROUNDS, ROUNDS_WITH_GIVING_UP).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs tests/aws/up"]
+async fn every_round_on_two_services_has_an_order() {
+    let site = Aws::new().await;
+    let services = [Service::start(site.command()).await, Service::start(site.command()).await];
+    create(&services[0]).await;
+    play(services, ROUNDS_ON_AWS, ROUNDS_ON_AWS).await;
+}
+
+/// Each client calls one of the services, the next client the next one.
+async fn play<const N: usize>(services: [Service; N], calm: usize, giving_up: usize) {
+    let mut random = Random::printed();
     let (mut stale_reads, mut tally) = (0, Tally::default());
-    for number in 0..CALM_ROUNDS {
-        let round = Round::new(format!("calm-{number}"), &service, Trouble::None);
+    for number in 0..calm {
+        let round = Round::new(format!("calm-{number}"), &services, Trouble::None);
         let history = round.play(&mut random).await;
         assert!(history.iter().all(|event| event.answer.is_some()), "a call that nobody disturbed was not answered");
         explain(&history).unwrap_or_else(|told| panic!("{told}"));
@@ -50,15 +66,17 @@ async fn every_round_has_an_order() {
             stale_reads += 1;
         }
     }
-    for number in 0..ROUNDS_WITH_GIVING_UP {
-        let round = Round::new(format!("given-up-{number}"), &service, Trouble::GivingUp);
+    for number in 0..giving_up {
+        let round = Round::new(format!("given-up-{number}"), &services, Trouble::GivingUp);
         let history = round.play(&mut random).await;
         explain(&history).unwrap_or_else(|told| panic!("{told}"));
         tally.add(&history);
     }
-    assert!(service.terminate().await.success());
+    for service in services {
+        assert!(service.terminate().await.success());
+    }
     println!("{tally:?}; {stale_reads} stale reads were noticed");
-    assert!(stale_reads > CALM_ROUNDS / 10, "hardly any round had a read to make stale");
+    assert!(stale_reads > calm / 10, "hardly any round had a read to make stale");
     assert!(tally.is_lively(), "the rounds are too tame");
 }
 
@@ -69,7 +87,7 @@ async fn every_round_with_kills_has_an_order() {
     let mut service = serve(directory.path()).await;
     let mut tally = Tally::default();
     for number in 0..ROUNDS_WITH_KILLS {
-        let round = Round::new(format!("killed-{number}"), &service, Trouble::Kills);
+        let round = Round::new(format!("killed-{number}"), std::slice::from_ref(&service), Trouble::Kills);
         let clients = round.start(&mut random);
         let mut kills = Vec::new();
         for _ in 0..KILLS_IN_A_ROUND {
@@ -77,7 +95,7 @@ async fn every_round_with_kills_has_an_order() {
             service.kill9().await;
             kills.push(round.clock.tick());
             service = serve(directory.path()).await;
-            round.endpoint.send_replace(service.endpoint());
+            round.endpoints[0].send_replace(service.endpoint());
         }
         let mut history = clients.finish().await;
         // What was under way when the service was killed does not happen afterwards.
@@ -93,9 +111,13 @@ async fn every_round_with_kills_has_an_order() {
 
 async fn serve(data: &Path) -> Service {
     let service = Service::dev(data).await;
+    create(&service).await;
+    service
+}
+
+async fn create(service: &Service) {
     let request = v1::CreateCustomerRequest { customer_id: CUSTOMER.to_owned() };
     service.customers().create_customer(request).await.unwrap();
-    service
 }
 
 /// How often clients were answered what.
@@ -170,19 +192,20 @@ struct Round {
     credential: String,
     trouble: Trouble,
     clock: Clock,
-    endpoint: watch::Sender<String>,
+    endpoints: Vec<watch::Sender<String>>,
 }
 
 struct Clients(Vec<tokio::task::JoinHandle<Vec<Event>>>);
 
 impl Round {
-    fn new(credential: String, service: &Service, trouble: Trouble) -> Self {
-        Self { credential, trouble, clock: Clock::default(), endpoint: watch::Sender::new(service.endpoint()) }
+    fn new(credential: String, services: &[Service], trouble: Trouble) -> Self {
+        let endpoints = services.iter().map(|service| watch::Sender::new(service.endpoint())).collect();
+        Self { credential, trouble, clock: Clock::default(), endpoints }
     }
 
     fn start(&self, random: &mut Random) -> Clients {
-        let start = |number| {
-            let mut endpoint = self.endpoint.subscribe();
+        let start = |number: usize| {
+            let mut endpoint = self.endpoints[number % self.endpoints.len()].subscribe();
             let grpc = connect(&mut endpoint);
             let client = Client {
                 number,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use triseal::access::Access;
 use triseal::audit::sink;
 use triseal::config::{AuditSink, Backend, CustomerFrom, EnvironmentFrom, Settings};
-use triseal::crypto::Version;
-use triseal::factors::{FactorError, WrapContext};
+use triseal::crypto::{Codebase, Environment, Version};
+use triseal::factors::{FactorError, KeySet, WrapContext};
 use triseal::ids::CustomerId;
+use triseal::keyring;
 use triseal::store::WriteId;
-use triseal::store::dynamodb::Table;
+use triseal::store::dynamodb::{DynamoOperations, DynamoStore, Table};
 use triseal::store::embedded::EmbeddedStore;
 use triseal::telemetry::dependency::{Dependency, Name};
 
@@ -42,12 +43,19 @@ impl Report {
 }
 
 /// Tries everything. An error says that something failed; what, stands in the lines before.
-pub(super) async fn check(settings: &Settings, aws: &Aws) -> Result<(), Failure> {
+pub(super) async fn check(settings: &Settings, codebase: &KeySet<Codebase>, aws: &Aws) -> Result<(), Failure> {
     let mut report = Report { failed: 0 };
-    check_environment(&mut report, settings, aws).await;
+    let environment = check_environment(&mut report, settings, aws).await;
     check_wrapper(&mut report, settings, aws).await?;
     match settings.store.backend {
-        Backend::Dynamodb => check_tables(&mut report, settings, aws).await?,
+        Backend::Dynamodb => {
+            let store = Arc::new(tables(settings, aws)?);
+            let readable = check_tables(&mut report, &store).await?;
+            if let Some(environment) = environment.filter(|_| readable) {
+                let compared = keyring::compare(&DynamoOperations(store), codebase, &environment).await;
+                report.line("codebase and environment keys: those of the store's records", compared);
+            }
+        }
         Backend::Embedded => check_store_file(&mut report, settings),
     }
     check_edge(&mut report, settings).await;
@@ -59,15 +67,21 @@ pub(super) async fn check(settings: &Settings, aws: &Aws) -> Result<(), Failure>
     }
 }
 
-async fn check_environment(report: &mut Report, settings: &Settings, aws: &Aws) {
+async fn check_environment(report: &mut Report, settings: &Settings, aws: &Aws) -> Option<KeySet<Environment>> {
     let name = match settings.factors.environment {
         EnvironmentFrom::SecretsManager => "environment keys: secretsmanager:GetSecretValue",
         EnvironmentFrom::File => "environment keys: the file",
     };
-    match parts::environment(settings, aws, &Arc::new(Dependency::new(Name::EnvironmentKeys))) {
-        Ok((source, _)) => report.line(name, source.fetch().await.map(|_| ())),
-        Err(error) => report.line(name, Err(error)),
-    }
+    let source = match parts::environment(settings, aws, &Arc::new(Dependency::new(Name::EnvironmentKeys))) {
+        Ok((source, _)) => source,
+        Err(error) => {
+            report.line(name, Err(error));
+            return None;
+        }
+    };
+    let fetched = source.fetch().await;
+    report.line(name, fetched.as_ref().map(|_| ()));
+    fetched.ok()
 }
 
 /// A real key is wrapped and unwrapped. That another context is refused is tried, too: without that, wrapped keys could be
@@ -126,14 +140,15 @@ async fn check_wrapper(report: &mut Report, settings: &Settings, aws: &Aws) -> R
     Ok(())
 }
 
-async fn check_tables(report: &mut Report, settings: &Settings, aws: &Aws) -> Result<(), Failure> {
-    let store = tables(settings, aws)?;
+/// Whether all of them is permitted.
+async fn check_tables(report: &mut Report, store: &DynamoStore) -> Result<bool, Failure> {
+    let before = report.failed;
     for table in Table::ALL {
         for (action, outcome) in store.probe(table, WriteId::random()?).await {
             report.line(&format!("table {}: dynamodb:{action}", store.name(table)), outcome);
         }
     }
-    Ok(())
+    Ok(report.failed == before)
 }
 
 /// A file that is not there is made at the start of the service, and not here.

@@ -4,7 +4,7 @@ use aws_sdk_kms::types::{KeySpec, KeyUsageType};
 
 use super::*;
 use crate::aws::emulators::{localstack, unique};
-use crate::aws::stub::{Answer, Stub};
+use crate::aws::stub::{Answer, Stub, credential_codes};
 use crate::crypto::Version;
 use crate::ids::{CustomerId, Deployment};
 
@@ -206,7 +206,6 @@ async fn each_failure_of_kms_is_told_apart_and_only_what_may_pass_is_tried_again
         (400, "DisabledException", FactorError::Refused),
         (400, "KMSInvalidStateException", FactorError::Refused),
         (400, "InvalidKeyUsageException", FactorError::Refused),
-        (400, "UnrecognizedClientException", FactorError::Refused),
         (400, "SomethingNewException", FactorError::Refused),
         (400, "NotFoundException", FactorError::Absent),
         (400, "InvalidCiphertextException", FactorError::Corrupt),
@@ -214,6 +213,13 @@ async fn each_failure_of_kms_is_told_apart_and_only_what_may_pass_is_tried_again
     ] {
         for (error, calls) in told(&stub, Answer::Error(status, code)).await {
             assert_eq!((error, calls), (wanted(detail(code, status)), 1), "{code}");
+        }
+    }
+    // Of whoever asks, not of the key: a root is not dropped for it.
+    for code in credential_codes() {
+        let wanted = format!("AWS does not take this process's credentials: {}", detail(code, 400));
+        for (error, calls) in told(&stub, Answer::Error(400, code)).await {
+            assert_eq!((error, calls), (FactorError::Away(wanted.clone()), 1), "{code}");
         }
     }
     for (status, code) in

@@ -4,7 +4,7 @@ use aws_sdk_secretsmanager::primitives::Blob;
 
 use super::*;
 use crate::aws::emulators::{localstack, unique};
-use crate::aws::stub::{Answer, Stub};
+use crate::aws::stub::{Answer, Stub, credential_codes};
 
 const DOCUMENT: &str = r#"{"format": "triseal-environment-keys/v1", "primary": 1, "keys": [{"version": 1,
     "key": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="}]}"#;
@@ -78,10 +78,13 @@ async fn each_failure_of_secrets_manager_is_told_apart() {
         ("AccessDeniedException", FactorError::Refused as fn(String) -> FactorError),
         ("DecryptionFailure", FactorError::Refused),
         ("InvalidRequestException", FactorError::Refused),
-        ("ExpiredTokenException", FactorError::Refused),
         ("ResourceNotFoundException", FactorError::Absent),
     ] {
         assert_eq!(told(Answer::Error(400, code)).await, (wanted(detail(code, 400)), 1));
+    }
+    for code in credential_codes() {
+        let wanted = format!("AWS does not take this process's credentials: {}", detail(code, 400));
+        assert_eq!(told(Answer::Error(400, code)).await, (FactorError::Away(wanted), 1));
     }
     let (code, status) = ("InternalServiceError", 500);
     assert_eq!(told(Answer::Error(status, code)).await, (FactorError::Away(detail(code, status)), 3));

@@ -640,7 +640,8 @@ async fn replicas_are_listed_with_their_primaries_until_they_leave() {
     assert_eq!(listed().await, []);
 }
 
-#[tokio::test(start_paused = true)]
+/// In real time, for the store's writer is a thread that no paused clock waits for. A busy machine only takes longer.
+#[tokio::test]
 async fn a_rate_is_kept_to() {
     let setup = Setup::new();
     let replica = setup.replica(1).await;
@@ -649,9 +650,9 @@ async fn a_rate_is_kept_to() {
         replica.encrypt(&credential("acme", &format!("c{number}")), "x").await;
     }
     replica.reporter.report().await;
-    replica.start(JobKind::Reencryption, None, 10, false).await.unwrap();
+    replica.start(JobKind::Reencryption, None, 100, false).await.unwrap();
     let began = Instant::now();
     assert!(replica.works_once().await);
-    // Fifty records are 49 intervals of 100 ms.
-    assert!(began.elapsed() >= Duration::from_millis(4_900), "{:?}", began.elapsed());
+    // Fifty records are 49 intervals of 10 ms.
+    assert!(began.elapsed() >= Duration::from_millis(490), "{:?}", began.elapsed());
 }

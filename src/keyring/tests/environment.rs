@@ -138,6 +138,61 @@ async fn a_start_with_a_version_lost_is_refused() {
     fakes.keyring().await;
 }
 
+/// Another replica has read the new value, and this one is given the former for a while: Secrets Manager has no consistent read.
+#[tokio::test(start_paused = true)]
+async fn a_start_waits_for_a_version_that_may_be_on_its_way() {
+    let fakes = Fakes::new();
+    fakes.environment.holds(2, TWO);
+    fakes.keyring().await;
+    *fakes.environment.lag.lock().unwrap() = MINUTE;
+
+    fakes.environment.holds(1, ONE);
+    let late = async {
+        sleep(20 * SECOND).await;
+        fakes.environment.calls.fail(away());
+        sleep(20 * SECOND).await;
+        fakes.environment.calls.fail(None);
+        fakes.environment.holds(2, TWO);
+    };
+    let (keyring, ()) = tokio::join!(fakes.keyring(), late);
+    assert_eq!(keyring.seals().await, Ok(lineage(1, 2, 1)));
+    assert_eq!(keyring.opens(lineage(1, 1, 1)).await, Ok(()));
+
+    // What stays away so long is lost, and nothing is taken from a value with another key.
+    let lost = |number| FingerprintError::Lost { factor: "environment", version: version(number) };
+    let known = fakes.operations.len();
+    fakes.environment.holds(1, ONE);
+    let begun = Instant::now();
+    assert_eq!(fakes.start(timing(), limits()).await.err(), Some(lost(2).into()));
+    assert!((MINUTE..MINUTE + 4 * SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert_eq!(fakes.operations.len(), known);
+    let begun = Instant::now();
+    // A version before another was never a matter of time.
+    fakes.environment.holds(2, &[(2, 102, Enabled)]);
+    assert_eq!(fakes.start(timing(), limits()).await.err(), Some(lost(1).into()));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+/// The store was away when the start compared, and then knows a version that is on its way.
+#[tokio::test(start_paused = true)]
+async fn what_is_compared_late_waits_for_a_version_likewise() {
+    let fakes = Fakes::new();
+    fakes.environment.holds(2, TWO);
+    fakes.keyring().await;
+    *fakes.environment.lag.lock().unwrap() = MINUTE;
+    fakes.environment.holds(1, ONE);
+    fakes.operations.calls.fail(StoreError::Away("planted".to_owned()));
+    let keyring = fakes.unpolled().await;
+    fakes.operations.calls.fail(None);
+    let late = async {
+        sleep(20 * SECOND).await;
+        fakes.environment.holds(2, TWO);
+    };
+    let (proven, ()) = tokio::join!(keyring.proven(), late);
+    assert_eq!(proven, Ok(()));
+    assert_eq!(keyring.seals().await, Ok(lineage(1, 2, 1)));
+}
+
 /// So, too, while it runs.
 #[tokio::test(start_paused = true)]
 async fn a_value_that_is_refused_remembers_no_key() {

@@ -71,6 +71,7 @@ pub(super) fn key_set<F>(primary: u32, versions: Versions<'_>) -> KeySet<F> {
 
 pub(super) struct FakeSource {
     pub(super) calls: Calls<FactorError>,
+    pub(super) lag: Mutex<Duration>,
     keys: Mutex<(u32, Vec<Entry>)>,
 }
 
@@ -86,6 +87,10 @@ impl EnvironmentSource for FakeSource {
         self.calls.call().await?;
         let (primary, versions) = &*self.keys.lock().unwrap();
         Ok(key_set(*primary, versions))
+    }
+
+    fn lag(&self) -> Duration {
+        *self.lag.lock().unwrap()
     }
 }
 
@@ -262,7 +267,7 @@ impl Fakes {
         customers.active("acme", 1);
         let keys = Mutex::new((1, vec![(1, 101, Enabled)]));
         Self {
-            environment: Arc::new(FakeSource { calls: Calls::default(), keys }),
+            environment: Arc::new(FakeSource { calls: Calls::default(), lag: Mutex::default(), keys }),
             wrapper: Arc::default(),
             customers: Arc::new(customers),
             operations: Arc::default(),

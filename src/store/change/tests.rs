@@ -38,10 +38,14 @@ enum Answer {
     Overtaken,
     /// An error that is an answer.
     Error(StoreError),
+    /// After so long it is away, and was not done.
+    Hangs(Duration),
 }
 
 #[derive(Default)]
 struct Fake {
+    /// How long a reading takes.
+    reading: Duration,
     row: Mutex<Option<Row>>,
     late: Mutex<Option<Row>>,
     writes: Mutex<VecDeque<Answer>>,
@@ -71,6 +75,7 @@ impl Rows for Fake {
     type Write = Row;
 
     async fn get(&self, (): &()) -> Result<Option<Row>, StoreError> {
+        sleep(self.reading).await;
         if let Some(error) = self.reads.lock().unwrap().pop_front().flatten() {
             return Err(error);
         }
@@ -85,10 +90,13 @@ impl Rows for Fake {
         *self.written.lock().unwrap() += 1;
         let away = Err(StoreError::Away("timed out".to_owned()));
         let answer = self.writes.lock().unwrap().pop_front().unwrap_or(Answer::Honest);
+        if let Answer::Hangs(time) = answer {
+            sleep(time).await;
+        }
         let mut present = self.row.lock().unwrap();
         match answer {
             Answer::Error(error) => return Err(error),
-            Answer::LostBefore => return away,
+            Answer::LostBefore | Answer::Hangs(_) => return away,
             Answer::Late => {
                 *self.late.lock().unwrap() = Some(write);
                 return away;
@@ -188,6 +196,26 @@ async fn a_store_that_never_answers_is_away() {
     let (answer, _) = add_me(&fake).await;
     assert_eq!(answer, Err(Error::Change(ChangeError::Store(away()))));
     assert_eq!(fake.made_by(), ["me"], "and it did happen");
+}
+
+/// However its readings and writings share the time, the caller of a call without a deadline of its own is told why.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_away_before_a_call_ends() {
+    let hangs = |time| (0..5).map(move |_| Answer::Hangs(time));
+    let second = Duration::from_secs(1);
+    for (reading, writing, writes) in
+        [(Duration::ZERO, 2 * second, 2), (Duration::ZERO, 100 * second, 1), (2 * second, 100 * second, 1)]
+    {
+        let fake = Fake { reading, ..Fake::new(None, hangs(writing)) };
+        let begun = Instant::now();
+        let (answer, _) = add_me(&fake).await;
+        assert!(matches!(answer, Err(Error::Change(ChangeError::Store(StoreError::Away(_))))), "{answer:?}");
+        assert_eq!((begun.elapsed().as_secs(), fake.written()), (PATIENCE.as_secs(), writes));
+    }
+    let fake = Fake { reading: 100 * second, ..Fake::new(None, []) };
+    let begun = Instant::now();
+    assert!(matches!(add_me(&fake).await, (Err(Error::Change(ChangeError::Store(StoreError::Away(_)))), 0)));
+    assert_eq!(begun.elapsed(), PATIENCE);
 }
 
 /// What came first is the cause of the rest.

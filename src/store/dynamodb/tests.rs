@@ -12,7 +12,7 @@ use super::super::{ChangeError, Decision, Versioned, change};
 use super::wire::{item_of, key_item};
 use super::*;
 use crate::aws::emulators::{dynamodb, unique};
-use crate::aws::stub::{Answer, Stub};
+use crate::aws::stub::{Answer, Stub, credential_codes};
 
 /// Names of tables that are not there.
 fn table_names() -> TableNames {
@@ -328,9 +328,12 @@ async fn each_failure_of_dynamodb_is_told_apart_for_every_request() {
         (error, reads, writes)
     };
     let detail = |code: &str, status: u16| format!("{code} ({status}), request REQUEST-1");
-    for code in ["AccessDeniedException", "UnrecognizedClientException", "ValidationException", "SomethingNewException"]
-    {
+    for code in ["AccessDeniedException", "ValidationException", "SomethingNewException"] {
         assert_eq!(told(Answer::Error(400, code)).await, (StoreError::Refused(detail(code, 400)), 1, 1));
+    }
+    for code in credential_codes() {
+        let wanted = format!("AWS does not take this process's credentials: {}", detail(code, 400));
+        assert_eq!(told(Answer::Error(400, code)).await, (StoreError::Away(wanted), 1, 1));
     }
     let (absent, reads, writes) = told(Answer::Error(400, "ResourceNotFoundException")).await;
     assert!(matches!(absent, StoreError::Absent(_)) && (reads, writes) == (1, 1));
@@ -387,7 +390,10 @@ async fn a_cancelled_transaction_says_why() {
     for (first, second) in [("None", "ThrottlingError"), ("ProvisionedThroughputExceeded", "None")] {
         assert!(matches!(told(&[reasons(first, second)]).await, Err(StoreError::Throttled)));
     }
-    assert!(matches!(told(&[reasons("ValidationError", "None")]).await, Err(StoreError::Refused(_))));
+    // Another's condition than the customer's: a wrapped key is not as we left it.
+    assert!(matches!(told(&[reasons("None", "ConditionalCheckFailed")]).await, Err(StoreError::Corrupt(_))));
+    let refused = told(&[reasons("None", "ValidationError")]).await;
+    assert_eq!(refused.unwrap_err(), StoreError::Refused("ValidationError, request REQUEST-1".to_owned()));
     let under_way = Answer::Error(400, "TransactionInProgressException");
     assert!(matches!(told(&[under_way]).await, Err(StoreError::Away(_))));
     // Another transaction has the item: it is read, and whoever asked decides again.

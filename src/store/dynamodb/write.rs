@@ -11,9 +11,10 @@ use aws_sdk_dynamodb::types::{
 };
 use tokio::time::sleep;
 
-use super::super::{StoreError, WriteId};
+use super::super::{KEY_MISFIT, StoreError, WriteId};
 use super::tables::Table;
 use super::wire::{Attributes, DynamoStore, Item, Key, WRITE_ID, blob, item_of, key_item};
+use crate::aws::{self, word};
 
 /// A write that is throttled was not carried out, and is sent at most so often.
 const SENDINGS: u32 = 3;
@@ -22,6 +23,12 @@ const FIRST_PAUSE_MS: u64 = 50;
 /// An item has at most 400 KiB, with its keys and names
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>).
 const MAX_ROW_OCTETS: usize = 390 * 1024;
+
+/// Conditions on an item, by the name of its partition key.
+const ABSENT: &str = "attribute_not_exists(#name)";
+const PRESENT: &str = "attribute_exists(#name)";
+/// A condition on an item cancelled a transaction.
+const FAILED: &str = "ConditionalCheckFailed";
 
 /// An item that is written whole.
 pub(super) struct Put {
@@ -32,7 +39,10 @@ pub(super) struct Put {
 
 /// What is written in the same transaction.
 pub(super) enum Beside {
-    Put(Put),
+    /// Where nothing is.
+    Insert(Put),
+    /// Where something is.
+    Replace(Put),
     Delete(Key),
 }
 
@@ -65,7 +75,7 @@ impl DynamoStore {
         beside: Vec<Beside>,
     ) -> Result<Option<Option<Item>>, StoreError> {
         let puts = beside.iter().filter_map(|beside| match beside {
-            Beside::Put(put) => Some(put),
+            Beside::Insert(put) | Beside::Replace(put) => Some(put),
             Beside::Delete(_) => None,
         });
         if puts.chain([&put]).any(|put| put.octets.len() > MAX_ROW_OCTETS) {
@@ -159,7 +169,7 @@ impl DynamoStore {
         }
     }
 
-    /// The condition is on the first item.
+    /// The write's condition is on the first item. Those beside it have their own, which fail only where the table is not as we left it.
     fn transaction(
         &self,
         table: Table,
@@ -176,13 +186,16 @@ impl DynamoStore {
             .set_expression_attribute_values(condition.values.clone())
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         let mut items = vec![TransactWriteItem::builder().put(first.build().map_err(incomplete)?).build()];
+        let (partition_name, _) = table.keys();
+        let put_if = |expression: &str, put| {
+            let put = TransactPut::builder().table_name(self.name(table)).set_item(Some(item_of(table, put)));
+            put.condition_expression(expression).expression_attribute_names("#name", partition_name).build()
+        };
         for one in beside {
             let item = TransactWriteItem::builder();
             items.push(match one {
-                Beside::Put(put) => {
-                    let put = TransactPut::builder().table_name(self.name(table)).set_item(Some(item_of(table, put)));
-                    item.put(put.build().map_err(incomplete)?).build()
-                }
+                Beside::Insert(put) => item.put(put_if(ABSENT, put).map_err(incomplete)?).build(),
+                Beside::Replace(put) => item.put(put_if(PRESENT, put).map_err(incomplete)?).build(),
                 Beside::Delete(key) => {
                     let key = Some(key_item(table, &key));
                     let delete = TransactDelete::builder().table_name(self.name(table)).set_key(key);
@@ -201,6 +214,7 @@ impl DynamoStore {
             Err(error) => match error.as_service_error() {
                 Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
                     cancellation(cancelled.cancellation_reasons())
+                        .unwrap_or_else(|code| Err(StoreError::Refused(format!("{code}{}", aws::request(&error)))))
                 }
                 // By another request with the same token: this very write, which may be carried out yet.
                 Some(TransactWriteItemsError::TransactionInProgressException(_)) => {
@@ -223,7 +237,7 @@ impl Condition {
     fn of(table: Table, expected: Option<WriteId>) -> Self {
         let (partition_name, _) = table.keys();
         match expected {
-            None => Self { expression: "attribute_not_exists(#name)", name: partition_name, values: None },
+            None => Self { expression: ABSENT, name: partition_name, values: None },
             Some(id) => Self {
                 expression: "#name = :expected",
                 name: WRITE_ID,
@@ -233,19 +247,22 @@ impl Condition {
     }
 }
 
-/// Why a transaction was cancelled: the condition is on the first item.
-fn cancellation(reasons: &[CancellationReason]) -> Result<Sent, StoreError> {
-    let mut codes = reasons.iter().map(|reason| reason.code().unwrap_or_default());
-    if let Some(first) = reasons.first().filter(|first| first.code() == Some("ConditionalCheckFailed")) {
-        return Ok(Sent::Refused(first.item.clone()));
+/// Why a transaction was cancelled: the write's condition is on the first item. `Err`: for another reason, of this code.
+fn cancellation(reasons: &[CancellationReason]) -> Result<Result<Sent, StoreError>, String> {
+    let codes: Vec<_> = reasons.iter().map(|reason| reason.code().unwrap_or_default()).collect();
+    if let Some(first) = reasons.first().filter(|first| first.code() == Some(FAILED)) {
+        return Ok(Ok(Sent::Refused(first.item.clone())));
     }
-    if codes.clone().any(|code| code == "TransactionConflict") {
-        return Ok(Sent::Busy);
+    if codes.contains(&"TransactionConflict") {
+        return Ok(Ok(Sent::Busy));
     }
-    if codes.any(|code| matches!(code, "ThrottlingError" | "ProvisionedThroughputExceeded")) {
-        return Err(StoreError::Throttled);
+    if codes.contains(&FAILED) {
+        return Ok(Err(StoreError::Corrupt(KEY_MISFIT.to_owned())));
     }
-    Err(StoreError::Refused("the transaction was cancelled for another reason than its condition".to_owned()))
+    if codes.iter().any(|code| matches!(*code, "ThrottlingError" | "ProvisionedThroughputExceeded")) {
+        return Ok(Err(StoreError::Throttled));
+    }
+    Err(word(codes.iter().find(|code| **code != "None").copied().unwrap_or_default()))
 }
 
 /// A random pause, so that writers that were throttled together do not come back together.

@@ -155,7 +155,7 @@ fn writes_that_wait_share_a_commit() {
     let mut groups = Vec::new();
     write_groups(&waiting, &Histogram::noop(), |group| {
         groups.push(group.len());
-        Ok(group.iter().map(|_| None).collect())
+        Ok(group.iter().map(|_| Ok(None)).collect())
     });
     assert_eq!(groups, [256, 256, 88]);
     assert!(answers.into_iter().all(|answer| answer.blocking_recv().unwrap() == Ok(None)));
@@ -167,7 +167,7 @@ fn a_commit_that_fails_fails_every_write_in_it_and_is_the_last() {
     let mut commits = 0;
     write_groups(&waiting, &Histogram::noop(), |group| {
         commits += 1;
-        if commits == 1 { Err(StoreError::Away("full".to_owned())) } else { Ok(vec![None; group.len()]) }
+        if commits == 1 { Err(StoreError::Away("full".to_owned())) } else { Ok(vec![Ok(None); group.len()]) }
     });
     drop(waiting);
     let outcomes: Vec<_> = answers.into_iter().map(oneshot::Receiver::blocking_recv).collect();

@@ -284,7 +284,7 @@ impl World {
                 if let Some(mirror) = &self.mirror {
                     mirror.replace_customer(expected, &write, if holds { Ok(()) } else { Err(present.as_ref()) });
                 }
-                let CustomerWrite { customer, key, erased: _ } = write;
+                let CustomerWrite { customer, key, rewrapped: _, erased: _ } = write;
                 if !holds && self.fault != Fault::IgnoresConditions {
                     self.tell(format!("op {op}: message {id} is refused: the customer is there"));
                     return Ok(Answer::CustomerReplaced(Replaced::Refused(present)));
@@ -513,7 +513,7 @@ impl Rows for Near {
         if let Some(mirror) = &world.mirror {
             mirror.replace_customer(expected, &write, Ok(()));
         }
-        let CustomerWrite { customer, key, erased: _ } = write;
+        let CustomerWrite { customer, key, rewrapped: _, erased: _ } = write;
         if let Some(key) = key {
             world.keys.insert((customer.id.clone(), key.version), key);
         }

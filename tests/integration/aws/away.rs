@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tonic::Code;
+use triseal::grpc::v1;
 
 use super::{PATIENCE, Replica, Told, command, proxies, told, until};
 use crate::support::Service;
@@ -86,6 +87,26 @@ async fn a_write_whose_answer_is_lost_is_recognised() {
     assert_eq!(replica.seal("acme", "third").await, Ok(3));
     assert_eq!(replica.open("acme").await.as_deref(), Ok("third"));
     assert_eq!(replica.seal("globex", "first").await, Ok(1));
+}
+
+/// Within the five seconds of a call without a deadline of its own: otherwise it would end in a bare DEADLINE_EXCEEDED.
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn a_write_that_hangs_is_told_in_time() {
+    let site = Aws::new().await;
+    let replica = Replica::start(&site, &[]).await;
+    replica.create("acme").await;
+    replica.seal("acme", "first").await.unwrap();
+    let away = told(Code::Unavailable, "STORE_UNAVAILABLE", true);
+    replica.store.set(Fault::BlackHoleOfWrites);
+    assert_eq!(replica.seal_under("acme", "second", "key").await.as_ref(), Err(&away));
+    let globex = v1::CreateCustomerRequest { customer_id: "globex".into() };
+    let refused = replica.service.customers().create_customer(globex).await.unwrap_err();
+    assert_eq!(Told::from(refused), away);
+    assert_eq!(replica.open("acme").await.as_deref(), Ok("first"), "reading goes on");
+    replica.store.set(Fault::None);
+    assert_eq!(replica.seal_under("acme", "second", "key").await, Ok(2));
+    replica.create("globex").await;
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! How often the service calls what costs money and time.
 
+use std::time::{Duration, Instant};
+
 use futures_util::future::join_all;
 
-use super::Replica;
+use super::{PATIENCE, Replica};
 use crate::support::site::Aws;
 
 /// States of customers are believed for longer than a test runs: reading them again is no part of a warm call.
@@ -62,6 +64,37 @@ async fn a_cold_customer_is_unwrapped_once_for_each_replica_also_for_a_hundred_a
         assert_eq!((count("GetItem credentials"), count("GetItem customers")), (100, 2));
         assert!(count("Scan customers") <= 1 && 102 + count("Scan customers") == calls.len(), "{calls:?}");
     }
+}
+
+/// However many calls there are, KMS is asked once for each replica and time.
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn a_customer_in_use_is_unwrapped_once_for_each_replica_and_refresh_after() {
+    const REFRESH_AFTER: Duration = Duration::from_secs(2);
+    const REFRESHES: u32 = 3;
+    let site = Aws::new().await;
+    let settings = [("TRISEAL__CACHE__REFRESH_AFTER", "2s"), BELIEVED[0]];
+    let (one, other) = (Replica::start(&site, &settings).await, Replica::start(&site, &settings).await);
+    one.create("acme").await;
+    one.seal("acme", "one").await.unwrap();
+    let refreshed = async |replica: &Replica| {
+        replica.open("acme").await.unwrap();
+        replica.kms.take_calls();
+        let (begun, mut calls, mut opened) = (Instant::now(), Vec::new(), 0);
+        while calls.len() < REFRESHES as usize {
+            assert!(join_all((0..20).map(|_| replica.open("acme"))).await.iter().all(Result::is_ok));
+            calls.extend(replica.kms.take_calls());
+            opened += 20;
+            assert!(begun.elapsed() < PATIENCE, "{calls:?}");
+        }
+        assert!(calls.iter().all(|call| call == "Decrypt"), "{calls:?}");
+        // Each a tenth early at most. The root was a moment old when this began.
+        let between = REFRESH_AFTER.mul_f64(0.9) * (REFRESHES - 1);
+        assert!(begun.elapsed() >= between, "{calls:?} in {:?}", begun.elapsed());
+        opened
+    };
+    let opened = tokio::join!(refreshed(&one), refreshed(&other));
+    println!("{opened:?} calls for {REFRESHES} of KMS each");
 }
 
 #[tokio::test]

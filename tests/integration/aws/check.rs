@@ -4,9 +4,9 @@ use std::process::Output;
 
 use super::{proxies, through};
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::run;
-use crate::support::site::Aws;
+use crate::support::site::{Aws, environment_of};
 use crate::support::tls::everything_permitted;
+use crate::support::{Service, run};
 
 const DENIED: Fault = Fault::Answers(400, "AccessDeniedException");
 
@@ -144,6 +144,32 @@ async fn what_is_broken_is_named() {
     assert!(!fine && said.contains("AWS_REGION"), "{said}");
     let (fine, said) = check(&site, &[("TRISEAL__FACTORS__KMS__WRAP_WITH", "alias/key")], None).await;
     assert!(!fine && said.contains("factors.kms.wrap_with"), "{said}");
+}
+
+/// What would end the service's start.
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn keys_that_are_not_those_of_the_stores_records_are_named() {
+    let site = Aws::new().await;
+    let keys = "codebase and environment keys: those of the store's records";
+    let kept = async || site.dynamodb.scan().table_name(&site.tables.operations).send().await.unwrap().count;
+    let (fine, said) = check(&site, &[], None).await;
+    assert!(fine && said.contains(&format!("ok       {keys}\n")), "{said}");
+    assert_eq!(kept().await, 0, "nothing is remembered of a trial");
+    assert!(Service::start(site.command()).await.terminate().await.success());
+    let (fine, said) = check(&site, &[], None).await;
+    assert!(fine, "{said}");
+    for (value, wanted) in [
+        (environment_of([(1, 9)], 1), "the environment key of version 1 is not the one"),
+        (environment_of([(2, 102)], 2), "version 1 of the environment key is gone"),
+    ] {
+        site.put_secret(&value).await;
+        let before = kept().await;
+        let (fine, said) = check(&site, &[], None).await;
+        assert!(!fine && failed(&said).len() == 1, "{said}");
+        assert!(failed(&said)[0].starts_with(&format!("FAILED   {keys}: {wanted}")), "{said}");
+        assert_eq!(kept().await, before);
+    }
 }
 
 #[tokio::test]

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use aws_sdk_kms::primitives::Blob;
 use tonic::Code;
+use triseal::grpc::v1;
 
-use super::{Replica, command, proxies, told, until};
+use super::{Replica, Told, command, proxies, told, until};
 use crate::encodings::Searched;
 use crate::support::Service;
 use crate::support::site::{Aws, environment};
@@ -57,6 +58,28 @@ async fn another_customers_wrapped_key_or_envelope_in_its_place_opens_nothing() 
     row.insert("customer_id".to_owned(), text("acme"));
     put(&site, &site.tables.credentials, row).await;
     assert_eq!(replica.open("acme").await.unwrap_err(), not_authentic);
+}
+
+/// As after half a restore. Creating the customer again must not cost its credentials.
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn a_customer_whose_row_alone_is_lost_keeps_its_key() {
+    let site = Aws::new().await;
+    let replica = Replica::start(&site, &[]).await;
+    replica.create("acme").await;
+    replica.seal("acme", "acme").await.unwrap();
+    let key = [("customer_id".to_owned(), text("acme")), ("item".to_owned(), text("customer"))];
+    let delete = site.dynamodb.delete_item().table_name(&site.tables.customers).set_key(Some(key.into()));
+    let lost = delete.return_values(ReturnValue::AllOld).send().await.unwrap().attributes.unwrap();
+    let kept = wrapped_key(&site, "acme").await;
+
+    let request = v1::CreateCustomerRequest { customer_id: "acme".into() };
+    let refused = Told::from(replica.service.customers().create_customer(request).await.unwrap_err());
+    assert_eq!(refused, told(Code::DataLoss, "MALFORMED", false));
+    assert_eq!(wrapped_key(&site, "acme").await, kept);
+    put(&site, &site.tables.customers, lost).await;
+    let replica = Replica::start(&site, &[]).await;
+    assert_eq!(replica.open("acme").await.as_deref(), Ok("acme"));
 }
 
 #[tokio::test]

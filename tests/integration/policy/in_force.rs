@@ -11,8 +11,14 @@ use tonic::{Code, Status};
 use v1::batch_decrypt_credentials_result::Result as Outcome;
 
 use super::root;
+use crate::support::site::{Site, on_both_sites};
 use crate::support::{self, Service, data, decrypt, dev, encrypt, opaque, opaque_data, reason};
 use triseal::grpc::v1;
+
+on_both_sites! {
+    a_refusal_is_the_same_whether_or_not_the_thing_exists,
+    batches_and_lists_are_decided_item_by_item,
+}
 
 const EVERYTHING: &str = "@id(\"everything\") permit (principal, action, resource);\n";
 /// Credentials that begin with `mine.`, and the customer `demo`.
@@ -39,12 +45,12 @@ fn write(directory: &Path, policies: &str) {
 }
 
 /// A service under a policy of its own.
-async fn under(policies: &str) -> (Service, TempDir) {
-    let (folder, data) = data();
-    write(&folder.path().join("policy"), policies);
-    let mut command = dev(&data);
-    command.env("TRISEAL__POLICY__DIRECTORY", folder.path().join("policy"));
-    (Service::start(command).await, folder)
+async fn under(site: &Site, policies: &str) -> (Service, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("policy");
+    write(&directory, policies);
+    let service = site.start_with(&[("TRISEAL__POLICY__DIRECTORY", directory.to_str().unwrap())]).await;
+    (service, folder)
 }
 
 /// Writes other policies, and waits until they are in force, or refused.
@@ -93,9 +99,8 @@ async fn create(service: &Service, customer: &str) -> Result<(), Status> {
     service.customers().create_customer(request).await.map(drop)
 }
 
-#[tokio::test]
-async fn a_refusal_is_the_same_whether_or_not_the_thing_exists() {
-    let (service, folder) = under(EVERYTHING).await;
+async fn a_refusal_is_the_same_whether_or_not_the_thing_exists(site: &Site) {
+    let (service, folder) = under(site, EVERYTHING).await;
     create(&service, "acme").await.unwrap();
     for name in ["yours.crm", "mine.crm"] {
         service.credentials().encrypt_credential(encrypt("acme", name, opaque("secret"))).await.unwrap();
@@ -136,9 +141,8 @@ async fn a_refusal_is_the_same_whether_or_not_the_thing_exists() {
     assert!(error.contains("hint: ask whoever keeps the service's policy"), "{error}");
 }
 
-#[tokio::test]
-async fn batches_and_lists_are_decided_item_by_item() {
-    let (service, folder) = under(EVERYTHING).await;
+async fn batches_and_lists_are_decided_item_by_item(site: &Site) {
+    let (service, folder) = under(site, EVERYTHING).await;
     create(&service, "acme").await.unwrap();
     for name in ["mine.a", "yours.a", "mine.b", "yours.b"] {
         service.credentials().encrypt_credential(encrypt("acme", name, opaque(name))).await.unwrap();
@@ -193,7 +197,7 @@ async fn batches_and_lists_are_decided_item_by_item() {
 
 #[tokio::test]
 async fn a_change_is_in_force_without_a_restart_and_a_bad_one_is_refused() {
-    let (service, folder) = under(MINE).await;
+    let (service, folder) = under(&Site::embedded(), MINE).await;
     let may = async || create(&service, "acme").await.is_ok();
     assert!(!may().await);
     change(&service, &folder, EVERYTHING).await;

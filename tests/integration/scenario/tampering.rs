@@ -71,7 +71,7 @@ async fn edit_credential(credentials: &EmbeddedCredentials, name: &str) {
 
 async fn edit_customer(customers: &EmbeddedCustomers, name: &str) {
     let mut row = customers.get(&CustomerId::parse(name).unwrap()).await.unwrap().expect("it was created");
-    let (before, mut key) = (row.write_id, None);
+    let (before, mut rewrapped) = (row.write_id, None);
     match name {
         "destroyed" => {
             row.state = CustomerState::Destroyed { destroy_time: Timestamp::now(), erasure: Erasure::default() };
@@ -79,12 +79,12 @@ async fn edit_customer(customers: &EmbeddedCustomers, name: &str) {
         "retired" => row.versions[0].state = KeyVersionState::Retired,
         "refused" => {
             let wrapped = customers.key(&row.id, Version::FIRST).await.unwrap().expect("it has a key");
-            key = Some(KeyRow { kms_key_arn: "local:another".to_owned(), ..wrapped });
+            rewrapped = Some(KeyRow { kms_key_arn: "local:another".to_owned(), ..wrapped });
         }
         _ => panic!("nobody tampers with {name}"),
     }
     let customer = CustomerRow { write_id: WriteId::random().unwrap(), ..row };
-    let write = CustomerWrite { key, ..CustomerWrite::of(customer) };
+    let write = CustomerWrite { rewrapped, ..CustomerWrite::of(customer) };
     assert!(matches!(customers.replace(Some(before), write).await.unwrap(), Replaced::Done));
 }
 

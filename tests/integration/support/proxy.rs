@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     ResetMidAnswer,
     /// The same, for what writes; what reads is answered.
     ResetMidAnswerOfWrites,
+    /// What writes gets no answer and is not carried out; what reads is answered.
+    BlackHoleOfWrites,
     /// The date of the answer is so many seconds off.
     Dated(i64),
     /// An error of the service itself: status and code.
@@ -112,11 +114,11 @@ async fn serve(
         }
     }
     let operation = operation(&request);
+    let writes = ["PutItem", "TransactWriteItems"].contains(&operation.as_str());
     let fault = match *faults.borrow_and_update() {
-        Fault::ResetMidAnswerOfWrites if ["PutItem", "TransactWriteItems"].contains(&operation.as_str()) => {
-            Fault::ResetMidAnswer
-        }
-        Fault::ResetMidAnswerOfWrites => Fault::None,
+        Fault::ResetMidAnswerOfWrites if writes => Fault::ResetMidAnswer,
+        Fault::BlackHoleOfWrites if writes => Fault::BlackHole,
+        Fault::ResetMidAnswerOfWrites | Fault::BlackHoleOfWrites => Fault::None,
         fault => fault,
     };
     calls.lock().expect("no panic").push(match table(&request) {
@@ -155,7 +157,7 @@ async fn serve(
             Fault::Refused => {
                 let _ = connection.set_zero_linger();
             }
-            Fault::BlackHole => std::future::pending().await,
+            Fault::BlackHole | Fault::BlackHoleOfWrites => std::future::pending().await,
         }
     };
     // A connection into a black hole stays there: whoever waits must give it up.
