@@ -19,6 +19,7 @@ mod opened;
 mod output;
 mod policy;
 mod reencrypt;
+mod rotate;
 mod salesforce;
 mod status;
 mod tables;
