@@ -52,7 +52,11 @@ impl DocumentFile {
 
     fn failed(&self, error: &io::Error) -> FactorError {
         let text = format!("{} can't be replaced: {error}", self.path.display());
-        if error.kind() == io::ErrorKind::PermissionDenied { FactorError::Refused(text) } else { FactorError::Away(text) }
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            FactorError::Refused(text)
+        } else {
+            FactorError::Away(text)
+        }
     }
 }
 

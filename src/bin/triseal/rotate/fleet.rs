@@ -167,7 +167,9 @@ mod tests {
     fn it_waits_for_every_living_replica_that_seals() {
         assert!(behind(&[], Environment, 2).is_err());
         let (new, old) = (replica(Some((1, 2)), 0, 1_000), replica(Some((1, 1)), 0, 995));
-        assert!(behind(&[new.clone(), old], Environment, 2).unwrap_err().contains("3e3 seals under environment version 1"));
+        assert!(
+            behind(&[new.clone(), old], Environment, 2).unwrap_err().contains("3e3 seals under environment version 1")
+        );
         let (gone, sealing_nothing) = (replica(Some((1, 1)), 0, 900), replica(None, 0, 995));
         assert_eq!(behind(&[new.clone(), gone, sealing_nothing], Environment, 2), Ok(()));
         assert!(behind(&[new], Codebase, 2).is_err());
@@ -176,7 +178,8 @@ mod tests {
     #[test]
     fn a_version_is_retired_only_when_nobody_can_have_sealed_under_it_for_a_minute() {
         let refusal = |replicas: &[v1::Replica], factor, version| {
-            nobody_seals_under(replicas, factor, version).map_err(|failure| failure.message + &failure.hint.unwrap_or_default())
+            nobody_seals_under(replicas, factor, version)
+                .map_err(|failure| failure.message + &failure.hint.unwrap_or_default())
         };
         assert!(refusal(&[], Environment, 1).unwrap_err().contains("no replica has reported"));
         let new = replica(Some((1, 2)), 900, 1_000);

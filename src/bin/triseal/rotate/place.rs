@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use triseal::factors::FactorError;
 use triseal::factors::document::Form;
 use triseal::factors::local::DocumentFile;
 use triseal::factors::rotation::{DocumentSource, Fetched, Mark, ReplaceError, Successor};
 use triseal::factors::secrets_manager::SecretsManager;
-use triseal::factors::FactorError;
 
 use super::state_of;
 use crate::failure::Failure;
@@ -89,8 +89,10 @@ impl Place {
             Ok(fetched) => state_of(&fetched.document),
             Err(_) => "nobody knows the state now".to_owned(),
         };
-        Failure::refused(format!("somebody else has changed the keys, or is about to, and nothing was changed here: {state}"))
-            .with_hint("find out who; the same command goes on from what is there")
+        Failure::refused(format!(
+            "somebody else has changed the keys, or is about to, and nothing was changed here: {state}"
+        ))
+        .with_hint("find out who; the same command goes on from what is there")
     }
 
     fn failure(&self, error: &FactorError) -> Failure {

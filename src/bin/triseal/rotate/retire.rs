@@ -85,11 +85,7 @@ struct Retired<'a> {
 }
 
 /// Does what is asked.
-pub(crate) async fn environment(
-    arguments: Environment,
-    connect: &Connect,
-    output: &mut Output,
-) -> Result<(), Failure> {
+pub(crate) async fn environment(arguments: Environment, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let Environment { version, keys, max_age, confirm } = arguments;
     let (factor, version, place) = (Factor::Environment, version.get(), keys.open().await?);
     retire(Retirement { factor, version, still_seals: max_age, place }, &confirm, connect, output).await
