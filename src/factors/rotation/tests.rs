@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use proptest::prelude::*;
 
@@ -146,7 +147,7 @@ fn event() -> impl Strategy<Value = (i64, Event)> {
 
 /// What one replica has read.
 struct Replica {
-    keys: KeyDocument,
+    keys: Rc<KeyDocument>,
     read_at: i64,
     next_poll: i64,
     connected: bool,
@@ -155,7 +156,7 @@ struct Replica {
 /// The world, in which nothing but documents, replicas and records is.
 struct World {
     now: i64,
-    document: KeyDocument,
+    document: Rc<KeyDocument>,
     replicas: Vec<Replica>,
     /// By record: the version that it is sealed under.
     records: BTreeMap<usize, u32>,
@@ -165,9 +166,9 @@ struct World {
 impl World {
     fn new() -> Self {
         let replicas = (0..3)
-            .map(|number| Replica { keys: first(), read_at: 0, next_poll: 10 * number, connected: true })
+            .map(|number| Replica { keys: Rc::new(first()), read_at: 0, next_poll: 10 * number, connected: true })
             .collect();
-        Self { now: 0, document: first(), replicas, records: BTreeMap::new(), retired: 0 }
+        Self { now: 0, document: Rc::new(first()), replicas, records: BTreeMap::new(), retired: 0 }
     }
 
     fn pass(&mut self, seconds: i64) {
@@ -181,7 +182,7 @@ impl World {
             let time = replica.next_poll;
             replica.next_poll += POLL;
             if replica.connected {
-                replica.keys = copy(&self.document);
+                replica.keys = Rc::clone(&self.document);
                 replica.read_at = time;
             }
         }
@@ -196,11 +197,11 @@ impl World {
             }
             writes -= 1;
             let octet = 1 + self.document.keys.len() as u8;
-            self.document = stored(&copy(&self.document).with_added(key(octet), at(self.now)).unwrap());
+            self.document = Rc::new(stored(&copy(&self.document).with_added(key(octet), at(self.now)).unwrap()));
         }
         self.pass(SETTLE);
         if writes > 0 {
-            self.document = stored(&copy(&self.document).with_promoted(at(self.now)).unwrap());
+            self.document = Rc::new(stored(&copy(&self.document).with_promoted(at(self.now)).unwrap()));
         }
     }
 
@@ -211,7 +212,8 @@ impl World {
         {
             return;
         }
-        self.document = stored(&copy(&self.document).with_retired(version, still_seals, at(self.now)).unwrap());
+        self.document =
+            Rc::new(stored(&copy(&self.document).with_retired(version, still_seals, at(self.now)).unwrap()));
         self.retired += 1;
     }
 
@@ -273,8 +275,8 @@ proptest! {
 fn the_simulation_finds_a_promotion_without_a_pause() {
     let mut world = World::new();
     world.pass(5);
-    world.document = stored(&copy(&world.document).with_added(key(2), at(5)).unwrap());
-    world.document = stored(&copy(&world.document).with_promoted(at(5)).unwrap());
+    world.document = Rc::new(stored(&copy(&world.document).with_added(key(2), at(5)).unwrap()));
+    world.document = Rc::new(stored(&copy(&world.document).with_promoted(at(5)).unwrap()));
     // The second replica polls at 10, the first at 30.
     world.pass(6);
     world.seal(1);
