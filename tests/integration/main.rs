@@ -13,6 +13,7 @@ mod codebase_keys;
 mod command_line;
 mod crash;
 mod encodings;
+mod factor_rotation;
 mod full_disk;
 mod import;
 mod jobs;
