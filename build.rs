@@ -59,6 +59,8 @@ fn compile_protocol() -> Result<(), Box<dyn Error>> {
         "triseal.storage.v1.StoredPassword",
         "triseal.storage.v1.StoredOpaque",
     ];
+    // These hold the token of a lease, which is worth nothing without its caller's certificate.
+    let leases = ["triseal.v1.RefreshLease", "triseal.v1.CompleteRefreshRequest", "triseal.v1.AbandonRefreshRequest"];
     for message in secrets {
         config = config.type_attribute(message, "#[derive(::zeroize::Zeroize, ::zeroize::ZeroizeOnDrop)]");
     }
@@ -69,7 +71,7 @@ fn compile_protocol() -> Result<(), Box<dyn Error>> {
     }
     // The crate that makes the details of our errors has this message, too.
     config = config.extern_path(".google.rpc", "::tonic_types");
-    config.skip_debug(secrets).compile_fds(descriptors.clone())?;
+    config.skip_debug(secrets.into_iter().chain(leases)).compile_fds(descriptors.clone())?;
     // Reflection shows the API and not the stored form, and has no use for comments.
     descriptors.file.retain(|file| file.package() != "triseal.storage.v1");
     for file in &mut descriptors.file {

@@ -13,6 +13,8 @@ ACTIVE_CUSTOMERS = {1: 100, 100: 1_000, 10_000: 10_000}
 REQUESTS_PER_VCPU = 2_500
 AUDIT_OCTETS = 520  # of one entry; a change writes two
 ITEM_WRITE_UNITS = 2  # a row of 1 to 2 KB
+ENTRIES_PER_HEAD, HEADS_PER_HOUR = 1_000, 360  # of the audit log: whichever comes first, every 1,000 entries or 10 s
+ASKED_PER_HOUR = 720 + 120  # of the store by each replica: whether it answers, and one environment version's fingerprint
 REFRESHES_PER_HOUR = 4  # of a root that is in use: refresh_after is 15 minutes
 
 KMS_KEY, KMS_CALL = 1.00, 0.03 / 10_000
@@ -33,16 +35,20 @@ def costs(rate):
     unwraps = min(customers * REFRESHES_PER_HOUR * 730 * replicas, rate * SECONDS)
     # A read reads its row; a write reads and replaces it; each replica reads each active customer's state every 10 s at most.
     states = min(customers * replicas * SECONDS / 10, rate * SECONDS)
-    log_gb = (reads + 2 * writes) * AUDIT_OCTETS / 1e9
+    entries = reads + 2 * writes
+    # Each is read, written and signed.
+    heads = min(max(replicas * 730 * HEADS_PER_HOUR, entries / ENTRIES_PER_HEAD), entries)
+    own_reads = replicas * 730 * ASKED_PER_HOUR + heads
+    log_gb = entries * AUDIT_OCTETS / 1e9
     rows_gb = customers * 10 * 1.5e3 / 1e9
     traffic_gb_hour = rate * 3600 * 2_000 / 1e9
     return {
         "Fargate": replicas * 730 * (vcpus * VCPU_HOUR + 2 * vcpus * GB_HOUR),
         "load balancer": 730 * (BALANCER_HOUR + max(traffic_gb_hour, 0.01) * BALANCER_UNIT_HOUR),
-        "DynamoDB reads": (reads + writes + states) * READ_UNIT,
-        "DynamoDB writes": writes * ITEM_WRITE_UNITS * WRITE_UNIT,
+        "DynamoDB reads": (reads + writes + states + own_reads) * READ_UNIT,
+        "DynamoDB writes": (writes * ITEM_WRITE_UNITS + heads) * WRITE_UNIT,
         "DynamoDB storage": rows_gb * (STORED_GB + BACKUP_GB),
-        "KMS": 3 * KMS_KEY + unwraps * KMS_CALL + replicas * 730 * 360 * KMS_CALL,
+        "KMS": 3 * KMS_KEY + (unwraps + heads) * KMS_CALL,
         "Secrets Manager": SECRET + replicas * 730 * 120 * SECRET_CALL,
         "audit log in CloudWatch": log_gb * (LOGS_INGESTED_GB + LOGS_STORED_GB),
     }

@@ -2,6 +2,8 @@
 //! only place that reads the environment.
 
 mod aws;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod reading;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -127,7 +129,7 @@ pub struct Audit {
     /// A call waits for its entry no longer.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
-    /// The KMS key whose MACs the heads of streams carry. Not built yet.
+    /// The ARN of the KMS key whose MACs the heads of streams carry.
     pub kms_mac_key: Option<String>,
 }
 

@@ -14,6 +14,11 @@
 //!
 //! Dependencies point down the list of modules below and never up; a test holds them to it.
 
+/// What the fuzz targets run.
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 pub mod grpc;
 pub mod ops;
 
@@ -22,6 +27,7 @@ pub mod audit;
 pub mod customers;
 pub mod jobs;
 pub mod observed;
+pub mod refresh;
 pub mod vault;
 
 pub mod keyring;

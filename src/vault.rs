@@ -2,6 +2,7 @@
 //! contain was checked at the edge, and how the row is written is `store::change`'s.
 
 mod batch;
+mod refreshing;
 mod reseal;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use batch::{Opened, Reading};
+pub use refreshing::{GivenLease, Refreshed};
 
 use crate::access::{DecryptCredential, DeleteCredential, EncryptCredential, GetCredential, ListCredentials, Permit};
 use crate::audit::entry::Subject;
@@ -16,11 +18,12 @@ use crate::audit::{AuditError, AuditLog, Changing, Disclosure, Event, Made, Orig
 use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
 use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
 use crate::keyring::{Keyring, KeyringError};
+use crate::refresh::waiting::Waiting;
 use crate::secret::stored::{self, DecodeError};
 use crate::secret::{Kind, Secret, View};
 use crate::store::{
-    Change, ChangeError, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Life, Living, Page, Revision,
-    State, StoreError, WriteId, change, filtered, row_time,
+    Change, ChangeError, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Leases, Life, Living, Page,
+    Revision, State, StoreError, WriteId, change, filtered, row_time,
 };
 
 /// Why nothing was sealed, opened, shown or erased.
@@ -53,6 +56,20 @@ pub enum VaultError {
     /// The customer has to consent again.
     #[error("the credential needs a new consent")]
     NeedsReauth,
+    /// There is no refresh token.
+    #[error("the credential has nothing to refresh it with")]
+    NotRefreshable,
+    /// Somebody else refreshes it, and did not come back in time.
+    #[error("the credential is being refreshed; its lease may be had from {available} on")]
+    RefreshInProgress {
+        /// From when on the lease may be had, if its holder does not come back.
+        available: Timestamp,
+        /// Its revision.
+        current: Revision,
+    },
+    /// The lease is not remembered, or is not the present one where it has to be.
+    #[error("the lease is lost: another one was given since, or it is not the caller's")]
+    LeaseLost,
     /// What is stored is no envelope.
     #[error("the stored envelope is malformed")]
     Malformed,
@@ -105,6 +122,9 @@ impl From<&VaultError> for Reason {
             E::ChangedConcurrently => Self::ChangedConcurrently,
             E::NoAccessView => Self::NoAccessView,
             E::NeedsReauth => Self::NeedsReauth,
+            E::NotRefreshable => Self::NotRefreshable,
+            E::RefreshInProgress { .. } => Self::RefreshInProgress,
+            E::LeaseLost => Self::LeaseLost,
             E::Malformed => Self::Malformed,
             E::NotAuthentic => Self::NotAuthentic,
             E::EncodingUnknown => Self::EncodingUnknown,
@@ -187,6 +207,7 @@ pub struct Vault {
     credentials: Arc<dyn Credentials>,
     keyring: Keyring,
     audit: AuditLog,
+    waiting: Waiting,
     clock: fn() -> Timestamp,
 }
 
@@ -199,7 +220,8 @@ impl Vault {
         audit: AuditLog,
         clock: fn() -> Timestamp,
     ) -> Self {
-        Self { deployment, credentials, keyring, audit, clock }
+        let waiting = Waiting::new(Arc::clone(&credentials));
+        Self { deployment, credentials, keyring, audit, waiting, clock }
     }
 
     /// Seals a secret and stores it. A retry under the same key changes nothing.
@@ -239,6 +261,8 @@ impl Vault {
             };
             let (lineage, root) = self.keyring.primary(&id.customer).await?;
             let envelope = self.seal(&root, lineage, id, hints.kind, revision, plaintext)?;
+            let (changes, leases) =
+                present.map_or_else(|| (Changes::default(), Leases::default()), |row| (row.changes, row.leases));
             let made = Change { key, caller: caller.clone(), revision, time: now };
             let row = CredentialRow {
                 id: id.clone(),
@@ -246,7 +270,8 @@ impl Vault {
                 revision,
                 create_time,
                 update_time: now,
-                changes: present.map_or_else(Changes::default, |row| row.changes).with(made),
+                changes: changes.with(made),
+                leases,
                 life: Life::Living(Living {
                     envelope: envelope.as_octets().to_vec(),
                     kind: hints.kind,
@@ -260,6 +285,7 @@ impl Vault {
             Ok(Decision::Replace(row, answer))
         })
         .await;
+        self.waiting.changed(id);
         entries.settle(encrypted, |made| Made { revision: Some(made.revision), lineage: made.lineage }).await
     }
 
@@ -405,6 +431,7 @@ impl Vault {
             }
         })
         .await;
+        self.waiting.changed(id);
         entries.settle(deleted, |()| Made::default()).await
     }
 

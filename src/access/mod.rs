@@ -5,6 +5,8 @@
 //! set in place. It does not know what the things are that it permits, nor whether they exist: so a refusal can't tell.
 
 mod asks;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod policies;
 mod texts;
 

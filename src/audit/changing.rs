@@ -44,6 +44,15 @@ impl<'a> Changing<'a> {
         Ok(())
     }
 
+    /// Another way was found, after all: what was announced, if anything was, is not done.
+    pub async fn withdraw(self, reason: Reason) {
+        let intent = self.intent.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(intent) = intent {
+            // The report shows it as unknown then: what comes instead has an entry of its own.
+            let _ = intent.failed(reason).await;
+        }
+    }
+
     /// How it went. What was answered without a write, or refused before one, has one entry.
     ///
     /// # Errors

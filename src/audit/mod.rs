@@ -13,6 +13,8 @@ pub mod entry;
 #[cfg(test)]
 mod fakes;
 pub mod finding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod heads;
 mod keeper;
 mod line;

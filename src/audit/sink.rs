@@ -70,6 +70,24 @@ pub fn open(settings: &config::Audit) -> Result<Box<dyn Sink>, SinkError> {
     }
 }
 
+/// Whether the service could write this file and, when it is full, begin another: for whoever wants to know before it starts. The
+/// file is neither made nor changed, and may be another process's. Beside it a file is made and taken away again.
+///
+/// # Errors
+/// A [`SinkError`], which names the file.
+pub fn try_file(path: &Path) -> Result<(), SinkError> {
+    let io = |error| SinkError::Io(path.to_owned(), error);
+    match std::fs::metadata(path) {
+        Ok(about) if !about.is_file() => return Err(SinkError::NotAFile(path.to_owned())),
+        Ok(_) => drop(OpenOptions::new().append(true).open(path).map_err(io)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
+    }
+    let beside = path.with_file_name(format!(".triseal-check-{:016x}", getrandom::u64().map_err(|e| io(e.into()))?));
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(io)?;
+    std::fs::remove_file(&beside).map_err(io)
+}
+
 /// Standard output, without the buffer that the standard library has for it.
 struct StandardOutput(File);
 

@@ -1,13 +1,12 @@
 //! What `tests/aws/up` started: where it answers, and names that no other test has. Tests that use it are ignored by plain `cargo test`.
+//!
+//! The integration tests include this file, too: it uses nothing of the crate.
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kms::config::Credentials;
-
-use crate::store::dynamodb::{DynamoStore, Table, TableNames};
 
 /// LocalStack: KMS and Secrets Manager.
 pub(crate) async fn localstack() -> SdkConfig {
@@ -19,11 +18,16 @@ pub(crate) async fn dynamodb() -> SdkConfig {
     config("AWS_ENDPOINT_URL_DYNAMODB").await
 }
 
-async fn config(endpoint: &str) -> SdkConfig {
+/// The SDK's settings, as `tests/aws/up` wrote them.
+pub(crate) fn variables() -> HashMap<String, String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/aws/env");
     let text = std::fs::read_to_string(path).expect("tests/aws/up has run");
-    let values: HashMap<_, _> = text.lines().filter_map(|line| line.split_once('=')).collect();
-    let value = |name: &str| values.get(name).unwrap_or_else(|| panic!("{name} stands in .tools/aws/env")).to_string();
+    text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+async fn config(endpoint: &str) -> SdkConfig {
+    let variables = variables();
+    let value = |name: &str| variables.get(name).unwrap_or_else(|| panic!("{name} stands in .tools/aws/env")).clone();
     let credentials = Credentials::new(value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY"), None, None, "tests");
     aws_config::defaults(BehaviorVersion::v2026_01_12())
         .region(Region::new(value("AWS_REGION")))
@@ -36,23 +40,4 @@ async fn config(endpoint: &str) -> SdkConfig {
 /// A name that begins so and that nothing else has.
 pub(crate) fn unique(beginning: &str) -> String {
     format!("{beginning}-{:016x}", getrandom::u64().expect("random numbers"))
-}
-
-/// Names of tables that are not there.
-pub(crate) fn table_names() -> TableNames {
-    let name = unique("test");
-    TableNames {
-        credentials: format!("{name}-credentials"),
-        customers: format!("{name}-customers"),
-        operations: format!("{name}-operations"),
-    }
-}
-
-/// A store on new tables.
-pub(crate) async fn tables() -> Arc<DynamoStore> {
-    let store = DynamoStore::new(&dynamodb().await, table_names());
-    for table in Table::ALL {
-        store.create(table).await.expect("a new table");
-    }
-    Arc::new(store)
 }

@@ -2,20 +2,18 @@
 
 #[path = "triseald/check.rs"]
 mod check;
+#[path = "triseald/development.rs"]
+mod development;
 #[path = "triseald/parts.rs"]
 mod parts;
 
 use std::alloc::System;
-use std::fs::{DirBuilder, File};
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64ct::{Base64, Encoding};
 use clap::{ArgGroup, Parser, Subcommand};
 use futures_util::FutureExt;
 use jiff::Timestamp;
@@ -23,24 +21,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
-use triseal::access::{Access, CreateCustomer};
+use triseal::access::Access;
 use triseal::audit::heads::CheckpointMac;
 use triseal::audit::{self, AuditLog, Timing};
 use triseal::config::{self, Settings};
 use triseal::crypto::{Codebase, Context, CustomerKey, Plaintext, Salt, Version, open, seal};
-use triseal::customers::{CustomerDirectory, CustomerError, destruction};
+use triseal::customers::{CustomerDirectory, destruction};
+use triseal::factors::KeySet;
 use triseal::factors::document::{Form, KeyDocument};
-use triseal::factors::{KeySet, local};
 use triseal::grpc::gate::Gate;
 use triseal::grpc::identity::Naming;
 use triseal::grpc::server;
 use triseal::grpc::tls::{Files, Tls};
-use triseal::ids::{Caller, CustomerId};
 use triseal::jobs::{self, Jobs, ReplicaId, Reporter};
 use triseal::keyring::{CacheLimits, Keyring, Sources};
 use triseal::ops::{self, Phase, Readiness};
 use triseal::store::Operations;
-use triseal::store::embedded::EmbeddedStore;
 use triseal::telemetry::dependency::{Dependency, Name};
 use triseal::telemetry::{self, metrics};
 use triseal::vault::Vault;
@@ -160,12 +156,13 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     // From the first moment: a start that takes long is alive, and not ready.
     tokio::spawn(ops::serve(ops_listener, Arc::clone(&readiness), numbers));
     if arguments.dev {
-        prepare_development(&settings, &arguments.data)?;
+        development::prepare(&settings, &arguments.data)?;
     }
 
     // The keys are read before a store is made: a start that is refused for them leaves none behind.
-    let sources = parts::Sources::new(&settings, &aws, &environment_state, &wrapper_state)?;
-    sources.environment.fetch().await.map_err(|error| parts::no_environment_keys(&settings, &error))?;
+    let wrapper = parts::wrapper(&settings, &aws, &wrapper_state)?;
+    let (environment, timing) = parts::environment(&settings, &aws, &environment_state)?;
+    environment.fetch().await.map_err(|error| parts::no_environment_keys(&settings, &error))?;
 
     let deployment = settings.deployment.clone();
     let store = parts::Store::new(&settings, &aws, &store_state)?;
@@ -173,12 +170,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         readiness.require_clock(Arc::clone(clock));
     }
     tokio::spawn(ops::probe(Arc::clone(&store.operations)));
-    let (customers, wrapper) = (store.customers, sources.wrapper);
-    let timing = sources.timing;
+    let customers = store.customers;
     let sources = Sources {
         deployment: deployment.clone(),
         codebase,
-        environment: sources.environment,
+        environment,
         wrapper: Arc::clone(&wrapper),
         customers: Arc::clone(&customers),
         operations: Arc::clone(&store.operations),
@@ -189,7 +185,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         max_age: settings.cache.max_age,
         customer_staleness: settings.cache.customer_staleness,
     };
-    let keyring = Keyring::start(sources, timing, limits).await?;
+    let keyring = Keyring::start(sources, timing, limits).await;
+    let keyring = keyring.map_err(|error| parts::no_keyring(&settings, &error))?;
     self_check(&keyring).await?;
 
     let audit =
@@ -228,7 +225,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }));
     tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
     if arguments.dev {
-        provision_demo(&directory).await?;
+        development::provision_demo(&directory).await?;
     }
 
     // Before it serves: none seals that the jobs of others don't know of.
@@ -289,7 +286,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     // Settled only while the store answers.
     if let Some(Err(error)) = keyring.proven().now_or_never() {
-        return Err(error.into());
+        return Err(parts::not_compared(&error));
     }
     info!("stopped");
     Ok(())
@@ -310,17 +307,6 @@ async fn start_audit(
     let sink = audit::sink::open(settings)?;
     let timing = Timing { fsync_interval: settings.fsync_interval, timeout: settings.timeout };
     Ok(AuditLog::start(sink, timing, heads, mac, Timestamp::now).await?)
-}
-
-/// The customer of the README's first lines, made by whoever runs `--dev`, whatever policy is in force. Idempotent: a first start may
-/// have been killed before it came so far.
-async fn provision_demo(directory: &CustomerDirectory) -> Result<(), Failure> {
-    let demo = CreateCustomer(CustomerId::parse("demo")?);
-    let permit = Access::development()?.permit(&Caller::insecure_plaintext(), demo)?;
-    match directory.create(&permit).await {
-        Ok(_) | Err(CustomerError::Destroyed) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn start_tls(settings: &config::Tls) -> Result<Arc<Tls>, Failure> {
@@ -368,67 +354,6 @@ fn codebase_keys(settings: &Settings, dev: bool) -> Result<KeySet<Codebase>, Fai
             "settings: factors.codebase_primary: this binary has no enabled codebase key of that version: name another, or leave it out"
                 .into()
         }),
-    }
-}
-
-/// Makes what `--dev` needs, where there is nothing. A key is never made beside a store: the store's records would not open
-/// under it.
-fn prepare_development(settings: &Settings, data: &Path) -> Result<(), Failure> {
-    let store = &settings.store.embedded.path;
-    // What can't be looked at is there: whoever opens it tells what is wrong with it.
-    let exists = |path: &Path| path.try_exists().unwrap_or(true);
-    make_directory(data)
-        .map_err(|error| format!("{} can't be made: {error}: name another directory by --data", data.display()))?;
-    let fresh = !exists(store);
-    let lacks_a_key = [&settings.factors.local.master_key, &settings.factors.file.path].iter().any(|key| !exists(key));
-    if !fresh && lacks_a_key {
-        // What stands in the store's place may be none, and then no key is missing.
-        drop(EmbeddedStore::open(store, &settings.deployment)?);
-    }
-    let mut key = Zeroizing::new([0; 32]);
-
-    getrandom::fill(key.as_mut())?;
-    // Of its final size from the start, so that it does not grow and leave a copy behind.
-    let mut encoded = Zeroizing::new([0; 45]);
-    Base64::encode(key.as_ref(), encoded.as_mut())?;
-    encoded[44] = b'\n';
-    make_key_file(&settings.factors.local.master_key, encoded.as_ref(), fresh)?;
-
-    getrandom::fill(key.as_mut())?;
-    let document = KeyDocument::first(key, Timestamp::now()).to_json(Form::Environment);
-    make_key_file(&settings.factors.file.path, document.as_bytes(), fresh)
-}
-
-/// With those above it that are missing. The name of each is on disk only when the one above it is.
-fn make_directory(path: &Path) -> io::Result<()> {
-    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
-    let missing: Vec<_> = path.ancestors().take_while(is_missing).collect();
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    for made in missing {
-        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(above)?.sync_all()?;
-    }
-    Ok(())
-}
-
-fn make_key_file(path: &Path, content: &[u8], fresh: bool) -> Result<(), Failure> {
-    if path.try_exists().unwrap_or(true) {
-        return Ok(());
-    }
-    if !fresh {
-        return Err(format!(
-            "{} is missing, and the store beside it has records that need it: put the file back, \
-             or start over with another --data directory",
-            path.display()
-        )
-        .into());
-    }
-    match local::create(path, content) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(format!("{} can't be made: {error}: name another directory by --data", path.display()).into())
-        }
-        // Another process was quicker: its key is as good.
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -3,6 +3,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 
+mod deployed;
+
 /// The settings of a file, with these variables in the environment.
 fn read_with(text: &str, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
     Settings::from_toml(text, &Overrides::of(variables.iter().map(|(name, value)| (name.into(), value.into())))?)

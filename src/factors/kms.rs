@@ -63,7 +63,7 @@ impl KeyWrapper for KmsWrapper {
             .await
             .map_err(|error| factor_error(&error))?;
         answered_by(&self.wrap_with, answer.key_id())?;
-        wrapped(answer.ciphertext_blob, &self.wrap_with)
+        wrapped_key(answer.ciphertext_blob, &self.wrap_with)
     }
 
     async fn unwrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError> {
@@ -87,14 +87,14 @@ impl KeyWrapper for KmsWrapper {
         Ok(CustomerKey::new(octets))
     }
 
-    async fn rewrap(&self, context: &WrapContext<'_>, under: &WrappedKey) -> Result<WrappedKey, FactorError> {
-        let source = self.configured(under)?;
+    async fn rewrap(&self, context: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        let source = self.configured(wrapped)?;
         let answer = self
             .client
             .re_encrypt()
             .source_key_id(source)
             .destination_key_id(&self.wrap_with)
-            .ciphertext_blob(Blob::new(under.octets.as_slice()))
+            .ciphertext_blob(Blob::new(wrapped.octets.as_slice()))
             .set_source_encryption_context(Some(entries(context)))
             .set_destination_encryption_context(Some(entries(context)))
             .send()
@@ -102,7 +102,7 @@ impl KeyWrapper for KmsWrapper {
             .map_err(|error| factor_error(&error))?;
         answered_by(source, answer.source_key_id())?;
         answered_by(&self.wrap_with, answer.key_id())?;
-        wrapped(answer.ciphertext_blob, &self.wrap_with)
+        wrapped_key(answer.ciphertext_blob, &self.wrap_with)
     }
 
     fn wraps_with(&self) -> &str {
@@ -167,7 +167,7 @@ fn answered_by(asked: &str, answered: Option<&str>) -> Result<(), FactorError> {
     }
 }
 
-fn wrapped(blob: Option<Blob>, arn: &str) -> Result<WrappedKey, FactorError> {
+fn wrapped_key(blob: Option<Blob>, arn: &str) -> Result<WrappedKey, FactorError> {
     let octets = blob.map(Blob::into_inner).filter(|octets| !octets.is_empty());
     let octets = octets.ok_or_else(|| FactorError::Away("KMS answered without a wrapped key".to_owned()))?;
     Ok(WrappedKey { octets, kms_key_arn: arn.to_owned() })

@@ -95,9 +95,12 @@ impl LocalWrapper {
         if decoded != 32 || *octets == [0; 32] {
             return Err(bad());
         }
-        let key = LocalWrappingKey::new(octets);
+        Ok(Self::of(LocalWrappingKey::new(octets)))
+    }
+
+    pub(crate) fn of(key: LocalWrappingKey) -> Self {
         let name = format!("local:{:032x}", u128::from_be_bytes(fingerprint(&key).0));
-        Ok(Self { key, name })
+        Self { key, name }
     }
 
     fn wrap(&self, context: &WrapContext<'_>, key: &CustomerKey) -> Result<WrappedKey, FactorError> {

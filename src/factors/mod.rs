@@ -1,7 +1,7 @@
 //! The three factors: their versions, and where each comes from.
 //!
-//! The ports are filled by Secrets Manager ([`secrets_manager`]) and KMS ([`kms`]) in production and by files in development ([`local`]). A source says what
-//! it knows and what went wrong; it never makes a key because a read failed.
+//! The ports are filled by Secrets Manager ([`secrets_manager`]) and KMS ([`kms`]) in production and by files in development
+//! ([`local`]). A source says what it knows and what went wrong; it never makes a key because a read failed.
 
 pub mod document;
 // Not beside the document, which the build script compiles, too.

@@ -69,6 +69,24 @@ pub(super) enum Phase {
     Disowned,
 }
 
+/// When a call ends, for a handler that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline(Instant);
+
+impl Deadline {
+    /// The time that a handler needs after it has waited.
+    const MARGIN: Duration = Duration::from_millis(500);
+
+    /// Until when a handler may wait that would wait for so long.
+    pub(super) fn wait_until<T>(request: &tonic::Request<T>, wait: Duration) -> Instant {
+        let until = Instant::now() + wait;
+        match request.extensions().get::<Self>() {
+            Some(Self(end)) => until.min(end.checked_sub(Self::MARGIN).unwrap_or(*end)),
+            None => until,
+        }
+    }
+}
+
 /// Serves the calls of one connection.
 pub(super) struct ConnectionService {
     endpoint: Arc<Endpoint>,
@@ -90,7 +108,7 @@ impl ConnectionService {
     }
 
     /// Serves one of the protocol's methods.
-    fn rpc<B>(&self, rpc: &Arc<Rpc>, request: Request<B>) -> BoxFuture<'static, Response<CallBody>>
+    fn rpc<B>(&self, rpc: &Arc<Rpc>, mut request: Request<B>) -> BoxFuture<'static, Response<CallBody>>
     where
         B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
     {
@@ -100,6 +118,7 @@ impl ConnectionService {
             Err(refused) => return Box::pin(std::future::ready(call.answer(refused.into_http()))),
         }
         let deadline = deadline(request.headers());
+        request.extensions_mut().insert(Deadline(Instant::now() + deadline));
         let handled = AssertUnwindSafe(self.endpoint.routes.clone().call(request)).catch_unwind();
         Box::pin(async move {
             let answer = match timeout(deadline, handled).await {

@@ -3,6 +3,7 @@
 
 mod batch;
 mod jobs;
+mod refresh;
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use jiff::Timestamp;
@@ -13,6 +14,7 @@ pub(super) use batch::{batch_request, batch_response, room_for_secrets};
 pub(super) use jobs::{
     job_id, job_message, list_jobs_request, list_jobs_response, list_replicas_response, retire_request, start_request,
 };
+pub(super) use refresh::{abandon_request, acquire_request, acquired, complete_request, mark_request};
 
 use super::status::bad_fields;
 use super::wire::v1;
@@ -99,12 +101,19 @@ impl Check {
         parsed
     }
 
-    fn revision(&mut self, number: Option<u64>) -> Option<Revision> {
+    fn revision(&mut self, field: &str, number: Option<u64>) -> Option<Revision> {
         let revision = Revision::new(number?);
         if revision.is_none() {
-            self.wrong("if_revision", "must be at least 1");
+            self.wrong(field, "must be at least 1");
         }
         revision
+    }
+
+    fn idempotency_key(&mut self, key: &str) -> Option<IdempotencyKey> {
+        if key.len() > MAX_IDEMPOTENCY_KEY || !key.bytes().all(|octet| octet.is_ascii_graphic()) {
+            self.wrong("idempotency_key", format!("must have at most {MAX_IDEMPOTENCY_KEY} visible ASCII characters"));
+        }
+        (!key.is_empty()).then(|| IdempotencyKey::given(key))
     }
 
     fn page_size(&mut self, size: i32) -> usize {
@@ -139,11 +148,7 @@ pub(super) fn encrypt_request(request: v1::EncryptCredentialRequest) -> Result<E
         Some(None) => Condition::Absent,
         Some(Some(revision)) => Condition::At(revision),
     };
-    let key = request.idempotency_key;
-    if key.len() > MAX_IDEMPOTENCY_KEY || !key.bytes().all(|octet| octet.is_ascii_graphic()) {
-        check.wrong("idempotency_key", format!("must have at most {MAX_IDEMPOTENCY_KEY} visible ASCII characters"));
-    }
-    let key = (!key.is_empty()).then(|| IdempotencyKey::given(&key));
+    let key = check.idempotency_key(&request.idempotency_key);
     let request = id.zip(secret).map(|(id, secret)| EncryptRequest { id, secret, condition, key });
     check.done(request)
 }
@@ -162,7 +167,7 @@ pub(super) fn decrypt_request(
 ) -> Result<(DecryptCredential, Option<Revision>), Status> {
     let mut check = Check::default();
     let id = check.credential(&request.customer_id, &request.credential_id);
-    let revision = check.revision(request.if_revision);
+    let revision = check.revision("if_revision", request.if_revision);
     let view = match v1::View::try_from(request.view) {
         Ok(v1::View::Unspecified | v1::View::Access) => View::Access,
         Ok(v1::View::Full) => View::Full,
@@ -185,7 +190,7 @@ pub(super) fn delete_request(
 ) -> Result<(CredentialRef, Option<Revision>), Status> {
     let mut check = Check::default();
     let id = check.credential(&request.customer_id, &request.credential_id);
-    let revision = check.revision(request.if_revision);
+    let revision = check.revision("if_revision", request.if_revision);
     check.done(id.map(|id| (id, revision)))
 }
 
@@ -301,15 +306,17 @@ fn secret_from(check: &mut Check, secret: Option<v1::Secret>) -> Option<Secret> 
         return None;
     };
     match &mut value {
-        v1::secret::Value::SalesforceOauth(oauth) => salesforce_from(check, oauth),
+        v1::secret::Value::SalesforceOauth(oauth) => {
+            Some(Secret::SalesforceOAuth(salesforce_from(check, "secret.salesforce_oauth", oauth)))
+        }
         v1::secret::Value::Password(password) => Some(password_from(check, password)),
         v1::secret::Value::Opaque(opaque) => Some(opaque_from(check, opaque)),
     }
 }
 
-fn salesforce_from(check: &mut Check, oauth: &mut v1::SalesforceOAuth) -> Option<Secret> {
+fn salesforce_from(check: &mut Check, at: &str, oauth: &mut v1::SalesforceOAuth) -> SalesforceOAuth {
     use std::mem::take;
-    let name = |field: &str| format!("secret.salesforce_oauth.{field}");
+    let name = |field: &str| format!("{at}.{field}");
     check.required(&name("access_token"), oauth.access_token.as_bytes(), MAX_TOKEN);
     check.text(&name("refresh_token"), &oauth.refresh_token, MAX_TOKEN);
     check.url(&name("instance_url"), &oauth.instance_url);
@@ -323,7 +330,7 @@ fn salesforce_from(check: &mut Check, oauth: &mut v1::SalesforceOAuth) -> Option
     }
     let issue_time = check.time(&name("issue_time"), oauth.issue_time.as_ref());
     let expire_time = check.time(&name("access_token_expire_time"), oauth.access_token_expire_time.as_ref());
-    Some(Secret::SalesforceOAuth(SalesforceOAuth {
+    SalesforceOAuth {
         access_token: SecretString::new(take(&mut oauth.access_token)),
         refresh_token: SecretString::new(take(&mut oauth.refresh_token)),
         instance_url: take(&mut oauth.instance_url),
@@ -332,7 +339,7 @@ fn salesforce_from(check: &mut Check, oauth: &mut v1::SalesforceOAuth) -> Option
         scopes: take(&mut oauth.scopes),
         issue_time,
         access_token_expire_time: expire_time,
-    }))
+    }
 }
 
 fn password_from(check: &mut Check, password: &mut v1::Password) -> Secret {

@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::call::Deadline;
 use super::convert;
 use super::gate::Gate;
 use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialService;
-use crate::access::{DeleteCredential, EncryptCredential, GetCredential, ListCredentials};
+use crate::access::{
+    AbandonRefresh, AcquireRefresh, CompleteRefresh, DeleteCredential, EncryptCredential, GetCredential,
+    ListCredentials, MarkNeedsReauth,
+};
 use crate::audit::Event;
 use crate::vault::{Reading, Vault};
 
@@ -104,5 +108,52 @@ impl CredentialService for Credentials {
         let permit = self.gate.permit(&caller, Event::DeleteCredential, DeleteCredential(id)).await?;
         self.vault.delete(&permit, revision).await?;
         Ok(Response::new(v1::DeleteCredentialResponse {}))
+    }
+
+    async fn acquire_refresh(
+        &self,
+        request: Request<v1::AcquireRefreshRequest>,
+    ) -> Result<Response<v1::AcquireRefreshResponse>, Status> {
+        let caller = self.gate.caller(&request)?;
+        let (id, asked) = convert::acquire_request(request.get_ref())?;
+        let until = Deadline::wait_until(&request, asked.wait);
+        let permit = self.gate.permit(&caller, Event::AcquireRefresh, AcquireRefresh(id)).await?;
+        Ok(Response::new(convert::acquired(self.vault.acquire_refresh(&permit, &asked, until).await?)))
+    }
+
+    async fn complete_refresh(
+        &self,
+        request: Request<v1::CompleteRefreshRequest>,
+    ) -> Result<Response<v1::CompleteRefreshResponse>, Status> {
+        let caller = self.gate.caller(&request)?;
+        let (id, token, oauth) = convert::complete_request(request.into_inner())?;
+        let permit = self.gate.permit(&caller, Event::CompleteRefresh, CompleteRefresh(id)).await?;
+        let credential = self.vault.complete_refresh(&permit, &token, &oauth).await?;
+        let credential = Some(convert::credential_message(&credential));
+        Ok(Response::new(v1::CompleteRefreshResponse { credential }))
+    }
+
+    async fn abandon_refresh(
+        &self,
+        request: Request<v1::AbandonRefreshRequest>,
+    ) -> Result<Response<v1::AbandonRefreshResponse>, Status> {
+        let caller = self.gate.caller(&request)?;
+        let (id, token, cause, reason) = convert::abandon_request(request.get_ref())?;
+        let permit = self.gate.permit(&caller, Event::AbandonRefresh, AbandonRefresh(id)).await?;
+        let credential = self.vault.abandon_refresh(&permit, &token, cause, &reason).await?;
+        let credential = Some(convert::credential_message(&credential));
+        Ok(Response::new(v1::AbandonRefreshResponse { credential }))
+    }
+
+    async fn mark_needs_reauth(
+        &self,
+        request: Request<v1::MarkNeedsReauthRequest>,
+    ) -> Result<Response<v1::MarkNeedsReauthResponse>, Status> {
+        let caller = self.gate.caller(&request)?;
+        let (id, reason, revision) = convert::mark_request(request.get_ref())?;
+        let permit = self.gate.permit(&caller, Event::MarkNeedsReauth, MarkNeedsReauth(id)).await?;
+        let credential = self.vault.mark_needs_reauth(&permit, &reason, revision).await?;
+        let credential = Some(convert::credential_message(&credential));
+        Ok(Response::new(v1::MarkNeedsReauthResponse { credential }))
     }
 }

@@ -6,6 +6,8 @@ mod connection;
 mod convert;
 pub mod credential;
 pub mod customer;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod gate;
 pub mod identity;
 pub mod key;

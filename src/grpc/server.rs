@@ -61,6 +61,30 @@ pub struct Services {
     pub load: Load,
 }
 
+impl Services {
+    /// The protocol's services beside others; at most `limit` of its calls at a time.
+    pub(super) fn endpoint(self, others: Routes, limit: usize) -> Result<Endpoint, ServeError> {
+        let Self { gate, vault, directory, jobs, load } = self;
+        let routes = others
+            .add_service(
+                CredentialServiceServer::new(Credentials::new(gate.clone(), vault))
+                    .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
+                    .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
+            )
+            .add_service(
+                CustomerServiceServer::new(Customers::new(gate.clone(), Arc::clone(&directory)))
+                    .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
+                    .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
+            )
+            .add_service(
+                KeyServiceServer::new(Keys::new(gate, directory, jobs))
+                    .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
+                    .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
+            );
+        Ok(Endpoint::new(routes.prepare(), rpcs(v1::DESCRIPTORS)?, limit, load))
+    }
+}
+
 /// What is set, of all that limits the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -91,30 +115,15 @@ pub async fn serve(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let Services { gate, vault, directory, jobs, load } = services;
+    let waiting = Arc::clone(&services.vault);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CredentialServiceServer<Credentials>>().await;
     health.set_serving::<CustomerServiceServer<Customers>>().await;
     health.set_serving::<KeyServiceServer<Keys>>().await;
     let routes = Routes::new(health_service.max_decoding_message_size(limits::MAX_NAME_OCTETS))
         .add_service(reflection().build_v1()?.max_decoding_message_size(limits::MAX_NAME_OCTETS))
-        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(limits::MAX_NAME_OCTETS))
-        .add_service(
-            CredentialServiceServer::new(Credentials::new(gate.clone(), vault))
-                .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
-                .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
-        )
-        .add_service(
-            CustomerServiceServer::new(Customers::new(gate.clone(), Arc::clone(&directory)))
-                .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
-                .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
-        )
-        .add_service(
-            KeyServiceServer::new(Keys::new(gate, directory, jobs))
-                .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
-                .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
-        );
-    let endpoint = Endpoint::new(routes.prepare(), rpcs(v1::DESCRIPTORS)?, limits.concurrent_requests, load);
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(limits::MAX_NAME_OCTETS));
+    let endpoint = services.endpoint(routes, limits.concurrent_requests)?;
 
     let stop = async move {
         stop.await;
@@ -123,6 +132,7 @@ pub async fn serve(
         health.set_not_serving::<CredentialServiceServer<Credentials>>().await;
         health.set_not_serving::<CustomerServiceServer<Customers>>().await;
         health.set_not_serving::<KeyServiceServer<Keys>>().await;
+        waiting.stop_waiting();
     };
     let connection_limits = ConnectionLimits { number: limits::MAX_CONNECTIONS, age: limits.connection_age };
     let mut connections = Connections::accept(listener, handshake, endpoint, connection_limits, stop).await;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use http::HeaderMap;
+use jiff::Timestamp;
 use prost::Message;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
@@ -35,6 +36,8 @@ const RETRY_THROTTLED: Duration = Duration::from_secs(2);
 const RETRY_ENCODING: Duration = Duration::from_secs(30);
 /// When to try again where too much was asked for at once. Another replica may do it at once.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
+/// When to ask again for tokens that somebody else refreshes: whoever can wait does so within the call.
+const RETRY_REFRESH: Duration = Duration::from_secs(1);
 
 /// Every reason there is or will be, for counting. What is not here is counted as none, and fails the tests of this file.
 const REASONS: &[&str] = &[
@@ -87,11 +90,12 @@ struct Told {
     message: String,
     retry: Option<Duration>,
     current: Option<Revision>,
+    available: Option<Timestamp>,
 }
 
 impl Told {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), retry: None, current: None }
+        Self { code, reason, message: message.into(), retry: None, current: None, available: None }
     }
 
     fn retry_after(self, delay: Duration) -> Self {
@@ -102,10 +106,16 @@ impl Told {
         Self { current: Some(current), ..self }
     }
 
+    fn available_from(self, time: Timestamp) -> Self {
+        Self { available: Some(time), ..self }
+    }
+
     fn into_status(self) -> Status {
-        let metadata = self.current.map(|revision| ("current_revision".to_owned(), revision.get().to_string()));
+        let current = self.current.map(|revision| ("current_revision".to_owned(), revision.get().to_string()));
+        let available = self.available.map(|time| ("lease_available_time".to_owned(), time.to_string()));
+        let metadata = current.into_iter().chain(available);
         let mut details = ErrorDetails::new();
-        details.set_error_info(self.reason, DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
+        details.set_error_info(self.reason, DOMAIN, metadata.collect::<HashMap<_, _>>());
         if let Some(delay) = self.retry {
             details.set_retry_info(Some(delay));
         }
@@ -190,6 +200,12 @@ pub(super) fn outcome(headers: &HeaderMap) -> Option<(&'static str, &'static str
     Some((code, known.copied().unwrap_or_default()))
 }
 
+/// Whether a reason is one of the protocol's.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn is_reason(reason: &str) -> bool {
+    REASONS.contains(&reason)
+}
+
 /// As the protocol writes it.
 pub(super) fn code_name(code: Code) -> &'static str {
     match code {
@@ -249,6 +265,12 @@ impl From<VaultError> for Status {
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
             E::NoAccessView => Told::new(Code::FailedPrecondition, "NO_ACCESS_VIEW", text),
             E::NeedsReauth => Told::new(Code::FailedPrecondition, "NEEDS_REAUTH", text),
+            E::NotRefreshable => Told::new(Code::FailedPrecondition, "NOT_REFRESHABLE", text),
+            E::RefreshInProgress { available, current } => {
+                let told = Told::new(Code::FailedPrecondition, "REFRESH_IN_PROGRESS", text);
+                told.at(current).available_from(available).retry_after(RETRY_REFRESH)
+            }
+            E::LeaseLost => Told::new(Code::Aborted, "LEASE_LOST", text),
             E::Malformed => corrupt("MALFORMED", text),
             E::NotAuthentic => corrupt("NOT_AUTHENTIC", text),
             E::EncodingUnknown => Told::new(Code::Unavailable, "ENCODING_UNKNOWN", text).retry_after(RETRY_ENCODING),
@@ -357,7 +379,7 @@ fn from_store(error: StoreError) -> Told {
     use StoreError as E;
     let unavailable = || Told::new(Code::Unavailable, "STORE_UNAVAILABLE", "the store does not answer");
     match error {
-        E::Throttled => Told::new(Code::ResourceExhausted, "OVERLOADED", "the store has more to write than it can")
+        E::Throttled => Told::new(Code::ResourceExhausted, "OVERLOADED", "the store asks for fewer requests")
             .retry_after(RETRY_AWAY),
         E::Newer => Told::new(Code::Unavailable, "ENCODING_UNKNOWN", error.to_string()).retry_after(RETRY_ENCODING),
         E::Away(_) => {

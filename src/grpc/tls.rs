@@ -4,6 +4,8 @@
 //! early data: a resumed session would skip the certificate, and with it a revocation. Connections live for minutes, so a full
 //! handshake for each is cheap.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod material;
 pub mod pem;
 mod refusal;

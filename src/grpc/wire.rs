@@ -55,3 +55,4 @@ where
 }
 
 prints_as_its_name!(v1::SalesforceOAuth, v1::Password, v1::Opaque);
+prints_as_its_name!(v1::RefreshLease, v1::CompleteRefreshRequest, v1::AbandonRefreshRequest);

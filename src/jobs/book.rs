@@ -226,6 +226,15 @@ impl Jobs {
         self.update(&job.id, |present| Ok(present.is_none().then(|| job.clone()))).await
     }
 
+    /// A count under a name that is known before, for fuzzing.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) async fn start_count_as(&self, caller: &Caller, id: JobId) -> Result<Job, JobError> {
+        let entries = Changing::new(&self.0.audit, origin(caller, &id), Event::StartReencryption, Subject::default());
+        let asked = Asked { kind: JobKind::Reencryption, customer: None, dry_run: true, rate: None };
+        let started = self.enter(caller, id, asked, &entries, row_time((self.0.clock)())).await;
+        entries.settle(started, |_| Made::default()).await
+    }
+
     /// A job and how far its present pass has come.
     ///
     /// # Errors

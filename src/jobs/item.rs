@@ -188,6 +188,9 @@ fn of_record(error: &VaultError) -> Failed {
         | E::IdempotencyKeyReused
         | E::NoAccessView
         | E::NeedsReauth
+        | E::NotRefreshable
+        | E::RefreshInProgress { .. }
+        | E::LeaseLost
         | E::NoRoom
         | E::SecretTooLong
         | E::Internal(_) => Failed::Item(Outcome::Failed(reason)),

@@ -119,7 +119,8 @@ impl EnvironmentKeys {
         }
     }
 
-    /// Reads the keys now, at most once in [`ASK_AGAIN`], and waits for at most [`ASKED`]. `None`: not again so soon, and no answer is on its way.
+    /// Reads the keys now, at most once in [`ASK_AGAIN`], and waits for at most [`ASKED`]. `None`: not again so soon, and no answer
+    /// is on its way.
     async fn ask(self: &Arc<Self>) -> Option<Result<(), EnvironmentError>> {
         let read = if self.may_ask() {
             timeout(ASKED, self.read()).await

@@ -46,13 +46,31 @@ pub enum ChangeError {
 /// # Errors
 /// The decision's own, and a [`ChangeError`]. After [`StoreError::Away`] the change may have happened, or happen yet; after no other
 /// error. So while a write of ours is unaccounted for, whatever fails is told as that.
-pub async fn change<R, A, E, F>(rows: &R, id: &R::Id, mut decide: impl FnMut(Option<R::Row>) -> F) -> Result<A, E>
+pub async fn change<R, A, E, F>(rows: &R, id: &R::Id, decide: impl FnMut(Option<R::Row>) -> F) -> Result<A, E>
 where
     R: Rows + ?Sized,
     F: Future<Output = Result<Decision<R::Write, A>, E>>,
     E: From<ChangeError>,
 {
-    let mut present = rows.get(id).await.map_err(ChangeError::from)?;
+    let present = rows.get(id).await.map_err(ChangeError::from)?;
+    change_from(rows, id, present, decide).await
+}
+
+/// [`change`], where the row was read before: it may have changed since, and then the first write is refused.
+///
+/// # Errors
+/// As [`change`].
+pub async fn change_from<R, A, E, F>(
+    rows: &R,
+    id: &R::Id,
+    mut present: Option<R::Row>,
+    mut decide: impl FnMut(Option<R::Row>) -> F,
+) -> Result<A, E>
+where
+    R: Rows + ?Sized,
+    F: Future<Output = Result<Decision<R::Write, A>, E>>,
+    E: From<ChangeError>,
+{
     // A write of ours was not answered, and the row is still the one that it replaces: it may land yet.
     let mut unanswered = None;
     for attempt in 0..=ATTEMPTS {

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::rows::from_microsecond;
 use super::{
-    Change, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Erasure, Extent,
-    IdempotencyKey, KeyRow, KeyVersion, KeyVersionState, Life, Living, OperationId, OperationRow, Operations, Replaced,
-    Revision, Rows, State, Versioned, WriteId,
+    AbandonCause, Change, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers,
+    Erasure, Extent, IdempotencyKey, KeyRow, KeyVersion, KeyVersionState, Lease, LeaseEnd, Leases, Life, Living,
+    OperationId, OperationRow, Operations, Replaced, Revision, Rows, State, TokenHash, Versioned, WriteId,
 };
 use crate::crypto::Version;
 use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId};
@@ -177,7 +177,9 @@ async fn a_credential_is_removed_on_its_write_id_alone(credentials: &dyn Credent
 
 async fn every_field_is_read_as_it_was_written(backend: &Backend<'_>) {
     for (index, life) in lives().into_iter().enumerate() {
-        let row = CredentialRow { life, ..living("fields", &format!("credential-{index}")) };
+        // As many leases as a row can have, and fewer.
+        let leases = leases().into_iter().skip(index % 5).fold(Leases::default(), |leases, lease| leases.with(lease));
+        let row = CredentialRow { life, leases, ..living("fields", &format!("credential-{index}")) };
         done(backend.credentials.replace(None, row.clone()).await);
         assert_eq!(backend.credentials.get(&row.id).await.unwrap(), Some(row));
     }
@@ -471,6 +473,24 @@ fn lives() -> Vec<Life> {
     lives
 }
 
+/// One for each way in which a lease can end.
+fn leases() -> Vec<Lease> {
+    let completed = LeaseEnd::Completed { made: Revision::new(u64::MAX).unwrap(), time: time(-1) };
+    let abandoned = [AbandonCause::InvalidGrant, AbandonCause::Transient].map(LeaseEnd::Abandoned);
+    let ends = [None, Some(completed), Some(abandoned[0]), Some(abandoned[1])];
+    let leases = ends.into_iter().enumerate().map(|(index, end)| Lease {
+        token: TokenHash::of(&[index as u8]),
+        key: IdempotencyKey::given("acquire"),
+        caller: Caller::new("spiffe://example.org/realtask"),
+        revision: Revision::new(u64::MAX - 1).unwrap(),
+        time: time(1_764_000_000_000_000),
+        expire_time: time(1_764_000_060_000_000),
+        after_lapse: index % 2 == 1,
+        end,
+    });
+    leases.collect()
+}
+
 pub(crate) fn time(microsecond: i64) -> Timestamp {
     from_microsecond(microsecond).unwrap()
 }
@@ -502,6 +522,7 @@ pub(crate) fn living(customer: &str, credential: &str) -> CredentialRow {
         create_time: time(1_764_000_000_000_002),
         update_time: time(1_764_000_000_000_003),
         changes: Changes::default().with(change("first", 1)).with(change("second", u64::MAX)),
+        leases: Leases::default(),
         life: Life::Living(Living {
             envelope: vec![7; 300],
             kind: Kind::SalesforceOAuth,

@@ -2,11 +2,12 @@
 //! its write id beside them as attributes; docs/adr/0008 says why. It never overwrites what it can't read, and makes no table unless
 //! an operator asks for it.
 //!
-//! Requests and what DynamoDB answers to them are in `wire`.
+//! Requests and what DynamoDB answers to them are in `wire` and `write`.
 
 mod date;
 mod tables;
 mod wire;
+mod write;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,11 +20,13 @@ use super::{
     CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KeyRow, Met, OperationId, OperationRow,
     Operations, Page, Replaced, Rows, StoreError, WriteId,
 };
+use crate::config;
 use crate::crypto::Version;
 use crate::ids::{CredentialId, CredentialRef, CustomerId};
 pub use tables::{Created, Table};
 pub use wire::DynamoStore;
-use wire::{Beside, Item, Key, Put};
+use wire::{Item, Key};
+use write::{Beside, Put};
 
 /// The names of the tables.
 #[derive(Clone, Debug)]
@@ -38,6 +41,16 @@ pub struct TableNames {
 
 /// A walk over all credentials is cut into so many segments of a parallel scan: more than there are replicas to take them.
 const PARTS: u32 = 16;
+impl From<&config::Dynamodb> for TableNames {
+    fn from(settings: &config::Dynamodb) -> Self {
+        Self {
+            credentials: settings.credentials_table.clone(),
+            customers: settings.customers_table.clone(),
+            operations: settings.operations_table.clone(),
+        }
+    }
+}
+
 /// The sort key of a customer's own row.
 const CUSTOMER: &str = "customer";
 /// Rows of one request for [`all_operations`].
@@ -361,4 +374,4 @@ fn bad_row(bad: BadRow) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -151,6 +151,16 @@ impl EmbeddedStore {
         Self::over(path, db)
     }
 
+    /// A new store that nothing outlives, for what is run again and again.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn in_memory(deployment: &Deployment) -> Result<Self, OpenError> {
+        let path = Path::new("memory");
+        let db = builder().create_with_backend(redb::backends::InMemoryBackend::new());
+        let db = db.map_err(|error| open_error(path, error))?;
+        mark(&db, deployment).map_err(|error| damaged(path, &error))?;
+        Self::over(path, db)
+    }
+
     /// A store over a database of ours.
     fn over(path: &Path, db: Database) -> Result<Self, OpenError> {
         let view = Arc::new(View::new(db).map_err(|error| damaged(path, &error))?);

@@ -8,14 +8,17 @@ use jiff::Timestamp;
 use minicbor::{Decode, Encode};
 
 use super::rows::{
-    Change, Changes, CredentialRow, CustomerRow, CustomerState, Erasure, IdempotencyKey, KeyRow, KeyVersion,
-    KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, WriteId, from_microsecond,
+    AbandonCause, Change, Changes, CredentialRow, CustomerRow, CustomerState, Erasure, IdempotencyKey, KeyRow,
+    KeyVersion, KeyVersionState, Lease, LeaseEnd, Leases, Life, Living, OperationId, OperationRow, Revision, State,
+    TokenHash, WriteId, from_microsecond,
 };
 use crate::crypto::Version;
 use crate::ids::{Caller, CredentialRef, CustomerId};
 use crate::secret::Kind;
 
 const FORMAT: u8 = 1;
+/// A credential that has leases: a release that does not know them must not rewrite the row without.
+const FORMAT_WITH_LEASES: u8 = 2;
 const WRITE_ID_OCTETS: usize = 16;
 
 /// Why octets are not read as a row. Says where, and nothing of what stands there.
@@ -40,6 +43,34 @@ struct CredentialFields<'a> {
     living: Option<LivingFields<'a>>,
     #[n(5)]
     delete_time: Option<i64>,
+    #[b(6)]
+    leases: Option<Vec<LeaseFields<'a>>>,
+}
+
+#[derive(Encode, Decode)]
+struct LeaseFields<'a> {
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    token: [u8; 32],
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    key: [u8; 32],
+    #[b(2)]
+    caller: &'a str,
+    #[n(3)]
+    revision: u64,
+    #[n(4)]
+    time: i64,
+    #[n(5)]
+    expire_time: i64,
+    #[n(6)]
+    after_lapse: bool,
+    /// The revision that it made, and when.
+    #[n(7)]
+    completed: Option<(u64, i64)>,
+    /// 1: invalid grant; 2: transient.
+    #[n(8)]
+    abandoned: Option<u8>,
 }
 
 #[derive(Encode, Decode)]
@@ -132,7 +163,7 @@ struct KeyFields {
 /// The write id of an encoded row.
 pub(super) fn write_id(row: &[u8]) -> Result<WriteId, BadRow> {
     let rest = match row.split_first() {
-        Some((&FORMAT, rest)) => rest,
+        Some((&(FORMAT | FORMAT_WITH_LEASES), rest)) => rest,
         Some(_) => return Err(BadRow::Newer),
         None => return Err(BadRow::Corrupt("a row is empty")),
     };
@@ -152,7 +183,10 @@ pub(super) fn encode_credential(row: &CredentialRow) -> Vec<u8> {
         revision: change.revision.get(),
         time: micros(change.time),
     });
-    encode(
+    let leases: Vec<_> = row.leases.0.iter().map(lease_fields).collect();
+    let format = if leases.is_empty() { FORMAT } else { FORMAT_WITH_LEASES };
+    encode_as(
+        format,
         row.write_id,
         &CredentialFields {
             revision: row.revision.get(),
@@ -161,6 +195,7 @@ pub(super) fn encode_credential(row: &CredentialRow) -> Vec<u8> {
             changes: changes.collect(),
             living,
             delete_time,
+            leases: (!leases.is_empty()).then_some(leases),
         },
     )
 }
@@ -190,7 +225,48 @@ pub(super) fn decode_credential(id: CredentialRef, octets: &[u8]) -> Result<Cred
         create_time: timestamp(fields.create_time)?,
         update_time: timestamp(fields.update_time)?,
         changes: Changes(changes),
+        leases: Leases(fields.leases.unwrap_or_default().into_iter().map(lease_from).collect::<Result<_, _>>()?),
         life,
+    })
+}
+
+fn lease_fields(lease: &Lease) -> LeaseFields<'_> {
+    let (completed, abandoned) = match lease.end {
+        None => (None, None),
+        Some(LeaseEnd::Completed { made, time }) => (Some((made.get(), micros(time))), None),
+        Some(LeaseEnd::Abandoned(AbandonCause::InvalidGrant)) => (None, Some(1)),
+        Some(LeaseEnd::Abandoned(AbandonCause::Transient)) => (None, Some(2)),
+    };
+    LeaseFields {
+        token: *lease.token.octets(),
+        key: *lease.key.octets(),
+        caller: lease.caller.as_str(),
+        revision: lease.revision.get(),
+        time: micros(lease.time),
+        expire_time: micros(lease.expire_time),
+        after_lapse: lease.after_lapse,
+        completed,
+        abandoned,
+    }
+}
+
+fn lease_from(fields: LeaseFields<'_>) -> Result<Lease, BadRow> {
+    let end = match (fields.completed, fields.abandoned) {
+        (None, None) => None,
+        (Some((made, time)), None) => Some(LeaseEnd::Completed { made: revision(made)?, time: timestamp(time)? }),
+        (None, Some(1)) => Some(LeaseEnd::Abandoned(AbandonCause::InvalidGrant)),
+        (None, Some(2)) => Some(LeaseEnd::Abandoned(AbandonCause::Transient)),
+        (_, Some(_)) => return Err(BadRow::Corrupt("the end of a lease is unknown")),
+    };
+    Ok(Lease {
+        token: TokenHash::from_octets(fields.token),
+        key: IdempotencyKey::from_octets(fields.key),
+        caller: Caller::new(fields.caller),
+        revision: revision(fields.revision)?,
+        time: timestamp(fields.time)?,
+        expire_time: timestamp(fields.expire_time)?,
+        after_lapse: fields.after_lapse,
+        end,
     })
 }
 
@@ -313,8 +389,12 @@ pub(super) fn decode_operation(id: OperationId, octets: &[u8]) -> Result<Operati
 }
 
 fn encode<T: Encode<()> + ?Sized>(write_id: WriteId, fields: &T) -> Vec<u8> {
+    encode_as(FORMAT, write_id, fields)
+}
+
+fn encode_as<T: Encode<()> + ?Sized>(format: u8, write_id: WriteId, fields: &T) -> Vec<u8> {
     let mut octets = Vec::with_capacity(1024);
-    octets.push(FORMAT);
+    octets.push(format);
     octets.extend_from_slice(&write_id.octets());
     match minicbor::encode(fields, &mut octets) {
         Ok(()) => octets,

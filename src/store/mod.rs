@@ -10,18 +10,20 @@ pub(crate) mod contract;
 pub mod dynamodb;
 pub mod embedded;
 mod encoding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod rows;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-pub use change::{ChangeError, Decision, change};
+pub use change::{ChangeError, Decision, change, change_from};
 pub use clock::StoreClock;
 pub use rows::{
-    Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, Erasure, IdempotencyKey, KeyRow,
-    KeyVersion, KeyVersionState, Life, Living, OperationId, OperationRow, Revision, State, Versioned, WriteId,
-    row_time,
+    AbandonCause, Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, Erasure, IdempotencyKey,
+    KeyRow, KeyVersion, KeyVersionState, Lease, LeaseEnd, Leases, Life, Living, OperationId, OperationRow, Revision,
+    State, TokenHash, Versioned, WriteId, row_time,
 };
 
 use crate::crypto::Version;

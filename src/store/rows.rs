@@ -97,6 +97,8 @@ pub struct CredentialRow {
     pub update_time: Timestamp,
     /// Whom it answered what, so that retries change nothing.
     pub changes: Changes,
+    /// Who was given the secret to refresh it. A tombstone keeps them: what the last holder did is still recognised.
+    pub leases: Leases,
     /// Whether there is a secret.
     pub life: Life,
 }
@@ -234,6 +236,130 @@ impl Changes {
 
 fn is_remembered(change: &Change, now: Timestamp) -> bool {
     now.duration_since(change.time) < Changes::REMEMBERED
+}
+
+/// SHA-256 of a lease's token, which is all that a row knows of it.
+#[derive(Clone, Copy)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// Of this token.
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    pub(super) fn from_octets(octets: [u8; 32]) -> Self {
+        Self(octets)
+    }
+
+    pub(super) fn octets(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// In constant time.
+impl PartialEq for TokenHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for TokenHash {}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash")
+    }
+}
+
+/// The right to refresh a token, given to one caller for a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// What its holder shows.
+    pub token: TokenHash,
+    /// What the call that asked for it was named.
+    pub key: IdempotencyKey,
+    /// Whose it is.
+    pub caller: Caller,
+    /// The revision whose secret it disclosed.
+    pub revision: Revision,
+    /// Since when.
+    pub time: Timestamp,
+    /// Until when.
+    pub expire_time: Timestamp,
+    /// Whether the one before it had lapsed.
+    pub after_lapse: bool,
+    /// Whether it has ended by something else than time, and by what.
+    pub end: Option<LeaseEnd>,
+}
+
+/// What ended a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseEnd {
+    /// Its holder brought the new tokens.
+    Completed {
+        /// The revision that they made.
+        made: Revision,
+        /// When.
+        time: Timestamp,
+    },
+    /// Its holder gave it up.
+    Abandoned(AbandonCause),
+}
+
+/// Why a holder gave its lease up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbandonCause {
+    /// Salesforce refused the refresh token for good.
+    InvalidGrant,
+    /// Anything that may pass.
+    Transient,
+}
+
+/// The leases that a row remembers: the last [`Leases::MAX`], oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leases(pub(super) Vec<Lease>);
+
+impl Leases {
+    /// A row remembers at most so many.
+    pub const MAX: usize = 4;
+
+    /// The one of this caller with this token, if it is remembered.
+    pub fn find(&self, token: &TokenHash, caller: &Caller) -> Option<&Lease> {
+        self.0.iter().find(|lease| lease.token == *token && lease.caller == *caller)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Lease> {
+        self.0.iter()
+    }
+
+    /// The last one given.
+    pub fn last(&self) -> Option<&Lease> {
+        self.0.last()
+    }
+
+    /// These and one more; in the place of one of the same token.
+    #[must_use]
+    pub fn with(&self, lease: Lease) -> Self {
+        let mut kept = self.0.clone();
+        match kept.iter_mut().find(|kept| kept.token == lease.token) {
+            Some(place) => *place = lease,
+            None => kept.push(lease),
+        }
+        let surplus = kept.len().saturating_sub(Self::MAX);
+        Self(kept.split_off(surplus))
+    }
+
+    /// These, the last under another token.
+    #[must_use]
+    pub fn renamed(&self, token: TokenHash) -> Self {
+        let mut kept = self.0.clone();
+        if let Some(last) = kept.last_mut() {
+            last.token = token;
+        }
+        Self(kept)
+    }
 }
 
 /// A customer: its state, and the versions of its key without the keys.
@@ -422,6 +548,34 @@ mod tests {
             changes.find(&key, &Caller::new("realtask"), at(1001)).is_some()
         };
         assert_eq!((1..=10).filter(|number| known(*number)).collect::<Vec<_>>(), (3..=10).collect::<Vec<_>>());
+    }
+
+    fn lease(token: &str, caller: &str) -> Lease {
+        Lease {
+            token: TokenHash::of(token.as_bytes()),
+            key: IdempotencyKey::given(token),
+            caller: Caller::new(caller),
+            revision: Revision::FIRST,
+            time: at(0),
+            expire_time: at(60),
+            after_lapse: false,
+            end: None,
+        }
+    }
+
+    #[test]
+    fn the_last_four_leases_are_remembered_each_for_its_caller_and_token() {
+        let tokens = ["a", "b", "c", "d", "e"];
+        let leases = tokens.iter().fold(Leases::default(), |leases, token| leases.with(lease(token, "realtask")));
+        let known = |token: &str, caller| leases.find(&TokenHash::of(token.as_bytes()), &Caller::new(caller)).is_some();
+        assert_eq!(tokens.map(|token| known(token, "realtask")), [false, true, true, true, true]);
+        assert!(!known("e", "realsync"));
+
+        let end = Some(LeaseEnd::Abandoned(AbandonCause::Transient));
+        let ended = leases.with(Lease { end, ..lease("c", "realtask") });
+        assert_eq!((ended.0.len(), ended.0[1].end, ended.0[3].end), (4, end, None), "in its place");
+        let renamed = leases.renamed(TokenHash::of(b"f"));
+        assert_eq!(renamed.last(), Some(&Lease { token: TokenHash::of(b"f"), ..lease("e", "realtask") }));
     }
 
     #[test]

@@ -68,6 +68,9 @@ metrics! {
         "changes of the policy directory: taken; refused: the last good set stays";
     POLICY_GENERATION = Gauge "triseal_policy_generation" [] "sets of policies taken since the start, the first one included";
     POLICY_FAILURES = Counter "triseal_policy_failures_total" [] "decisions that a failing policy made refusals";
+    REFRESH_LEASES = Counter "triseal_refresh_leases_total" ["event"]
+        "refresh leases: given; after_lapse: given after one whose holder never came back; completed; invalid_grant, abandoned: given up";
+    REFRESH_WAITERS = Gauge "triseal_refresh_waiters" [] "calls that wait for somebody else's refresh";
     DEPENDENCY_UP = Gauge "triseal_dependency_up" ["dependency"] "1 if it answered when it was last asked, else 0";
     DEPENDENCY_SECONDS = Histogram "triseal_dependency_seconds" ["dependency", "operation", "outcome"]
         "time until a dependency answered, by operation and outcome; customer_keys unwrap counts the unwraps";
@@ -302,6 +305,38 @@ pub(super) fn dependency_seconds(
     )
 }
 
+/// What becomes of a refresh lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseEvent {
+    /// Given.
+    Given,
+    /// Given after one that had lapsed.
+    AfterLapse,
+    /// New tokens came.
+    Completed,
+    /// Given up, since Salesforce refused the refresh token for good.
+    InvalidGrant,
+    /// Given up for another cause.
+    Abandoned,
+}
+
+/// Counts what becomes of a refresh lease.
+pub fn refresh_lease(event: LeaseEvent) {
+    let event = match event {
+        LeaseEvent::Given => "given",
+        LeaseEvent::AfterLapse => "after_lapse",
+        LeaseEvent::Completed => "completed",
+        LeaseEvent::InvalidGrant => "invalid_grant",
+        LeaseEvent::Abandoned => "abandoned",
+    };
+    counter!(REFRESH_LEASES.name, "event" => event).increment(1);
+}
+
+/// Calls that wait for somebody else's refresh.
+pub fn refresh_waiters() -> Gauge {
+    gauge!(REFRESH_WAITERS.name)
+}
+
 /// Writes in one commit of the embedded store.
 pub fn group_size() -> Histogram {
     histogram!(GROUP_SIZE.name)
@@ -352,6 +387,8 @@ mod tests {
             policy_reload(true);
             policy_generation(2);
             policy_failure();
+            refresh_lease(LeaseEvent::AfterLapse);
+            refresh_waiters().increment(1.0);
             dependency_up("store").set(1.0);
             dependency_seconds("store", "credentials_get", "ok").record(0.2);
             group_size().record(3.0);

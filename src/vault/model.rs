@@ -6,7 +6,7 @@ mod mirror;
 mod reference;
 mod world;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -25,8 +25,9 @@ use crate::factors::document::{KeyDocument, KeyEntry, KeyState};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
 use crate::ids::CredentialId;
 use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
-use crate::secret::{Opaque, SecretOctets};
-use crate::store::{CustomerRow, Customers};
+use crate::refresh::{Acquire, LeaseToken};
+use crate::secret::{SalesforceOAuth, SecretString};
+use crate::store::{AbandonCause, CustomerRow, Customers};
 use mirror::Mirror;
 use reference::{Call, Mark, Op, OpId, Outcome, Require};
 use world::{Fate, Fault, Near, Remote, RemoteCustomers, Shared, World};
@@ -66,7 +67,10 @@ fn every_history_agrees_with_the_reference() {
     }
     println!("{SEEDS} histories: {answers:?}");
     let usual = ["Sealed", "Opened", "Deleted", "Created", "NotFound", "CustomerNotFound", "Exists", "Mismatch"];
-    for outcome in usual.iter().chain(&["KeyReused", "Away", "Cancelled", "Throttled", "Concurrent", "KeysAway"]) {
+    let refreshing =
+        ["Fresh", "Leased", "Shown", "Rewritten", "NeedsReauth", "InProgress", "LeaseLost", "CustomerDisabled"];
+    let unusual = ["KeyReused", "Away", "Cancelled", "Throttled", "Concurrent", "KeysAway"];
+    for outcome in usual.iter().chain(&refreshing).chain(&unusual) {
         assert!(answers.contains_key(*outcome), "nobody was ever answered {outcome}: the histories are too tame");
     }
 }
@@ -87,6 +91,7 @@ fn a_broken_store_is_found_out() {
         Fault::ReadsStale,
         Fault::LosesWrites,
         Fault::ForgetsChanges,
+        Fault::ForgetsLeases,
         Fault::TearsTransactions,
     ];
     for fault in faults {
@@ -128,18 +133,21 @@ fn run(seed: u64, fault: Fault, mirror: Option<Mirror>) -> Run {
         let shared = Shared::new(world);
         let vault = Simulation::start(&shared).await;
         simulate(&vault, &shared).await;
-        let (calls, written, history) = {
+        let (calls, written, history, enabled) = {
             let mut world = shared.lock();
-            (world.calls.clone(), std::mem::take(&mut world.applied), std::mem::take(&mut world.history))
+            let enabled = std::mem::take(&mut world.enabled);
+            (world.calls.clone(), std::mem::take(&mut world.applied), std::mem::take(&mut world.history), enabled)
         };
         let place = |id: &CredentialRef| (0..CREDENTIALS.len()).find(|place| credential_ref(*place) == *id).unwrap();
-        let applied = world::applied(written, place, async |row: &CredentialRow| {
+        let caller = |caller: &Caller| CALLERS.iter().position(|known| *known == caller.as_str()).unwrap();
+        let applied = world::applied(written, place, caller, async |row: &CredentialRow| {
             let Some((row, living)) = living(row) else { return Ok(None) };
             let plaintext = vault.vault.open(row, living).await.map_err(|error| error.to_string())?;
             Ok(Some(secret_id(&stored::decode(living.kind, &plaintext).unwrap())))
         });
-        let verdict =
-            applied.await.and_then(|applied| reference::check(&calls, &applied, |credential| credential == 0));
+        let verdict = applied
+            .await
+            .and_then(|applied| reference::check(&calls, &applied, |credential| credential == 0, &enabled));
         let name = |outcome: &Outcome| {
             let told = format!("{outcome:?}");
             told.split([' ', '(']).next().unwrap_or_default().to_owned()
@@ -154,6 +162,8 @@ fn run(seed: u64, fault: Fault, mirror: Option<Mirror>) -> Run {
 struct Simulation {
     vault: Vault,
     directory: CustomerDirectory,
+    /// What acquisitions were answered: which, for which credential, to which caller, and the token.
+    leases: RefCell<Vec<(OpId, usize, usize, LeaseToken)>>,
 }
 
 impl Simulation {
@@ -191,11 +201,15 @@ impl Simulation {
         Self {
             directory: directory(&deployment, customers, &keyring),
             vault: Vault::new(deployment, credentials.clone(), keyring, AuditLog::insecure_none(), now),
+            leases: RefCell::default(),
         }
     }
 
-    async fn perform(&self, op: &Op) -> Outcome {
+    async fn perform(&self, id: OpId, op: &Op) -> Outcome {
         match op {
+            Op::Acquire { .. } | Op::Complete { .. } | Op::Abandon { .. } | Op::Mark { .. } | Op::Rewrite { .. } => {
+                self.refresh(id, op).await.unwrap_or_else(refused)
+            }
             Op::Encrypt { credential, secret, condition, key, caller } => {
                 let condition = match condition {
                     Require::Nothing => Condition::None,
@@ -204,8 +218,7 @@ impl Simulation {
                 };
                 let key = key.map(|key| IdempotencyKey::given(&key.to_string()));
                 let caller = Caller::new(CALLERS[*caller]);
-                let data = SecretOctets::new(secret.to_be_bytes().to_vec());
-                let secret = Secret::Opaque(Opaque { data, content_type: String::new() });
+                let secret = Secret::SalesforceOAuth(tokens(*secret));
                 let sealed =
                     self.vault.encrypt_unasked(&caller, &credential_ref(*credential), secret, condition, key).await;
                 sealed.map_or_else(refused, |credential| Outcome::Sealed {
@@ -237,6 +250,96 @@ impl Simulation {
     }
 }
 
+impl Simulation {
+    /// What is there for refreshing.
+    async fn refresh(&self, id: OpId, op: &Op) -> Result<Outcome, VaultError> {
+        let shown = |credential: Credential| Outcome::Shown {
+            revision: credential.revision.get(),
+            needs_reauth: credential.state != State::Active,
+        };
+        let token = |lease: OpId| {
+            let leases = self.leases.borrow();
+            let (.., token) = leases.iter().find(|(by, ..)| *by == lease).expect("it was answered");
+            LeaseToken::parse(&token.expose_secret()).expect("it is one")
+        };
+        match *op {
+            Op::Acquire { credential, rejected, key, ttl, caller } => {
+                let asked = Acquire {
+                    rejected: rejected.and_then(Revision::new),
+                    min_validity: Duration::ZERO,
+                    wait: Duration::ZERO,
+                    ttl: Duration::from_secs(ttl.unsigned_abs()),
+                    key: key.map(|key| IdempotencyKey::given(&key.to_string())),
+                };
+                let who = Caller::new(CALLERS[caller]);
+                match self.vault.acquire_unasked(&who, &credential_ref(credential), &asked).await? {
+                    Refreshed::Fresh(fresh) => {
+                        Ok(Outcome::Fresh { revision: fresh.1.revision.get(), secret: secret_id(&fresh.0) })
+                    }
+                    Refreshed::Lease(lease) => {
+                        let GivenLease { token, expire_time, after_lapse, secret, credential: given } = *lease;
+                        self.leases.borrow_mut().push((id, credential, caller, token));
+                        Ok(Outcome::Leased {
+                            revision: given.revision.get(),
+                            secret: secret_id(&secret),
+                            expires: expire_time.as_microsecond(),
+                            after_lapse,
+                        })
+                    }
+                }
+            }
+            Op::Complete { credential, lease, secret, caller } => {
+                let (who, id) = (Caller::new(CALLERS[caller]), credential_ref(credential));
+                let made = self.vault.complete_unasked(&who, &id, &token(lease), &tokens(secret)).await?;
+                Ok(Outcome::Sealed { revision: made.revision.get(), time: made.update_time.as_microsecond() })
+            }
+            Op::Abandon { credential, lease, invalid_grant, caller } => {
+                let cause = if invalid_grant { AbandonCause::InvalidGrant } else { AbandonCause::Transient };
+                let (who, id) = (Caller::new(CALLERS[caller]), credential_ref(credential));
+                self.vault.abandon_unasked(&who, &id, &token(lease), cause).await.map(shown)
+            }
+            Op::Mark { credential, revision, caller } => {
+                let (who, id) = (Caller::new(CALLERS[caller]), credential_ref(credential));
+                self.vault.mark_unasked(&who, &id, revision.and_then(Revision::new)).await.map(shown)
+            }
+            Op::Rewrite { credential } => self.rewrite(&credential_ref(credential)).await,
+            Op::Encrypt { .. } | Op::Decrypt { .. } | Op::Delete { .. } | Op::CreateCustomer => {
+                unreachable!("it is performed elsewhere")
+            }
+        }
+    }
+
+    /// Seals the secret anew, whatever the customer's state, and keeps all else.
+    async fn rewrite(&self, id: &CredentialRef) -> Result<Outcome, VaultError> {
+        let vault = &self.vault;
+        change(vault.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
+            let Some((row, former)) = present.as_ref().and_then(living) else {
+                return Ok(Decision::Done(Outcome::Skipped));
+            };
+            let envelope = Envelope::parse(former.envelope.clone()).map_err(|_| VaultError::Malformed)?;
+            let (lineage, root) = vault.keyring.upkeep_primary(&id.customer).await?;
+            let plaintext = crypto::open(&root, &vault.context(id, former.kind, row.revision)?, &envelope)?;
+            let envelope = vault.seal(&root, lineage, id, former.kind, row.revision, &plaintext)?;
+            let life = Life::Living(Living { envelope: envelope.as_octets().to_vec(), ..former.clone() });
+            Ok(Decision::Replace(CredentialRow { write_id: new_write_id()?, life, ..row.clone() }, Outcome::Rewritten))
+        })
+        .await
+    }
+}
+
+fn tokens(secret: u32) -> SalesforceOAuth {
+    SalesforceOAuth {
+        access_token: SecretString::new(secret.to_string()),
+        refresh_token: SecretString::new("refresh".to_owned()),
+        instance_url: String::new(),
+        token_url: String::new(),
+        identity_url: String::new(),
+        scopes: Vec::new(),
+        issue_time: None,
+        access_token_expire_time: None,
+    }
+}
+
 /// Only [`Outcome::Away`] and [`Outcome::KeysAway`] leave it open whether the change happened.
 fn refused(error: VaultError) -> Outcome {
     match error {
@@ -245,6 +348,10 @@ fn refused(error: VaultError) -> Outcome {
         VaultError::RevisionMismatch { current } => Outcome::Mismatch(current.get()),
         VaultError::IdempotencyKeyReused => Outcome::KeyReused,
         VaultError::ChangedConcurrently => Outcome::Concurrent,
+        VaultError::NeedsReauth => Outcome::NeedsReauth,
+        VaultError::RefreshInProgress { available, .. } => Outcome::InProgress(available.as_microsecond()),
+        VaultError::LeaseLost => Outcome::LeaseLost,
+        VaultError::Keyring(KeyringError::CustomerDisabled) => Outcome::CustomerDisabled,
         VaultError::Keyring(KeyringError::CustomerNotFound) => Outcome::CustomerNotFound,
         VaultError::Keyring(KeyringError::Store(StoreError::Away(_))) => Outcome::KeysAway,
         VaultError::Store(StoreError::Away(_)) => Outcome::Away,
@@ -269,6 +376,8 @@ struct Weather {
     trouble: usize,
     cancels: bool,
     credentials: usize,
+    /// Whether the first customer is disabled now and then.
+    disables: bool,
 }
 
 async fn simulate(simulation: &Simulation, shared: &Shared) {
@@ -279,6 +388,7 @@ async fn simulate(simulation: &Simulation, shared: &Shared) {
             trouble: [0, 2, 4, 12][world.random.below(4)],
             cancels: world.random.one_in(2),
             credentials: 1 + world.random.below(CREDENTIALS.len()),
+            disables: world.random.one_in(4),
         };
         (weather, 2 + world.random.below(4), 3 + world.random.below(5))
     };
@@ -299,13 +409,27 @@ async fn simulate(simulation: &Simulation, shared: &Shared) {
             jumped_at = shared.lock().calls.len();
             shared.lock().tell("half a day passes".to_owned());
         }
+        if shared.lock().random.one_in(30) {
+            // Leases lapse, or not yet.
+            let seconds = [10, 61, 130][shared.lock().random.below(3)];
+            NOW.set(NOW.get() + seconds * 1_000_000);
+            shared.lock().tell(format!("{seconds} seconds pass"));
+        }
+        if weather.disables && shared.lock().random.one_in(25) {
+            shared.lock().toggle(&credential_ref(0).customer);
+        }
         match next(&clients, shared, &weather) {
             None => break,
             Some(Turn::Message(id, fate)) => shared.lock().meet(id, fate),
             Some(Turn::Client(index)) => run_client(&mut clients[index], shared, &weather).await,
         }
     }
-    shared.lock().keyring_fails = 0;
+    // What was written is opened next.
+    let mut world = shared.lock();
+    world.keyring_fails = 0;
+    if world.enabled.last().is_some_and(|(_, is_active)| !is_active) {
+        world.toggle(&credential_ref(0).customer);
+    }
 }
 
 enum Turn {
@@ -367,11 +491,14 @@ async fn run_client((client, work): &mut Working<'_>, shared: &Shared, weather: 
 async fn work(simulation: &Simulation, shared: &Shared, client: Client, credentials: usize, ops: usize) {
     let mut seen = 0;
     for _ in 0..ops {
-        let op = random_op(&mut shared.lock(), credentials, seen);
+        let op = random_op(&mut shared.lock(), credentials, seen, &simulation.leases.borrow());
         for _ in 0..4 {
             let outcome = call(simulation, shared, &client, &op).await;
             if let Outcome::Sealed { revision, .. }
             | Outcome::Opened { revision, .. }
+            | Outcome::Fresh { revision, .. }
+            | Outcome::Leased { revision, .. }
+            | Outcome::Shown { revision, .. }
             | Outcome::Mismatch(revision)
             | Outcome::Exists(revision) = outcome
             {
@@ -400,7 +527,7 @@ async fn call(simulation: &Simulation, shared: &Shared, client: &Client, op: &Op
     };
     client.op.set(Some(id));
     let cancelled = poll_fn(|_| if client.is_cancelled.take() { Poll::Ready(()) } else { Poll::Pending });
-    let outcome = match select(cancelled, pin!(simulation.perform(op))).await {
+    let outcome = match select(cancelled, pin!(simulation.perform(id, op))).await {
         Either::Left(_) => {
             shared.lock().abandon(id);
             Outcome::Cancelled
@@ -415,7 +542,7 @@ async fn call(simulation: &Simulation, shared: &Shared, client: &Client, op: &Op
     outcome
 }
 
-fn random_op(world: &mut World, credentials: usize, seen: u64) -> Op {
+fn random_op(world: &mut World, credentials: usize, seen: u64, leases: &[(OpId, usize, usize, LeaseToken)]) -> Op {
     let secret = world.calls.len() as u32 + 1;
     let random = &mut world.random;
     let (credential, caller) = (random.below(credentials), random.below(CALLERS.len()));
@@ -426,6 +553,28 @@ fn random_op(world: &mut World, credentials: usize, seen: u64) -> Op {
         _ => seen,
     }
     .max(1);
+    // Mostly one of the last leases, by its holder.
+    let lease = leases.len().checked_sub(1 + random.below(3)).and_then(|index| leases.get(index));
+    if let Some((lease, credential, holder, _)) = lease
+        && random.one_in(4)
+    {
+        let (credential, lease) = (*credential, *lease);
+        let caller = if random.one_in(12) { caller } else { *holder };
+        return match random.below(3) {
+            0 => Op::Abandon { credential, lease, invalid_grant: random.one_in(3), caller },
+            _ => Op::Complete { credential, lease, secret, caller },
+        };
+    }
+    match random.below(20) {
+        12..=16 => {
+            let rejected = (!random.one_in(4)).then_some(guess);
+            let key = (!random.one_in(4)).then(|| random.below(4) as u32);
+            return Op::Acquire { credential, rejected, key, ttl: [15, 60][random.below(2)], caller };
+        }
+        17 => return Op::Mark { credential, revision: random.one_in(2).then_some(guess), caller },
+        18..=19 => return Op::Rewrite { credential },
+        _ => {}
+    }
     match random.below(12) {
         0 if credentials > 1 => Op::CreateCustomer,
         0..=2 => Op::Decrypt { credential, revision: random.one_in(4).then_some(guess) },
@@ -454,8 +603,8 @@ fn credential_ref(place: usize) -> CredentialRef {
 }
 
 fn secret_id(secret: &Secret) -> u32 {
-    let Secret::Opaque(opaque) = secret else { panic!("the secret is not opaque") };
-    u32::from_be_bytes(opaque.data.expose_secret().try_into().unwrap())
+    let Secret::SalesforceOAuth(oauth) = secret else { panic!("another kind") };
+    oauth.access_token.expose_secret().parse().unwrap()
 }
 
 fn key_set<F>(octet: u8) -> KeySet<F> {

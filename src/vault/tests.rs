@@ -3,6 +3,7 @@
 mod batch;
 mod idempotency;
 mod listing;
+mod refreshing;
 mod setup;
 mod tampering;
 

@@ -1,6 +1,12 @@
 //! For tests: the vault without anybody who asks policy first.
 
+use tokio::time::Instant;
+
 use super::*;
+use crate::access::{AbandonRefresh, AcquireRefresh, CompleteRefresh, MarkNeedsReauth};
+use crate::refresh::{Acquire, LeaseToken};
+use crate::secret::SalesforceOAuth;
+use crate::store::AbandonCause;
 
 impl Vault {
     pub(crate) async fn encrypt_unasked(
@@ -47,5 +53,45 @@ impl Vault {
         revision: Option<Revision>,
     ) -> Result<(), VaultError> {
         self.delete(&Permit::unasked(caller.clone(), DeleteCredential(id.clone())), revision).await
+    }
+
+    pub(crate) async fn acquire_unasked(
+        &self,
+        caller: &Caller,
+        id: &CredentialRef,
+        asked: &Acquire,
+    ) -> Result<Refreshed, VaultError> {
+        let until = Instant::now() + asked.wait;
+        self.acquire_refresh(&Permit::unasked(caller.clone(), AcquireRefresh(id.clone())), asked, until).await
+    }
+
+    pub(crate) async fn complete_unasked(
+        &self,
+        caller: &Caller,
+        id: &CredentialRef,
+        token: &LeaseToken,
+        brought: &SalesforceOAuth,
+    ) -> Result<Credential, VaultError> {
+        self.complete_refresh(&Permit::unasked(caller.clone(), CompleteRefresh(id.clone())), token, brought).await
+    }
+
+    pub(crate) async fn abandon_unasked(
+        &self,
+        caller: &Caller,
+        id: &CredentialRef,
+        token: &LeaseToken,
+        cause: AbandonCause,
+    ) -> Result<Credential, VaultError> {
+        let permit = Permit::unasked(caller.clone(), AbandonRefresh(id.clone()));
+        self.abandon_refresh(&permit, token, cause, "INVALID_GRANT").await
+    }
+
+    pub(crate) async fn mark_unasked(
+        &self,
+        caller: &Caller,
+        id: &CredentialRef,
+        revision: Option<Revision>,
+    ) -> Result<Credential, VaultError> {
+        self.mark_needs_reauth(&Permit::unasked(caller.clone(), MarkNeedsReauth(id.clone())), "breach", revision).await
     }
 }

@@ -4,6 +4,7 @@
 //! It reads tokens and not types: comments, literals and tests are skipped, `use` trees and paths are followed. What a
 //! macro pastes together from pieces it does not see.
 
+mod dependencies;
 mod source;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use source::{Used, paths, read_source, test_modules, without_tests};
 
 /// From the edge down. A module uses its own layer and those below it.
 const LAYERS: &[&[&str]] = &[
+    &["fuzzing"],
     &["grpc", "ops"],
     &["observed"],
     &["access", "vault", "refresh", "customers", "rotation", "jobs", "audit"],

@@ -11,6 +11,7 @@ mod wrong;
 
 use std::time::{Duration, Instant};
 
+use tokio::process::Command;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use triseal::grpc::v1;
@@ -70,11 +71,16 @@ async fn proxies(site: &Aws) -> [Proxy; 3] {
     [Proxy::before(&localstack).await, Proxy::before(&localstack).await, Proxy::before(&dynamodb).await]
 }
 
-fn command(site: &Aws, variables: &[(&str, &str)], proxies: [&Proxy; 3]) -> tokio::process::Command {
+fn command(site: &Aws, variables: &[(&str, &str)], proxies: [&Proxy; 3]) -> Command {
     let mut command = site.command();
-    let endpoints = ["AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_DYNAMODB"];
-    command.envs(endpoints.into_iter().zip(proxies.map(Proxy::url))).envs(variables.iter().copied());
+    through(&mut command, proxies).envs(variables.iter().copied());
     command
+}
+
+/// Has a program call AWS by way of these.
+fn through<'a>(command: &'a mut Command, proxies: [&Proxy; 3]) -> &'a mut Command {
+    let endpoints = ["AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_DYNAMODB"];
+    command.envs(endpoints.into_iter().zip(proxies.map(Proxy::url)))
 }
 
 /// What a caller was told.

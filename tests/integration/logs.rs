@@ -5,16 +5,67 @@ use std::path::Path;
 use redb::ReadableTable;
 use serde_json::Value;
 use tonic::Code;
+use tonic::transport::Channel;
 use triseal::grpc::v1;
+use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 
 use crate::encodings::Searched;
 use crate::support::{Service, data, decrypt, dev, encrypt, opaque};
 
 const ACCESS: &str = "00D!planted-access-token";
 const REFRESH: &str = "5Aep.planted-refresh-token";
+const NEW: &str = "00D!planted-access-token-of-a-refresh";
 const PASSWORD: &str = "planted horse battery staple";
 const SECURITY: &str = "planted-security-token";
 const DATA: &[u8] = b"planted \x00\xff\xfe binary data";
+
+/// All that is there for refreshing, where it is a Salesforce credential: the tokens of the leases.
+async fn refreshed(credentials: &mut CredentialServiceClient<Channel>) -> Vec<String> {
+    let (customer_id, credential_id) = ("acme".to_owned(), "main".to_owned());
+    let mut tokens = Vec::new();
+    for cause in [None, Some(v1::AbandonCause::InvalidGrant)] {
+        let get = v1::GetCredentialRequest { customer_id: customer_id.clone(), credential_id: credential_id.clone() };
+        let present = credentials.get_credential(get).await.unwrap().into_inner().credential.unwrap();
+        let acquire = v1::AcquireRefreshRequest {
+            customer_id: customer_id.clone(),
+            credential_id: credential_id.clone(),
+            rejected_revision: Some(present.revision),
+            ..v1::AcquireRefreshRequest::default()
+        };
+        let Ok(answer) = credentials.acquire_refresh(acquire.clone()).await else { return tokens };
+        let Some(v1::acquire_refresh_response::Outcome::Lease(lease)) = answer.into_inner().outcome else {
+            panic!("fresh")
+        };
+        credentials.acquire_refresh(acquire).await.unwrap_err();
+        let lease_token = lease.lease_token.clone();
+        tokens.push(lease_token.clone());
+        if let Some(cause) = cause {
+            let request = v1::AbandonRefreshRequest {
+                customer_id: customer_id.clone(),
+                credential_id: credential_id.clone(),
+                lease_token,
+                cause: cause.into(),
+                detail: "token reused".to_owned(),
+            };
+            credentials.abandon_refresh(request.clone()).await.unwrap();
+        } else {
+            let mut oauth = v1::SalesforceOAuth::default();
+            NEW.clone_into(&mut oauth.access_token);
+            let request = v1::CompleteRefreshRequest {
+                customer_id: customer_id.clone(),
+                credential_id: credential_id.clone(),
+                lease_token,
+                salesforce_oauth: Some(oauth),
+            };
+            credentials.complete_refresh(request.clone()).await.unwrap();
+            let bad = v1::CompleteRefreshRequest { salesforce_oauth: None, ..request };
+            credentials.complete_refresh(bad).await.unwrap_err();
+        }
+    }
+    let mark = v1::MarkNeedsReauthRequest { customer_id, credential_id, reason: "leak".to_owned(), if_revision: None };
+    credentials.mark_needs_reauth(mark).await.unwrap();
+    tokens
+}
 
 fn lines(service: &Service) -> Vec<Value> {
     let said = service.stderr();
@@ -59,6 +110,7 @@ async fn no_secret_and_no_key_is_logged_even_at_trace() {
     customers.create_customer(v1::CreateCustomerRequest { customer_id: "acme".into() }).await.unwrap();
     customers.get_customer(v1::GetCustomerRequest { customer_id: "acme".into() }).await.unwrap();
     customers.list_customers(v1::ListCustomersRequest::default()).await.unwrap();
+    let mut tokens = Vec::new();
     for (number, secret) in secrets().into_iter().enumerate() {
         let key = format!("sign-up-{number}");
         let keyed =
@@ -77,6 +129,7 @@ async fn no_secret_and_no_key_is_logged_even_at_trace() {
         let get = v1::GetCredentialRequest { customer_id: "acme".into(), credential_id: "main".into() };
         credentials.get_credential(get).await.unwrap();
         credentials.list_credentials(v1::ListCredentialsRequest::default()).await.unwrap();
+        tokens.extend(refreshed(&mut credentials).await);
         let delete =
             v1::DeleteCredentialRequest { customer_id: "acme".into(), credential_id: "main".into(), if_revision: None };
         credentials.delete_credential(delete).await.unwrap();
@@ -89,7 +142,9 @@ async fn no_secret_and_no_key_is_logged_even_at_trace() {
     let decoded: Vec<_> =
         keys.iter().map(|key| <base64ct::Base64 as base64ct::Encoding>::decode_vec(key).unwrap()).collect();
     planted.extend(decoded.iter().map(Vec::as_slice));
-    assert_eq!(planted.len(), 7);
+    planted.push(NEW.as_bytes());
+    planted.extend(tokens.iter().map(String::as_bytes));
+    assert_eq!(planted.len(), 10);
     let (_, numbers) = service.ops("/metrics").await;
     for text in [flat(&said), numbers] {
         for secret in &planted {

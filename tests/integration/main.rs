@@ -23,6 +23,7 @@ mod logs;
 mod memory;
 mod ops;
 mod policy;
+mod refresh;
 mod rotation;
 mod secret_types;
 mod service;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use triseal::crypto::{CodebaseKey, CustomerKey, EnvironmentKey, LocalWrappingKey, Plaintext, Root, Salt};
 use triseal::factors::KeySet;
 use triseal::factors::document::{KeyDocument, KeyEntry};
+use triseal::refresh::LeaseToken;
 use triseal::secret::{Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString};
 
 /// Whether a type implements a trait. A constant of the type's own goes before one of a trait, where its bound holds.
@@ -62,6 +63,7 @@ fn a_secret_can_do_nothing_that_leaves_a_copy_or_a_trace() {
         ("SalesforceOAuth", forbidden!(SalesforceOAuth)),
         ("Password", forbidden!(Password)),
         ("Opaque", forbidden!(Opaque)),
+        ("LeaseToken", forbidden!(LeaseToken)),
         // No secret, but good for one sealing.
         ("Salt", forbidden!(Salt)),
     ];

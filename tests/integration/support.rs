@@ -2,6 +2,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod proxy;
+pub(crate) mod salesforce;
 pub(crate) mod site;
 pub(crate) mod tls;
 
@@ -139,6 +140,11 @@ impl Service {
 
     /// SIGKILL. When this returns it is gone.
     pub(crate) async fn kill9(mut self) {
+        self.kill().await;
+    }
+
+    /// The same, of one that is started again in its place.
+    pub(crate) async fn kill(&mut self) {
         self.child.kill().await.expect("it can be killed");
     }
 

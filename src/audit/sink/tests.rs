@@ -37,6 +37,27 @@ fn a_new_file_is_its_owners_alone_and_an_old_one_is_appended_to() {
 }
 
 #[test]
+fn whether_a_file_can_be_written_is_tried_without_making_or_changing_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    try_file(&path).unwrap();
+    assert!(names(directory.path()).is_empty());
+    // Torn, and held by another process: neither is touched.
+    let holder = LogFile::open(&path, SMALL).unwrap();
+    std::fs::write(&path, "torn").unwrap();
+    try_file(&path).unwrap();
+    assert_eq!(
+        (names(directory.path()), contents(directory.path())),
+        (vec!["audit.jsonl".into()], vec!["torn".into()])
+    );
+    drop(holder);
+
+    assert!(matches!(try_file(directory.path()), Err(SinkError::NotAFile(_))));
+    let missing = try_file(&directory.path().join("missing/audit.jsonl")).unwrap_err();
+    assert!(missing.to_string().contains("missing/audit.jsonl: No such file"), "{missing}");
+}
+
+#[test]
 fn a_full_file_gets_another_name_and_nothing_is_lost_or_written_over() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");

@@ -15,7 +15,7 @@ use triseal::audit::first_time;
 use triseal::audit::heads::CheckpointMac;
 use triseal::audit::heads::{self, Head};
 use triseal::factors::kms::KmsMac;
-use triseal::store::dynamodb::{DynamoStore, TableNames, all_operations};
+use triseal::store::dynamodb::{DynamoStore, all_operations};
 use triseal::store::embedded::operations_in_file;
 
 use crate::client::Connect;
@@ -170,8 +170,7 @@ async fn heads_in(path: &Path) -> Result<Vec<Head>, Failure> {
 async fn heads_in_store(path: &Path) -> Result<Vec<Head>, Failure> {
     let rows = match table(path) {
         Some(operations) => {
-            let names = TableNames { operations, credentials: String::new(), customers: String::new() };
-            let store = DynamoStore::new(&triseal::aws::load().await, names);
+            let store = DynamoStore::of_operations(&triseal::aws::load().await, operations);
             all_operations(&store, heads::KIND).await.map_err(|error| {
                 let advice = "AWS_REGION and AWS_PROFILE say where it is and who asks; they need dynamodb:Query";
                 Failure::failed(format!("{}: {error}", path.display())).with_hint(advice)

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod import;
+mod mark;
 
 use serde::Serialize;
 use triseal::grpc::v1;
@@ -31,6 +32,7 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
         Command::List(arguments) => list(&arguments, &service, output).await,
         Command::Delete(arguments) => delete(&arguments, &service, output).await,
         Command::Import(arguments) => import::run(&arguments, &service, output).await,
+        Command::MarkNeedsReauth(arguments) => mark::run(&arguments, &service, output).await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: reads what is asked for, asks the service, and says how it went.
 //!
-//! Everything it knows of the service is the protocol. It keeps nothing, and it takes secrets from a file or from
+//! Everything it knows of the service is the protocol; but `audit` and `tables` go to store and KMS by themselves, under the operator's
+//! own identity. It keeps nothing, and it takes secrets from a file or from
 //! standard input only: arguments are seen by every process of the machine and kept by shells.
 
 mod audit;

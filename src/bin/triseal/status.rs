@@ -152,6 +152,9 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
         }
         "NO_ACCESS_VIEW" => "only salesforce_oauth can be shown in part; add --view full",
         "NEEDS_REAUTH" => "have the customer consent again and encrypt the new tokens; --view full opens the old ones",
+        "NOT_REFRESHABLE" => "only salesforce_oauth with a refresh token can be refreshed",
+        "REFRESH_IN_PROGRESS" => "another caller is refreshing it; its tokens come soon, or the lease lapses",
+        "LEASE_LOST" => "another caller has refreshed it since; read the tokens again",
         "IDEMPOTENCY_KEY_REUSED" => "the key named another change before; use a new key for each change",
         "CHANGED_CONCURRENTLY" => "somebody else changed it at the same time; look at it, and try again",
         "NO_CLIENT_CERTIFICATE" => {
@@ -302,6 +305,9 @@ mod tests {
             (Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
             (Code::NotFound, "JOB_NOT_FOUND"),
             (Code::AlreadyExists, "JOB_RUNNING"),
+            (Code::FailedPrecondition, "NOT_REFRESHABLE"),
+            (Code::FailedPrecondition, "REFRESH_IN_PROGRESS"),
+            (Code::Aborted, "LEASE_LOST"),
             (Code::FailedPrecondition, "KEY_VERSION_RETIRED"),
             (Code::FailedPrecondition, "KEY_VERSION_UNKNOWN"),
             (Code::DataLoss, "NOT_AUTHENTIC"),

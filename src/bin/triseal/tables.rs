@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde::Serialize;
 use triseal::config::{Backend, Settings};
-use triseal::store::dynamodb::{Created, DynamoStore, Table, TableNames};
+use triseal::store::dynamodb::{Created, DynamoStore, Table};
 
 use crate::failure::Failure;
 use crate::output::{Format, Output};
@@ -41,13 +41,7 @@ async fn create(config: &Path, output: &mut Output) -> Result<(), Failure> {
     if settings.store.backend != Backend::Dynamodb {
         return Err(Failure::input("settings: store.backend: must be \"dynamodb\" for tables to be made".to_owned()));
     }
-    let names = settings.store.dynamodb;
-    let names = TableNames {
-        credentials: names.credentials_table,
-        customers: names.customers_table,
-        operations: names.operations_table,
-    };
-    let store = DynamoStore::new(&triseal::aws::load().await, names);
+    let store = DynamoStore::new(&triseal::aws::load().await, (&settings.store.dynamodb).into());
     for table in Table::ALL {
         let name = store.name(table);
         let made = store.create(table).await.map_err(|error| {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use triseal::access::Access;
-use triseal::config::{Backend, CustomerFrom, EnvironmentFrom, Settings};
+use triseal::audit::sink;
+use triseal::config::{AuditSink, Backend, CustomerFrom, EnvironmentFrom, Settings};
 use triseal::crypto::Version;
-use triseal::factors::{FactorError, KeyWrapper, WrapContext};
+use triseal::factors::{FactorError, WrapContext};
 use triseal::ids::CustomerId;
 use triseal::store::WriteId;
 use triseal::store::dynamodb::Table;
@@ -13,14 +14,14 @@ use triseal::store::embedded::EmbeddedStore;
 use triseal::telemetry::dependency::{Dependency, Name};
 
 use super::Failure;
-use super::parts::{self, Aws, Sources, tables};
+use super::parts::{self, Aws, tables};
 
 /// The customer that the probe's key is wrapped for. It is never written to a table.
 const PROBE: &str = "triseal-check";
 
 /// What was tried, line by line.
 struct Report {
-    missing: usize,
+    failed: usize,
 }
 
 impl Report {
@@ -28,51 +29,63 @@ impl Report {
         match outcome {
             Ok(()) => println!("ok       {what}"),
             Err(error) => {
-                self.missing += 1;
-                println!("MISSING  {what}: {error}");
+                self.failed += 1;
+                println!("FAILED   {what}: {error}");
             }
         }
     }
+
+    /// What this program can't try by itself is no failure.
+    fn untried(what: &str, why: &str) {
+        println!("untried  {what}: {why}");
+    }
 }
 
-/// Tries everything. An error says that something is missing; what, stands in the lines before.
+/// Tries everything. An error says that something failed; what, stands in the lines before.
 pub(super) async fn check(settings: &Settings, aws: &Aws) -> Result<(), Failure> {
-    let mut report = Report { missing: 0 };
-    let [environment, wrapper] =
-        [Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
-    match Sources::new(settings, aws, &environment, &wrapper) {
-        Ok(sources) => {
-            let read = sources.environment.fetch().await.map(|_| ());
-            report.line(environment_name(settings), read);
-            check_wrapper(&mut report, settings, sources.wrapper.as_ref()).await?;
-        }
-        Err(error) => report.line("the key files", Err(error)),
-    }
+    let mut report = Report { failed: 0 };
+    check_environment(&mut report, settings, aws).await;
+    check_wrapper(&mut report, settings, aws).await?;
     match settings.store.backend {
         Backend::Dynamodb => check_tables(&mut report, settings, aws).await?,
-        Backend::Embedded => check_file(&mut report, settings),
+        Backend::Embedded => check_store_file(&mut report, settings),
     }
     check_edge(&mut report, settings).await;
-    if let Some(mac) = parts::checkpoint_mac(settings, aws)? {
-        report.line("audit: kms:GenerateMac", mac.make(b"triseal/v1 check").await.map(|_| ()));
-    }
-    match report.missing {
+    check_audit(&mut report, settings, aws).await?;
+    match report.failed {
         0 => Ok(()),
-        1 => Err("1 thing is missing, named above".into()),
-        missing => Err(format!("{missing} things are missing, named above").into()),
+        1 => Err("1 check failed, named above".into()),
+        failed => Err(format!("{failed} checks failed, named above").into()),
     }
 }
 
-fn environment_name(settings: &Settings) -> &'static str {
-    match settings.factors.environment {
+async fn check_environment(report: &mut Report, settings: &Settings, aws: &Aws) {
+    let name = match settings.factors.environment {
         EnvironmentFrom::SecretsManager => "environment keys: secretsmanager:GetSecretValue",
         EnvironmentFrom::File => "environment keys: the file",
+    };
+    match parts::environment(settings, aws, &Arc::new(Dependency::new(Name::EnvironmentKeys))) {
+        Ok((source, _)) => report.line(name, source.fetch().await.map(|_| ())),
+        Err(error) => report.line(name, Err(error)),
     }
 }
 
 /// A real key is wrapped and unwrapped. That another context is refused is tried, too: without that, wrapped keys could be
 /// exchanged.
-async fn check_wrapper(report: &mut Report, settings: &Settings, wrapper: &dyn KeyWrapper) -> Result<(), Failure> {
+async fn check_wrapper(report: &mut Report, settings: &Settings, aws: &Aws) -> Result<(), Failure> {
+    for arn in &settings.factors.kms.unwrap_with {
+        Report::untried(
+            &format!("customer keys: kms:Decrypt with {arn}"),
+            "only a key that is wrapped under it would tell",
+        );
+    }
+    let wrapper = match parts::wrapper(settings, aws, &Arc::new(Dependency::new(Name::CustomerKeys))) {
+        Ok(wrapper) => wrapper,
+        Err(error) => {
+            report.line("customer keys: the local key", Err(error));
+            return Ok(());
+        }
+    };
     let [wrap, unwrap, other] = match settings.factors.customer {
         CustomerFrom::Kms => [
             "customer keys: kms:GenerateDataKeyWithoutPlaintext",
@@ -92,7 +105,7 @@ async fn check_wrapper(report: &mut Report, settings: &Settings, wrapper: &dyn K
         Ok(wrapped) => wrapped,
         Err(error) => {
             report.line(wrap, Err(error));
-            report.line(unwrap, Err("not tried, for want of a wrapped key"));
+            Report::untried(unwrap, "there is no wrapped key to try it with");
             return Ok(());
         }
     };
@@ -123,6 +136,17 @@ async fn check_tables(report: &mut Report, settings: &Settings, aws: &Aws) -> Re
     Ok(())
 }
 
+/// A file that is not there is made at the start of the service, and not here.
+fn check_store_file(report: &mut Report, settings: &Settings) {
+    let path = &settings.store.embedded.path;
+    let name = format!("store: {}", path.display());
+    match path.try_exists() {
+        Ok(false) => report.line::<String>(&format!("{name}, which will be made"), Ok(())),
+        Ok(true) => report.line(&name, EmbeddedStore::open(path, &settings.deployment).map(|_| ())),
+        Err(error) => report.line(&name, Err(error)),
+    }
+}
+
 /// What stands in files before anybody is served: certificates and policy.
 async fn check_edge(report: &mut Report, settings: &Settings) {
     if let Some(tls) = &settings.tls {
@@ -133,13 +157,15 @@ async fn check_edge(report: &mut Report, settings: &Settings) {
     }
 }
 
-/// A file that is not there is made at the start of the service, and not here.
-fn check_file(report: &mut Report, settings: &Settings) {
-    let path = &settings.store.embedded.path;
-    let name = format!("store: {}", path.display());
-    match path.try_exists() {
-        Ok(false) => report.line::<String>(&format!("{name}, which will be made"), Ok(())),
-        Ok(true) => report.line(&name, EmbeddedStore::open(path, &settings.deployment).map(|_| ())),
-        Err(error) => report.line(&name, Err(error)),
+/// Where the log goes, and what signs its heads. On standard output, which every process has, nothing can be tried.
+async fn check_audit(report: &mut Report, settings: &Settings, aws: &Aws) -> Result<(), Failure> {
+    let file = &settings.audit.file;
+    match settings.audit.sink {
+        AuditSink::File => report.line(&format!("audit: {}", file.display()), sink::try_file(file)),
+        AuditSink::Stdout => {}
     }
+    if let Some(mac) = parts::checkpoint_mac(settings, aws)? {
+        report.line("audit: kms:GenerateMac", mac.make(b"triseal/v1 check").await.map(|_| ()));
+    }
+    Ok(())
 }

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use aws_config::SdkConfig;
 use triseal::audit::heads::CheckpointMac;
-use triseal::config::{Backend, CustomerFrom, EnvironmentFrom, Settings};
+use triseal::config::{Backend, CustomerFrom, EnvironmentFile, EnvironmentFrom, SecretsManager, Settings};
 use triseal::factors::kms::{KmsMac, KmsWrapper};
-use triseal::factors::local::{EnvironmentFile, KeyFileError, LocalWrapper};
-use triseal::factors::secrets_manager::SecretsManager;
-use triseal::factors::{EnvironmentSource, FactorError, KeyWrapper};
-use triseal::keyring::EnvironmentTiming;
+use triseal::factors::local::{self, KeyFileError, LocalWrapper};
+use triseal::factors::{EnvironmentSource, FactorError, KeyWrapper, secrets_manager};
+use triseal::keyring::{EnvironmentError, EnvironmentTiming, FingerprintError};
 use triseal::observed::Observed;
-use triseal::store::dynamodb::{DynamoCredentials, DynamoCustomers, DynamoOperations, DynamoStore, TableNames};
+use triseal::store::dynamodb::{DynamoCredentials, DynamoCustomers, DynamoOperations, DynamoStore};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use triseal::store::{Credentials, Customers, Operations, StoreClock};
+use triseal::store::{ChangeError, Credentials, Customers, Operations, StoreClock, StoreError};
 use triseal::telemetry::dependency::Dependency;
 
 use super::Failure;
@@ -44,46 +43,40 @@ pub(super) fn checkpoint_mac(settings: &Settings, aws: &Aws) -> Result<Option<Ar
     Ok(Some(Arc::new(KmsMac::new(aws.config()?, key.clone()))))
 }
 
-/// Where environment and customer keys come from.
-pub(super) struct Sources {
-    pub(super) environment: Arc<dyn EnvironmentSource>,
-    pub(super) timing: EnvironmentTiming,
-    pub(super) wrapper: Arc<dyn KeyWrapper>,
+/// Who wraps customer keys. A key in a file is read; nothing is asked of AWS yet. What is asked later is told to this dependency.
+pub(super) fn wrapper(settings: &Settings, aws: &Aws, state: &Arc<Dependency>) -> Result<Arc<dyn KeyWrapper>, Failure> {
+    let factors = &settings.factors;
+    Ok(match factors.customer {
+        CustomerFrom::Kms => {
+            let (wrap_with, unwrap_with) = (factors.kms.wrap_with.clone(), factors.kms.unwrap_with.clone());
+            Arc::new(Observed::new(KmsWrapper::new(aws.config()?, wrap_with, unwrap_with), state))
+        }
+        CustomerFrom::Local => {
+            let wrapper = LocalWrapper::open(&factors.local.master_key).map_err(no_wrapping_key)?;
+            Arc::new(Observed::new(wrapper, state))
+        }
+    })
 }
 
-impl Sources {
-    /// Reads what stands in files. Nothing is asked of AWS yet. What is asked later is told to these dependencies.
-    pub(super) fn new(
-        settings: &Settings,
-        aws: &Aws,
-        environment_state: &Arc<Dependency>,
-        wrapper_state: &Arc<Dependency>,
-    ) -> Result<Self, Failure> {
-        let factors = &settings.factors;
-        let wrapper: Arc<dyn KeyWrapper> = match factors.customer {
-            CustomerFrom::Kms => {
-                let (wrap_with, unwrap_with) = (factors.kms.wrap_with.clone(), factors.kms.unwrap_with.clone());
-                Arc::new(Observed::new(KmsWrapper::new(aws.config()?, wrap_with, unwrap_with), wrapper_state))
-            }
-            CustomerFrom::Local => {
-                let wrapper = LocalWrapper::open(&factors.local.master_key).map_err(no_wrapping_key)?;
-                Arc::new(Observed::new(wrapper, wrapper_state))
-            }
-        };
-        let (environment, poll, max_age): (Arc<dyn EnvironmentSource>, _, _) = match factors.environment {
-            EnvironmentFrom::SecretsManager => {
-                let secret = &factors.secrets_manager;
-                let source = SecretsManager::new(aws.config()?, secret.secret_id.clone());
-                (Arc::new(Observed::new(source, environment_state)), secret.poll, secret.max_age)
-            }
-            EnvironmentFrom::File => {
-                let file = &factors.file;
-                let source = EnvironmentFile::new(file.path.clone());
-                (Arc::new(Observed::new(source, environment_state)), file.poll, file.max_age)
-            }
-        };
-        Ok(Self { environment, timing: EnvironmentTiming { poll, max_age }, wrapper })
-    }
+/// Where the environment keys stand, and how often they are read. Nothing is read yet. What is read later is told to this dependency.
+pub(super) fn environment(
+    settings: &Settings,
+    aws: &Aws,
+    state: &Arc<Dependency>,
+) -> Result<(Arc<dyn EnvironmentSource>, EnvironmentTiming), Failure> {
+    let factors = &settings.factors;
+    Ok(match factors.environment {
+        EnvironmentFrom::SecretsManager => {
+            let SecretsManager { secret_id, poll, max_age } = &factors.secrets_manager;
+            let source = secrets_manager::SecretsManager::new(aws.config()?, secret_id.clone());
+            (Arc::new(Observed::new(source, state)), EnvironmentTiming { poll: *poll, max_age: *max_age })
+        }
+        EnvironmentFrom::File => {
+            let EnvironmentFile { path, poll, max_age } = &factors.file;
+            let source = local::EnvironmentFile::new(path.clone());
+            (Arc::new(Observed::new(source, state)), EnvironmentTiming { poll: *poll, max_age: *max_age })
+        }
+    })
 }
 
 /// What to do about the file of the wrapping key.
@@ -111,13 +104,14 @@ pub(super) fn no_environment_keys(settings: &Settings, error: &FactorError) -> F
         (EnvironmentFrom::File, _) => "mend it, or name the right file in factors.file.path",
         (EnvironmentFrom::SecretsManager, FactorError::Absent(_)) => {
             "name the right secret in factors.secrets_manager.secret_id, or for a new deployment put a document into it \
-             that `triseal keygen environment FILE` made (docs/AWS.md)"
+             that `triseal keygen environment FILE` made (deploy/README.md, step 3)"
         }
         (EnvironmentFrom::SecretsManager, FactorError::Refused(_)) => {
             "the service's role needs secretsmanager:GetSecretValue on it, and kms:Decrypt on the key of the secret"
         }
         (EnvironmentFrom::SecretsManager, FactorError::Corrupt(_)) => {
-            "put the former value back, with the security team's role (docs/KEYS.md)"
+            "move AWSCURRENT back to the former version (aws secretsmanager update-secret-version-stage), \
+             under the security team's role"
         }
         (EnvironmentFrom::SecretsManager, FactorError::Throttled | FactorError::Away(_)) => {
             "start again when Secrets Manager answers; `triseald check` tells whether it does"
@@ -127,6 +121,38 @@ pub(super) fn no_environment_keys(settings: &Settings, error: &FactorError) -> F
         EnvironmentFrom::File => format!("{error}: {advice}").into(),
         EnvironmentFrom::SecretsManager => format!("the environment keys can't be read: {error}: {advice}").into(),
     }
+}
+
+/// What to do about a keyring that does not start.
+pub(super) fn no_keyring(settings: &Settings, error: &EnvironmentError) -> Failure {
+    match error {
+        EnvironmentError::Source(error) => no_environment_keys(settings, error),
+        EnvironmentError::Fingerprint(error) => not_compared(error),
+        EnvironmentError::Regression(_) | EnvironmentError::Interrupted => error.to_string().into(),
+    }
+}
+
+/// What to do about fingerprints that are not the store's, or a store that does not tell them.
+pub(super) fn not_compared(error: &FingerprintError) -> Failure {
+    let advice = match error {
+        FingerprintError::Store(ChangeError::Store(StoreError::Absent(_))) => {
+            "make it by deploy/cloudformation/tables.yaml (for development, by `triseal tables create`), \
+             or name the right one in store.dynamodb"
+        }
+        FingerprintError::Store(ChangeError::Store(StoreError::Refused(_))) => {
+            "`triseald check` tells which permission is missing"
+        }
+        FingerprintError::Store(
+            ChangeError::Concurrent
+            | ChangeError::Store(
+                StoreError::Away(_) | StoreError::Throttled | StoreError::Newer | StoreError::Corrupt(_),
+            ),
+        )
+        | FingerprintError::Mismatch { .. }
+        | FingerprintError::Lost { .. }
+        | FingerprintError::NoRandomness => return error.to_string().into(),
+    };
+    format!("{error}: {advice}").into()
 }
 
 /// Where everything is kept.
@@ -178,11 +204,5 @@ impl Store {
 
 /// The three tables.
 pub(super) fn tables(settings: &Settings, aws: &Aws) -> Result<DynamoStore, Failure> {
-    let names = &settings.store.dynamodb;
-    let names = TableNames {
-        credentials: names.credentials_table.clone(),
-        customers: names.customers_table.clone(),
-        operations: names.operations_table.clone(),
-    };
-    Ok(DynamoStore::new(aws.config()?, names))
+    Ok(DynamoStore::new(aws.config()?, (&settings.store.dynamodb).into()))
 }

@@ -150,7 +150,7 @@ async fn what_another_key_answers_is_not_taken() {
             assert_eq!(octets, 0, "KMS wraps nothing but nothing");
             continue;
         };
-        let wrapped = super::wrapped(made.ciphertext_blob, &wrapper.wrap_with).unwrap();
+        let wrapped = super::wrapped_key(made.ciphertext_blob, &wrapper.wrap_with).unwrap();
         let refused = wrapper.unwrap(&acme().context(), &wrapped).await;
         assert!(matches!(refused, Err(FactorError::Corrupt(_))), "{refused:?}");
     }

@@ -1,6 +1,8 @@
 mod answers;
 mod batch;
+mod jobs;
 mod limits;
+mod refresh;
 
 use tonic::Code;
 use tonic_types::StatusExt;

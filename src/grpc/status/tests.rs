@@ -3,6 +3,7 @@ use tonic_types::ErrorDetails;
 use super::*;
 use crate::access::{Ask, GetCredential};
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
+use crate::jobs::JobId;
 
 /// A text of a dependency, which goes to the log and never out.
 const PLANTED: &str = "arn:aws:kms:eu-central-1:111122223333:key/planted";
@@ -77,6 +78,8 @@ fn every_error_of_the_vault_has_its_code_and_reason() {
         (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY", None),
         (E::NoAccessView, Code::FailedPrecondition, "NO_ACCESS_VIEW", None),
         (E::NeedsReauth, Code::FailedPrecondition, "NEEDS_REAUTH", None),
+        (E::NotRefreshable, Code::FailedPrecondition, "NOT_REFRESHABLE", None),
+        (E::LeaseLost, Code::Aborted, "LEASE_LOST", None),
         (E::Malformed, Code::DataLoss, "MALFORMED", None),
         (E::NotAuthentic, Code::DataLoss, "NOT_AUTHENTIC", None),
         (E::EncodingUnknown, Code::Unavailable, "ENCODING_UNKNOWN", Some(30)),
@@ -92,6 +95,12 @@ fn every_error_of_the_vault_has_its_code_and_reason() {
     ] {
         assert_eq!(told(error.into()), (code, reason.to_owned(), None, Some("7".to_owned())));
     }
+    let available = jiff::Timestamp::from_second(1_764_000_000).unwrap();
+    let status = Status::from(E::RefreshInProgress { available, current: revision(7) });
+    let from = details(&status).error_info().unwrap().metadata.get("lease_available_time").cloned();
+    assert_eq!(from.as_deref(), Some("2025-11-24T16:00:00Z"));
+    let wanted = (Code::FailedPrecondition, "REFRESH_IN_PROGRESS".to_owned(), Some(1), Some("7".to_owned()));
+    assert_eq!(told(status), wanted);
     for (error, code, reason, retry) in store_errors() {
         assert_eq!(told(E::Store(error).into()), (code, reason.to_owned(), retry, None));
     }
@@ -133,6 +142,7 @@ fn every_error_of_the_directory_has_its_code_and_reason() {
         (E::KeyVersionUnknown, Code::FailedPrecondition, "KEY_VERSION_UNKNOWN"),
         (E::KeyVersionInUse(InUse::Primary), Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
         (E::KeyVersionInUse(InUse::Records { records: 3 }), Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
+        (E::KeyVersionInUse(InUse::Unreadable { records: 1 }), Code::FailedPrecondition, "KEY_VERSION_IN_USE"),
         (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY"),
         (E::Internal("planted"), Code::Internal, "INTERNAL"),
     ] {
@@ -143,6 +153,26 @@ fn every_error_of_the_directory_has_its_code_and_reason() {
     assert_eq!(told_early, (Code::FailedPrecondition, "KEY_VERSION_IN_USE".to_owned(), Some(70), None));
     for (error, code, reason, retry) in wrapper_errors() {
         assert_eq!(told(E::Wrapper(error).into()), (code, reason.to_owned(), retry, None));
+    }
+    for (error, code, reason, retry) in store_errors() {
+        assert_eq!(told(E::Store(error).into()), (code, reason.to_owned(), retry, None));
+    }
+}
+
+#[test]
+fn every_error_of_a_job_has_its_code_and_reason() {
+    use JobError as E;
+    let running = JobId::parse("0000000000001-0000000a").unwrap();
+    for (error, code, reason, retry) in [
+        (E::NotFound, Code::NotFound, "JOB_NOT_FOUND", None),
+        (E::Running(running), Code::AlreadyExists, "JOB_RUNNING", None),
+        (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY", None),
+        (E::Customer(CustomerError::NotFound), Code::NotFound, "CUSTOMER_NOT_FOUND", None),
+        (E::Audit(AuditError::TimedOut), Code::Unavailable, "AUDIT_UNAVAILABLE", None),
+        (E::Keyring(KeyringError::KeysStale), Code::Unavailable, "KEYS_STALE", Some(5)),
+        (E::Internal("planted"), Code::Internal, "INTERNAL", None),
+    ] {
+        assert_eq!(told(error.into()), (code, reason.to_owned(), retry, None));
     }
     for (error, code, reason, retry) in store_errors() {
         assert_eq!(told(E::Store(error).into()), (code, reason.to_owned(), retry, None));

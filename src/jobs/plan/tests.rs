@@ -187,3 +187,112 @@ fn jobs_and_parts_are_read_as_they_were_written_and_nothing_else_is() {
         assert!(read_part(&row("p", written[..end].to_vec())).is_err());
     }
 }
+
+/// SplitMix64, as in `vault::model`.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: i64) -> i64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound.unsigned_abs()) as i64
+    }
+}
+
+/// A replica, in seconds: it starts, comes to the target, and is killed.
+struct Simulated {
+    starts: i64,
+    switches: i64,
+    killed: i64,
+    known: Option<Replica>,
+}
+
+impl Simulated {
+    fn random(random: &mut Random) -> Self {
+        let starts = random.below(120) - 60;
+        Self { starts, switches: random.below(150) - 50, killed: starts + random.below(300), known: None }
+    }
+
+    fn is_alive(&self, now: i64) -> bool {
+        (self.starts..self.killed).contains(&now)
+    }
+
+    fn version(&self, now: i64) -> u32 {
+        if now >= self.switches { 2 } else { 1 }
+    }
+
+    /// Every ten seconds from its start, as `Reporter` does.
+    fn report(&mut self, now: i64) {
+        if !self.is_alive(now) || (now - self.starts) % 10 != 0 {
+            return;
+        }
+        let mut next = replica(Some((self.version(now), 3)), "new", now, now);
+        match &self.known {
+            Some(before) if before.primaries == next.primaries => {
+                next = Replica { since: before.since, had_others: before.had_others, ..next };
+            }
+            before => next.had_others = before.is_some(),
+        }
+        self.known = Some(next);
+    }
+}
+
+/// Replicas start, come to the target and are killed at any time, and all of them seal all the time, each call taking up to 10 s. A job
+/// that has ended left no record below its target, and none is on its way.
+#[test]
+fn a_job_that_ended_leaves_nothing_behind_whatever_the_replicas_do() {
+    let mut ends = Vec::new();
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let mut replicas: Vec<_> = (0..4).map(|_| Simulated::random(&mut random)).collect();
+        // Whoever was asked to start it seals at the target.
+        replicas.push(Simulated { starts: -60, switches: -60, killed: i64::MAX, known: None });
+        let mut records = [1_u32; 40];
+        // When each call ends, on which record, under which version, and whose it is.
+        let mut calls: Vec<(i64, usize, u32, usize)> = Vec::new();
+        let (mut job, mut at, mut changed) = (job(JobKind::Reencryption), 0, 0);
+        for now in -60_i64.. {
+            assert!(now < 1_000, "it does not end");
+            for (index, replica) in replicas.iter_mut().enumerate() {
+                replica.report(now);
+                if replica.is_alive(now) && random.below(2) == 0 {
+                    let record = random.below(40) as usize;
+                    calls.push((now + random.below(11), record, replica.version(now), index));
+                }
+            }
+            calls.retain(|(end, record, version, whose)| {
+                let ends = *end <= now;
+                if ends && replicas[*whose].is_alive(now) {
+                    records[*record] = *version;
+                }
+                !ends && replicas[*whose].is_alive(now)
+            });
+            if now < 0 {
+                continue;
+            }
+            let reports: Vec<_> = replicas.iter().filter_map(|replica| replica.known.clone()).collect();
+            let settled = settled(&job, &reports, STALENESS, time(now));
+            if job.pass_time.is_none() {
+                job = begun(&job, settled, time(now)).unwrap_or(job);
+                continue;
+            }
+            for record in records.iter_mut().skip(at).take(5).filter(|record| **record < 2) {
+                (*record, changed) = (2, changed + 1);
+            }
+            at += 5;
+            if at >= records.len() {
+                let pass = Progress { done: 40, changed, ..Progress::default() };
+                (job, at, changed) = (after_pass(&job, &pass, settled, time(now)), 0, 0);
+            }
+            if job.state == JobState::Done {
+                assert!(records.iter().all(|version| *version == 2), "seed {seed}: {records:?}");
+                assert!(calls.iter().all(|(_, _, version, _)| *version == 2), "seed {seed}: {calls:?}");
+                ends.push(now);
+                break;
+            }
+        }
+    }
+    assert!(ends.iter().any(|end| *end < 50) && ends.iter().any(|end| *end > 100), "it waits as long as it must");
+}

@@ -29,7 +29,7 @@ impl Intercept for Listen {
         "Listen"
     }
 
-    /// Of each attempt.
+    /// Before each attempt: one that is sent again has its own time.
     fn read_before_transmit(
         &self,
         _: &BeforeTransmitInterceptorContextRef<'_>,

@@ -9,7 +9,8 @@ use aws_sdk_dynamodb::types::{
 use tokio::time::sleep;
 
 use super::super::{StoreError, WriteId};
-use super::wire::{DynamoStore, Put};
+use super::wire::DynamoStore;
+use super::write::Put;
 
 /// The partition of rows that are written to see whether that is permitted. No id begins so.
 pub(super) const PROBE: &str = "#check";

@@ -11,8 +11,27 @@ use super::super::contract::{self, Backend, credential_ref, customer, customer_i
 use super::super::{ChangeError, Decision, Versioned, change};
 use super::wire::{item_of, key_item};
 use super::*;
-use crate::aws::emulators::{dynamodb, table_names, tables};
+use crate::aws::emulators::{dynamodb, unique};
 use crate::aws::stub::{Answer, Stub};
+
+/// Names of tables that are not there.
+fn table_names() -> TableNames {
+    let name = unique("test");
+    TableNames {
+        credentials: format!("{name}-credentials"),
+        customers: format!("{name}-customers"),
+        operations: format!("{name}-operations"),
+    }
+}
+
+/// A store on new tables.
+pub(crate) async fn tables() -> Arc<DynamoStore> {
+    let store = DynamoStore::new(&dynamodb().await, table_names());
+    for table in Table::ALL {
+        store.create(table).await.expect("a new table");
+    }
+    Arc::new(store)
+}
 
 async fn credentials() -> (Arc<DynamoStore>, DynamoCredentials) {
     let store = tables().await;
@@ -99,7 +118,7 @@ async fn what_cannot_be_read_is_told_apart_and_never_written_over() {
     let (good, bad) = (living("acme", "good"), living("acme", "bad"));
     let whole = encoding::encode_credential(&bad);
     let cut = whole[..whole.len() - 1].to_vec();
-    let newer = [&[2], &whole[1..]].concat();
+    let newer = [&[3], &whole[1..]].concat();
     let other_mark = WriteId::random().unwrap();
     for (octets, mark, wanted) in [
         (Some(cut), bad.write_id, StoreError::Corrupt("a row is not of its form".to_owned())),

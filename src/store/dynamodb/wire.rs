@@ -1,4 +1,4 @@
-//! Requests to DynamoDB, and what it answers: items, refusals, and every failure told apart. It knows no row.
+//! Requests to DynamoDB, and what it answers: items, pages, and every failure told apart. It knows no row. Writes are in `write`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,21 +9,15 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::Builder;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, Delete as TransactDelete, Put as TransactPut,
-    ReturnValuesOnConditionCheckFailure, TransactWriteItem,
-};
-use tokio::time::sleep;
+use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::super::encoding::{self, BadRow};
-use super::super::{StoreClock, StoreError, WriteId};
+use super::super::{StoreClock, StoreError};
 use super::TableNames;
 use super::date::Listen;
 use super::tables::{PROBE, Table};
+use super::write::Put;
 use crate::aws::{Failure, Patience};
 
 /// Reading takes some 5 ms. All attempts end before a call without a deadline of its own (5 s) does, so that its caller is told the
@@ -34,41 +28,20 @@ const READING: Patience =
 /// have been carried out; `store::change` knows what to do then.
 const WRITING: Patience =
     Patience { attempt: Duration::from_millis(2_000), operation: Duration::from_millis(2_000), attempts: 1 };
-/// A write that is throttled was not carried out, and is sent at most so often.
-const SENDINGS: u32 = 3;
-/// The longest pause before the second sending, in milliseconds. It doubles with each.
-const FIRST_PAUSE_MS: u64 = 50;
-/// An item has at most 400 KiB, with its keys and names
-/// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>).
-const MAX_ROW_OCTETS: usize = 390 * 1024;
-
 /// Attributes of every item, beside its keys.
 const ROW: &str = "row";
-const WRITE_ID: &str = "write_id";
+pub(super) const WRITE_ID: &str = "write_id";
 
 /// Partition and sort key of an item.
 pub(super) type Key = (String, String);
 
 /// Names and values.
-type Attributes = HashMap<String, AttributeValue>;
-
-/// An item that is written whole.
-pub(super) struct Put {
-    pub(super) key: Key,
-    pub(super) write_id: WriteId,
-    pub(super) octets: Vec<u8>,
-}
-
-/// What is written in the same transaction.
-pub(super) enum Beside {
-    Put(Put),
-    Delete(Key),
-}
+pub(super) type Attributes = HashMap<String, AttributeValue>;
 
 /// An item as it was read.
 pub(super) struct Item {
-    table: Table,
-    attributes: Attributes,
+    pub(super) table: Table,
+    pub(super) attributes: Attributes,
 }
 
 impl Item {
@@ -109,22 +82,6 @@ pub struct DynamoStore {
     clock: Arc<StoreClock>,
 }
 
-/// A write as it is sent, perhaps more than once.
-enum Write {
-    Put { condition: Condition, item: Attributes },
-    Delete { condition: Condition, key: Key },
-    Transaction { items: Vec<TransactWriteItem>, token: String },
-}
-
-/// What became of one sending of a write.
-enum Sent {
-    Done,
-    /// The condition failed. This is the present item.
-    Refused(Option<Attributes>),
-    /// Another transaction has the item: nothing was written, and no condition looked at.
-    Busy,
-}
-
 impl DynamoStore {
     /// Names the tables. Nothing is asked of them.
     pub fn new(config: &SdkConfig, names: TableNames) -> Self {
@@ -133,6 +90,11 @@ impl DynamoStore {
             Client::from_conf(config.build())
         };
         Self { reads: client(&READING), writes: client(&WRITING), names, clock: Arc::default() }
+    }
+
+    /// The one table of the service's own records, for whoever may read no other.
+    pub fn of_operations(config: &SdkConfig, table: String) -> Self {
+        Self::new(config, TableNames { operations: table, credentials: String::new(), customers: String::new() })
     }
 
     /// What it says of the time. It is listened to where the service's own records are read, one of them every few seconds.
@@ -159,164 +121,6 @@ impl DynamoStore {
         };
         let answer = answer.map_err(|error| self.failure(table, &error))?;
         Ok(answer.item.map(|attributes| Item { table, attributes }))
-    }
-
-    /// Writes `put`, and what is `beside` it in the same transaction, on the condition that the present item of that key has the
-    /// write id `expected`, or that there is none. `Some`: refused, with the present item.
-    ///
-    /// Also refused is a write that met another transaction: with the item as it is then, which may still be the expected one.
-    pub(super) async fn replace(
-        &self,
-        table: Table,
-        expected: Option<WriteId>,
-        put: Put,
-        beside: Vec<Beside>,
-    ) -> Result<Option<Option<Item>>, StoreError> {
-        let puts = beside.iter().filter_map(|beside| match beside {
-            Beside::Put(put) => Some(put),
-            Beside::Delete(_) => None,
-        });
-        if puts.chain([&put]).any(|put| put.octets.len() > MAX_ROW_OCTETS) {
-            return Err(StoreError::Refused("the row is longer than DynamoDB takes".to_owned()));
-        }
-        let condition = Condition::of(table, expected);
-        let (key, write_id) = (put.key.clone(), put.write_id);
-        let item = item_of(table, put);
-        let write = if beside.is_empty() {
-            Write::Put { condition, item }
-        } else {
-            // Were the network to deliver it twice, it would be one transaction.
-            let token = format!("{:032x}", u128::from_be_bytes(write_id.octets()));
-            Write::Transaction { items: self.transaction(table, &condition, item, beside)?, token }
-        };
-        self.settle(table, &key, write).await
-    }
-
-    /// Removes an item on the condition that it has the write id `expected`. `Some`: refused, with the present item.
-    pub(super) async fn remove(
-        &self,
-        table: Table,
-        key: &Key,
-        expected: WriteId,
-    ) -> Result<Option<Option<Item>>, StoreError> {
-        let condition = Condition::of(table, Some(expected));
-        self.settle(table, key, Write::Delete { condition, key: key.clone() }).await
-    }
-
-    /// Sends a write, again while it is throttled, and finds out what became of it.
-    async fn settle(&self, table: Table, key: &Key, write: Write) -> Result<Option<Option<Item>>, StoreError> {
-        let mut sendings = 1;
-        let sent = loop {
-            let sent = match &write {
-                Write::Put { condition, item } => self.put(table, condition, item).await,
-                Write::Delete { condition, key } => self.delete(table, condition, key).await,
-                Write::Transaction { items, token } => self.transact(table, items, token).await,
-            };
-            match sent {
-                Err(StoreError::Throttled) if sendings < SENDINGS => sleep(pause(sendings)).await,
-                sent => break sent?,
-            }
-            sendings += 1;
-        };
-        match sent {
-            Sent::Done => Ok(None),
-            Sent::Refused(present) => Ok(Some(present.map(|attributes| Item { table, attributes }))),
-            Sent::Busy => self.get(table, key).await.map(Some),
-        }
-    }
-
-    async fn put(&self, table: Table, condition: &Condition, item: &Attributes) -> Result<Sent, StoreError> {
-        let request = self
-            .writes
-            .put_item()
-            .table_name(self.name(table))
-            .set_item(Some(item.clone()))
-            .condition_expression(condition.expression)
-            .expression_attribute_names("#name", condition.name)
-            .set_expression_attribute_values(condition.values.clone())
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        match request.send().await {
-            Ok(_) => Ok(Sent::Done),
-            Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(refusal)) => Ok(Sent::Refused(refusal.item.clone())),
-                Some(PutItemError::TransactionConflictException(_)) => Ok(Sent::Busy),
-                Some(_) | None => Err(self.failure(table, &error)),
-            },
-        }
-    }
-
-    async fn delete(&self, table: Table, condition: &Condition, key: &Key) -> Result<Sent, StoreError> {
-        let request = self
-            .writes
-            .delete_item()
-            .table_name(self.name(table))
-            .set_key(Some(key_item(table, key)))
-            .condition_expression(condition.expression)
-            .expression_attribute_names("#name", condition.name)
-            .set_expression_attribute_values(condition.values.clone())
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        match request.send().await {
-            Ok(_) => Ok(Sent::Done),
-            Err(error) => match error.as_service_error() {
-                Some(DeleteItemError::ConditionalCheckFailedException(refusal)) => {
-                    Ok(Sent::Refused(refusal.item.clone()))
-                }
-                Some(DeleteItemError::TransactionConflictException(_)) => Ok(Sent::Busy),
-                Some(_) | None => Err(self.failure(table, &error)),
-            },
-        }
-    }
-
-    /// The condition is on the first item.
-    fn transaction(
-        &self,
-        table: Table,
-        condition: &Condition,
-        item: Attributes,
-        beside: Vec<Beside>,
-    ) -> Result<Vec<TransactWriteItem>, StoreError> {
-        let incomplete = |_| StoreError::Refused("a request is incomplete".to_owned());
-        let first = TransactPut::builder()
-            .table_name(self.name(table))
-            .set_item(Some(item))
-            .condition_expression(condition.expression)
-            .expression_attribute_names("#name", condition.name)
-            .set_expression_attribute_values(condition.values.clone())
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let mut items = vec![TransactWriteItem::builder().put(first.build().map_err(incomplete)?).build()];
-        for one in beside {
-            let item = TransactWriteItem::builder();
-            items.push(match one {
-                Beside::Put(put) => {
-                    let put = TransactPut::builder().table_name(self.name(table)).set_item(Some(item_of(table, put)));
-                    item.put(put.build().map_err(incomplete)?).build()
-                }
-                Beside::Delete(key) => {
-                    let key = Some(key_item(table, &key));
-                    let delete = TransactDelete::builder().table_name(self.name(table)).set_key(key);
-                    item.delete(delete.build().map_err(incomplete)?).build()
-                }
-            });
-        }
-        Ok(items)
-    }
-
-    async fn transact(&self, table: Table, items: &[TransactWriteItem], token: &str) -> Result<Sent, StoreError> {
-        let request =
-            self.writes.transact_write_items().set_transact_items(Some(items.to_vec())).client_request_token(token);
-        match request.send().await {
-            Ok(_) => Ok(Sent::Done),
-            Err(error) => match error.as_service_error() {
-                Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
-                    cancellation(cancelled.cancellation_reasons())
-                }
-                // By another request with the same token: this very write, which may be carried out yet.
-                Some(TransactWriteItemsError::TransactionInProgressException(_)) => {
-                    Err(StoreError::Away("the transaction is still under way".to_owned()))
-                }
-                Some(_) | None => Err(self.failure(table, &error)),
-            },
-        }
     }
 
     /// The items of one partition after a key, and after which one the next page starts.
@@ -389,42 +193,6 @@ impl DynamoStore {
     }
 }
 
-/// On the present item of a write's key.
-struct Condition {
-    expression: &'static str,
-    name: &'static str,
-    values: Option<Attributes>,
-}
-
-impl Condition {
-    fn of(table: Table, expected: Option<WriteId>) -> Self {
-        let (partition_name, _) = table.keys();
-        match expected {
-            None => Self { expression: "attribute_not_exists(#name)", name: partition_name, values: None },
-            Some(id) => Self {
-                expression: "#name = :expected",
-                name: WRITE_ID,
-                values: Some([(":expected".to_owned(), blob(&id.octets()))].into()),
-            },
-        }
-    }
-}
-
-/// Why a transaction was cancelled: the condition is on the first item.
-fn cancellation(reasons: &[CancellationReason]) -> Result<Sent, StoreError> {
-    let mut codes = reasons.iter().map(|reason| reason.code().unwrap_or_default());
-    if let Some(first) = reasons.first().filter(|first| first.code() == Some("ConditionalCheckFailed")) {
-        return Ok(Sent::Refused(first.item.clone()));
-    }
-    if codes.clone().any(|code| code == "TransactionConflict") {
-        return Ok(Sent::Busy);
-    }
-    if codes.any(|code| matches!(code, "ThrottlingError" | "ProvisionedThroughputExceeded")) {
-        return Err(StoreError::Throttled);
-    }
-    Err(StoreError::Refused("the transaction was cancelled for another reason than its condition".to_owned()))
-}
-
 fn found(
     table: Table,
     items: Option<Vec<Attributes>>,
@@ -456,17 +224,10 @@ fn key_of(table: Table, attributes: &Attributes) -> Option<Key> {
     Some((text(partition_name)?, text(sort_name)?))
 }
 
-fn blob(octets: &[u8]) -> AttributeValue {
+pub(super) fn blob(octets: &[u8]) -> AttributeValue {
     AttributeValue::B(Blob::new(octets))
 }
 
 fn page_limit(limit: usize) -> i32 {
     i32::try_from(limit).unwrap_or(i32::MAX).max(1)
-}
-
-/// A random pause, so that writers that were throttled together do not come back together.
-fn pause(sendings: u32) -> Duration {
-    let longest = FIRST_PAUSE_MS << sendings.min(8);
-    // Without a generator there is no jitter, and nothing else to fear.
-    Duration::from_millis(getrandom::u64().unwrap_or(longest) % (longest + 1))
 }

@@ -226,7 +226,7 @@ async fn a_corrupt_row_is_an_error_and_stays() {
     let store = open(&directory.path().join("store.redb")).unwrap();
     let row = living("acme", "crm");
     let good = encoding::encode_credential(&row);
-    let newer = &[2; 100][..];
+    let newer = &[3; 100][..];
     let credentials = EmbeddedCredentials(Arc::clone(&store));
     let beside = living("acme", "later");
     credentials.replace(None, beside.clone()).await.unwrap();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use crate::aws::emulators::tables;
 use crate::ids::{CredentialRef, CustomerId};
+use crate::store::dynamodb::tests::tables;
 use crate::store::dynamodb::{DynamoCredentials, DynamoCustomers};
 use crate::store::{CredentialRow, CustomerRow, CustomerWrite, Customers, Replaced, Rows, Versioned, WriteId};
 
@@ -34,7 +34,7 @@ impl Mirror {
         assert_eq!(theirs.as_ref(), ours);
     }
 
-    pub(super) fn put_credential(
+    pub(super) fn replace_credential(
         &self,
         expected: Option<WriteId>,
         row: &CredentialRow,
@@ -50,7 +50,7 @@ impl Mirror {
         assert_eq!(theirs.as_ref(), ours);
     }
 
-    pub(super) fn put_customer(
+    pub(super) fn replace_customer(
         &self,
         expected: Option<WriteId>,
         write: &CustomerWrite,

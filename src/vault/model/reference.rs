@@ -19,10 +19,79 @@ const HOUR: i64 = 3_600_000_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Op {
-    Encrypt { credential: usize, secret: SecretId, condition: Require, key: Option<u32>, caller: usize },
-    Decrypt { credential: usize, revision: Option<u64> },
-    Delete { credential: usize, revision: Option<u64>, caller: usize },
+    Encrypt {
+        credential: usize,
+        secret: SecretId,
+        condition: Require,
+        key: Option<u32>,
+        caller: usize,
+    },
+    Decrypt {
+        credential: usize,
+        revision: Option<u64>,
+    },
+    Delete {
+        credential: usize,
+        revision: Option<u64>,
+        caller: usize,
+    },
+    /// With a lease of so many seconds.
+    Acquire {
+        credential: usize,
+        rejected: Option<u64>,
+        key: Option<u32>,
+        ttl: i64,
+        caller: usize,
+    },
+    /// With the token that this acquisition was answered.
+    Complete {
+        credential: usize,
+        lease: OpId,
+        secret: SecretId,
+        caller: usize,
+    },
+    Abandon {
+        credential: usize,
+        lease: OpId,
+        invalid_grant: bool,
+        caller: usize,
+    },
+    Mark {
+        credential: usize,
+        revision: Option<u64>,
+        caller: usize,
+    },
+    /// What re-encryption does: the same secret under another envelope.
+    Rewrite {
+        credential: usize,
+    },
     CreateCustomer,
+}
+
+impl Op {
+    fn credential(&self) -> usize {
+        match self {
+            Self::Encrypt { credential, .. }
+            | Self::Decrypt { credential, .. }
+            | Self::Delete { credential, .. }
+            | Self::Acquire { credential, .. }
+            | Self::Complete { credential, .. }
+            | Self::Abandon { credential, .. }
+            | Self::Mark { credential, .. }
+            | Self::Rewrite { credential } => *credential,
+            Self::CreateCustomer => 1,
+        }
+    }
+
+    /// Whether what it does concerns the secret that is there, and means nothing afterwards.
+    fn ends_with_the_secret(&self) -> bool {
+        matches!(self, Self::Acquire { .. } | Self::Abandon { .. } | Self::Mark { .. } | Self::Rewrite { .. })
+    }
+
+    /// Whether it is refused while the customer is disabled.
+    fn needs_an_active_customer(&self) -> bool {
+        matches!(self, Self::Encrypt { .. } | Self::Decrypt { .. } | Self::Delete { .. } | Self::Acquire { .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +113,29 @@ pub(super) enum Outcome {
         secret: SecretId,
     },
     Deleted,
+    /// The tokens that are there.
+    Fresh {
+        revision: u64,
+        secret: SecretId,
+    },
+    Leased {
+        revision: u64,
+        secret: SecretId,
+        expires: i64,
+        after_lapse: bool,
+    },
+    /// What is known of it now.
+    Shown {
+        revision: u64,
+        needs_reauth: bool,
+    },
+    Rewritten,
+    Skipped,
+    NeedsReauth,
+    /// With the time from which the lease may be had.
+    InProgress(i64),
+    LeaseLost,
+    CustomerDisabled,
     Created {
         row: Mark,
     },
@@ -97,10 +189,36 @@ pub(super) enum Made {
         credential: usize,
         revision: u64,
         secret: Option<SecretId>,
+        needs_reauth: bool,
+        leases: Vec<Facts>,
     },
     Customer {
         row: Mark,
     },
+}
+
+/// What a row tells of a lease, but for whose token it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) caller: usize,
+    pub(super) revision: u64,
+    pub(super) expires: i64,
+    pub(super) after_lapse: bool,
+    pub(super) end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Completed { made: u64, time: i64 },
+    Abandoned { invalid_grant: bool },
+}
+
+#[derive(Clone, Debug)]
+struct Lease {
+    /// Whose answer has its token.
+    by: OpId,
+    key: Key,
+    facts: Facts,
 }
 
 /// What the history must agree with.
@@ -108,6 +226,8 @@ pub(super) enum Made {
 struct Row {
     revision: u64,
     secret: Option<SecretId>,
+    needs_reauth: bool,
+    leases: Vec<Lease>,
     /// Key, caller, the revision that was made, time.
     remembered: Vec<(Key, usize, u64, i64)>,
 }
@@ -151,7 +271,8 @@ fn due(row: Option<&Row>, customer_exists: bool, id: OpId, op: &Op, now: i64) ->
             }
             let revision = present.revision + 1;
             let remembered = remember(&present, (key, *caller, revision, now));
-            Due::Write(Row { revision, secret: Some(*secret), remembered }, Outcome::Sealed { revision, time: now })
+            let row = Row { revision, secret: Some(*secret), needs_reauth: false, remembered, ..present };
+            Due::Write(row, Outcome::Sealed { revision, time: now })
         }
         Op::Delete { revision, caller, .. } => match living {
             None => missing,
@@ -160,7 +281,7 @@ fn due(row: Option<&Row>, customer_exists: bool, id: OpId, op: &Op, now: i64) ->
             }
             Some(row) => {
                 let remembered = remember(row, (Key::Own(id), *caller, row.revision, now));
-                Due::Write(Row { revision: row.revision, secret: None, remembered }, Outcome::Deleted)
+                Due::Write(Row { secret: None, needs_reauth: false, remembered, ..row.clone() }, Outcome::Deleted)
             }
         },
         Op::Decrypt { revision, .. } => match living {
@@ -173,7 +294,150 @@ fn due(row: Option<&Row>, customer_exists: bool, id: OpId, op: &Op, now: i64) ->
                 Due::Answer(Outcome::Opened { revision: row.revision, secret })
             }
         },
+        Op::Acquire { .. } | Op::Complete { .. } | Op::Abandon { .. } | Op::Mark { .. } | Op::Rewrite { .. } => {
+            due_of_refresh(row, missing, id, op, now)
+        }
         Op::CreateCustomer => unreachable!("it is checked apart"),
+    }
+}
+
+/// The same for what is there for refreshing.
+fn due_of_refresh(row: Option<&Row>, missing: Due, id: OpId, op: &Op, now: i64) -> Due {
+    let living = row.filter(|row| row.secret.is_some());
+    match op {
+        Op::Acquire { rejected, key, ttl, caller, .. } => match living {
+            None => missing,
+            Some(row) => acquire(row, id, (*rejected, *key, *ttl, *caller), now),
+        },
+        Op::Complete { lease, secret, caller, .. } => match row {
+            None => missing,
+            Some(row) => match (row.lease(*lease, *caller), living.is_some()) {
+                (Some(Lease { facts: Facts { end: Some(End::Completed { made, time }), .. }, .. }), _) => {
+                    Due::Answer(Outcome::Sealed { revision: *made, time: *time })
+                }
+                (_, false) => missing,
+                (None, true) => Due::Answer(Outcome::LeaseLost),
+                (Some(held), true) if held.facts.revision != row.revision => {
+                    Due::Answer(Outcome::Mismatch(row.revision))
+                }
+                (Some(_), true) => {
+                    let revision = row.revision + 1;
+                    let ended = row.ended(*lease, End::Completed { made: revision, time: now });
+                    let row = Row { revision, secret: Some(*secret), needs_reauth: false, ..ended };
+                    Due::Write(row, Outcome::Sealed { revision, time: now })
+                }
+            },
+        },
+        Op::Abandon { lease, invalid_grant, caller, .. } => {
+            let Some(row) = living else { return missing };
+            let Some(held) = row.lease(*lease, *caller) else { return Due::Answer(Outcome::LeaseLost) };
+            let end = End::Abandoned { invalid_grant: *invalid_grant };
+            if held.facts.end == Some(end) {
+                return Due::Answer(row.shown());
+            }
+            if row.present().is_none_or(|present| present.by != *lease) {
+                return Due::Answer(Outcome::LeaseLost);
+            }
+            let row = Row { needs_reauth: row.needs_reauth || *invalid_grant, ..row.ended(*lease, end) };
+            let shown = row.shown();
+            Due::Write(row, shown)
+        }
+        Op::Mark { revision, caller, .. } => {
+            let Some(row) = living else { return missing };
+            if row.remembered.iter().any(|known| known.0 == Key::Own(id)) {
+                return Due::Answer(row.shown());
+            }
+            if revision.is_some_and(|revision| revision != row.revision) {
+                return Due::Answer(Outcome::Mismatch(row.revision));
+            }
+            if row.needs_reauth {
+                return Due::Answer(row.shown());
+            }
+            let remembered = remember(row, (Key::Own(id), *caller, row.revision, now));
+            let row = Row { needs_reauth: true, remembered, ..row.clone() };
+            let shown = row.shown();
+            Due::Write(row, shown)
+        }
+        Op::Rewrite { .. } => match living {
+            None => Due::Answer(Outcome::Skipped),
+            Some(row) => Due::Write(row.clone(), Outcome::Rewritten),
+        },
+        Op::Encrypt { .. } | Op::Decrypt { .. } | Op::Delete { .. } | Op::CreateCustomer => {
+            unreachable!("it is due elsewhere")
+        }
+    }
+}
+
+const SECOND: i64 = 1_000_000;
+
+/// What an acquisition does to a living credential: refused revision, key, seconds, caller.
+fn acquire(row: &Row, id: OpId, asked: (Option<u64>, Option<u32>, i64, usize), now: i64) -> Due {
+    let (rejected, key, ttl, caller) = asked;
+    let (revision, secret) = (row.revision, row.secret.unwrap_or_default());
+    if row.needs_reauth {
+        return Due::Answer(Outcome::NeedsReauth);
+    }
+    match rejected {
+        Some(rejected) if rejected > revision => return Due::Answer(Outcome::Mismatch(revision)),
+        Some(rejected) if rejected == revision => {}
+        Some(_) | None => return Due::Answer(Outcome::Fresh { revision, secret }),
+    }
+    let key = key.map_or(Key::Own(id), Key::Given);
+    let leased =
+        |facts: &Facts| Outcome::Leased { revision, secret, expires: facts.expires, after_lapse: facts.after_lapse };
+    if let Some(present) = row.present() {
+        if present.by == id {
+            return Due::Answer(leased(&present.facts));
+        }
+        if present.key == key && present.facts.caller == caller && now < present.facts.expires {
+            let mut again = row.clone();
+            again.leases.last_mut().expect("it is the last").by = id;
+            return Due::Write(again, leased(&present.facts));
+        }
+        // Five seconds for the clocks, and a minute of grace.
+        let available = present.facts.expires + 65 * SECOND;
+        if now < available {
+            return Due::Answer(Outcome::InProgress(available));
+        }
+    }
+    let after_lapse = row.leases.iter().any(|lease| lease.facts.revision == revision && lease.facts.end.is_none());
+    let facts = Facts { caller, revision, expires: now + ttl * SECOND, after_lapse, end: None };
+    let outcome = leased(&facts);
+    let mut row = row.clone();
+    row.leases.push(Lease { by: id, key, facts });
+    // The last four.
+    if row.leases.len() > 4 {
+        row.leases.remove(0);
+    }
+    Due::Write(row, outcome)
+}
+
+impl Row {
+    fn lease(&self, by: OpId, caller: usize) -> Option<&Lease> {
+        self.leases.iter().find(|lease| lease.by == by && lease.facts.caller == caller)
+    }
+
+    /// The one that keeps others waiting.
+    fn present(&self) -> Option<&Lease> {
+        self.leases.last().filter(|lease| lease.facts.revision == self.revision && lease.facts.end.is_none())
+    }
+
+    fn ended(&self, by: OpId, end: End) -> Self {
+        let mut ended = self.clone();
+        for lease in ended.leases.iter_mut().filter(|lease| lease.by == by) {
+            lease.facts.end = Some(end);
+        }
+        ended
+    }
+
+    fn shown(&self) -> Outcome {
+        Outcome::Shown { revision: self.revision, needs_reauth: self.needs_reauth }
+    }
+
+    /// Whether what was written is this.
+    fn is(&self, revision: u64, secret: Option<SecretId>, needs_reauth: bool, leases: &[Facts]) -> bool {
+        (self.revision, self.secret, self.needs_reauth) == (revision, secret, needs_reauth)
+            && self.leases.iter().map(|lease| &lease.facts).eq(leases)
     }
 }
 
@@ -188,8 +452,13 @@ fn remember(row: &Row, change: (Key, usize, u64, i64)) -> Vec<(Key, usize, u64, 
 }
 
 /// Whether the history is one of the reference's. `from_the_start` tells which credentials' customer is not
-/// created on the way.
-pub(super) fn check(calls: &[Call], applied: &[Applied], from_the_start: impl Fn(usize) -> bool) -> Result<(), String> {
+/// created on the way: that one is disabled and enabled, after so many writes.
+pub(super) fn check(
+    calls: &[Call],
+    applied: &[Applied],
+    from_the_start: impl Fn(usize) -> bool,
+    enabled: &[(usize, bool)],
+) -> Result<(), String> {
     let created = applied.iter().position(|applied| matches!(applied.made, Made::Customer { .. }));
     let exists = |credential: usize, at: usize| from_the_start(credential) || created.is_some_and(|index| index < at);
     // Each credential's rows, by the number of writes after which it has them.
@@ -204,11 +473,11 @@ pub(super) fn check(calls: &[Call], applied: &[Applied], from_the_start: impl Fn
                 }
                 Outcome::Created { row: row.clone() }
             }
-            Made::Credential { credential, revision, secret } => {
+            Made::Credential { credential, revision, secret, needs_reauth, leases } => {
                 let history = rows.entry(*credential).or_default();
                 let present = history.last().map(|(_, row)| row);
                 match due(present, exists(*credential, index), *by, &call.op, call.now) {
-                    Due::Write(row, outcome) if row.revision == *revision && row.secret == *secret => {
+                    Due::Write(row, outcome) if row.is(*revision, *secret, *needs_reauth, leases) => {
                         history.push((index + 1, row));
                         outcome
                     }
@@ -224,37 +493,57 @@ pub(super) fn check(calls: &[Call], applied: &[Applied], from_the_start: impl Fn
         if index < call.called {
             return Err(format!("write {index} of op {by}: before it was called"));
         }
-        if effects.insert(*by, (index, outcome)).is_some() {
+        let is_refused = |active| from_the_start(call.op.credential()) && !was(enabled, active, call.called, index);
+        if matches!(call.op, Op::Encrypt { .. } | Op::Acquire { .. }) && is_refused(true) {
+            return Err(format!("write {index} of op {by}: its customer was disabled all the time"));
+        }
+        // A rewrite whose answer was lost may be made again: it changes nothing. And a lease may be renamed again, where another call of the
+        // same name did so meanwhile.
+        if effects.insert(*by, (index, outcome)).is_some()
+            && !matches!(call.op, Op::Rewrite { .. } | Op::Acquire { .. })
+        {
             return Err(format!("write {index} of op {by}: its second"));
         }
     }
     for (id, call) in calls.iter().enumerate() {
         let Some((answered, outcome)) = &call.answered else { return Err(format!("op {id} was never answered")) };
         let span = call.called..=*answered;
+        let history = rows.get(&call.op.credential()).map_or(&[][..], |rows| rows);
+        // Whether it is the answer at some point of this time, without a write.
+        let is_due = |mut span: std::ops::RangeInclusive<usize>| {
+            span.any(|at| {
+                let row = history.iter().rev().find(|(since, _)| *since <= at).map(|(_, row)| row);
+                let due = due(row, exists(call.op.credential(), at), id, &call.op, call.now);
+                matches!(due, Due::Answer(due) if due == *outcome)
+            })
+        };
+        let was = |active| was(enabled, active, call.called, *answered);
         let fits = match (effects.get(&id), outcome) {
             (_, Outcome::Away | Outcome::Cancelled | Outcome::KeysAway) => true,
-            (Some((index, due)), outcome) => due == outcome && index < answered,
+            (Some((index, due)), outcome) if due == outcome => index < answered,
+            // A change whose answer was lost is opened to be recognised, which the customer's state may not permit.
+            (Some(_), Outcome::CustomerDisabled) => {
+                matches!(call.op, Op::Encrypt { .. } | Op::Acquire { .. }) && was(false)
+            }
+            // A row that is gone keeps a lease, a mark or the end of a lease from nobody: the answer is what is there since.
+            (Some((index, _)), _) => call.op.ends_with_the_secret() && is_due(index + 1..=*answered),
             (None, Outcome::Throttled) => true,
-            (None, outcome) => match &call.op {
-                Op::CreateCustomer => match (outcome, created.map(|index| &applied[index].made)) {
+            (None, Outcome::CustomerDisabled) => {
+                call.op.needs_an_active_customer() && from_the_start(call.op.credential()) && was(false)
+            }
+            (None, outcome) => match (&call.op, outcome) {
+                (Op::CreateCustomer, outcome) => match (outcome, created.map(|index| &applied[index].made)) {
                     (Outcome::Created { row }, Some(Made::Customer { row: made })) => {
                         row == made && created < Some(*answered)
                     }
                     (_, _) => false,
                 },
-                Op::Encrypt { credential, .. } | Op::Decrypt { credential, .. } | Op::Delete { credential, .. } => {
-                    let history = rows.get(credential).map_or(&[][..], |rows| rows);
-                    if *outcome == Outcome::Concurrent {
-                        // Only where others did change it.
-                        history.iter().any(|(at, _)| span.contains(at))
-                    } else {
-                        span.clone().any(|at| {
-                            let row = history.iter().rev().find(|(since, _)| *since <= at).map(|(_, row)| row);
-                            let due = due(row, exists(*credential, at), id, &call.op, call.now);
-                            matches!(due, Due::Answer(due) if due == *outcome)
-                        })
-                    }
+                // Only where others did change it.
+                (_, Outcome::Concurrent) => history.iter().any(|(at, _)| span.contains(at)),
+                (op, Outcome::Opened { .. } | Outcome::Fresh { .. }) => {
+                    is_due(span.clone()) && (!from_the_start(op.credential()) || was(true))
                 }
+                (_, _) => is_due(span.clone()),
             },
         };
         if !fits {
@@ -263,4 +552,17 @@ pub(super) fn check(calls: &[Call], applied: &[Applied], from_the_start: impl Fn
         }
     }
     Ok(())
+}
+
+/// Whether the customer was so at some time between two numbers of writes. It is enabled at the start.
+fn was(enabled: &[(usize, bool)], active: bool, from: usize, to: usize) -> bool {
+    let mut since = (0, true);
+    for (at, now) in enabled.iter().copied().chain([(usize::MAX, true)]) {
+        // As it was before this, until this.
+        if since.1 == active && since.0 <= to && at >= from {
+            return true;
+        }
+        since = (at, now);
+    }
+    false
 }

@@ -9,12 +9,13 @@ use std::task::Poll;
 use async_trait::async_trait;
 
 use super::mirror::Mirror;
-use super::reference::{Applied, Call, Made, Mark, OpId};
+use super::reference::{Applied, Call, End, Facts, Made, Mark, OpId};
 use crate::crypto::Version;
-use crate::ids::{CredentialRef, CustomerId};
+use crate::ids::{Caller, CredentialRef, CustomerId};
 use crate::store::{
-    Changes, CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KeyRow, Met, OperationId,
-    OperationRow, Operations, Page, Replaced, Rows, StoreError, Versioned, WriteId,
+    AbandonCause, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Extent,
+    KeyRow, LeaseEnd, Leases, Life, Met, OperationId, OperationRow, Operations, Page, Replaced, Rows, State,
+    StoreError, Versioned, WriteId,
 };
 
 /// SplitMix64.
@@ -51,6 +52,8 @@ pub(super) enum Fault {
     LosesWrites,
     /// It forgets whom the row answered what.
     ForgetsChanges,
+    /// It forgets whom the row gave leases.
+    ForgetsLeases,
     /// It writes with less than it was given: the customer without its key.
     TearsTransactions,
 }
@@ -107,6 +110,8 @@ pub(super) struct World {
     pub(super) applied: Vec<(OpId, Written)>,
     /// The operation of the client that runs now.
     pub(super) running: Option<OpId>,
+    /// After how many writes the first customer was disabled or enabled.
+    pub(super) enabled: Vec<(usize, bool)>,
     /// One in so many readings of the keyring fails. 0: none.
     pub(super) keyring_fails: usize,
     messages: Vec<Message>,
@@ -134,6 +139,7 @@ impl World {
             history: Vec::new(),
             applied: Vec::new(),
             running: None,
+            enabled: Vec::new(),
             keyring_fails: 0,
             messages: Vec::new(),
             answers: BTreeMap::new(),
@@ -172,6 +178,16 @@ impl World {
     pub(super) fn writes_since_own(&self, op: OpId) -> usize {
         let own = self.applied.iter().position(|(by, _)| *by == op);
         own.map_or(0, |own| self.applied.len() - own - 1)
+    }
+
+    /// Disables a customer, or enables it again.
+    pub(super) fn toggle(&mut self, id: &CustomerId) {
+        let writes = self.applied.len();
+        let Some(row) = self.customers.get_mut(id) else { return };
+        let is_active = row.state != CustomerState::Active;
+        row.state = if is_active { CustomerState::Active } else { CustomerState::Disabled };
+        self.enabled.push((writes, is_active));
+        self.tell(format!("the customer is {}", if is_active { "enabled" } else { "disabled" }));
     }
 
     pub(super) fn customer_key(&self, customer: &CustomerId, version: Version) -> Option<KeyRow> {
@@ -232,7 +248,7 @@ impl World {
                 let present = self.credentials.get(&row.id).cloned();
                 let holds = present.as_ref().map(Versioned::write_id) == expected;
                 if let Some(mirror) = &self.mirror {
-                    mirror.put_credential(expected, &row, if holds { Ok(()) } else { Err(present.as_ref()) });
+                    mirror.replace_credential(expected, &row, if holds { Ok(()) } else { Err(present.as_ref()) });
                 }
                 if !holds && self.fault != Fault::IgnoresConditions {
                     self.tell(format!("op {op}: message {id} is refused: {}", told(present.as_ref())));
@@ -240,6 +256,9 @@ impl World {
                 }
                 if self.fault == Fault::ForgetsChanges {
                     row.changes = Changes::default();
+                }
+                if self.fault == Fault::ForgetsLeases {
+                    row.leases = Leases::default();
                 }
                 self.tell(format!("op {op}: message {id} writes {}", told(Some(&row))));
                 if self.fault == Fault::LosesWrites && self.random.one_in(16) {
@@ -263,7 +282,7 @@ impl World {
                 let present = self.customers.get(&write.customer.id).cloned();
                 let holds = present.as_ref().map(Versioned::write_id) == expected;
                 if let Some(mirror) = &self.mirror {
-                    mirror.put_customer(expected, &write, if holds { Ok(()) } else { Err(present.as_ref()) });
+                    mirror.replace_customer(expected, &write, if holds { Ok(()) } else { Err(present.as_ref()) });
                 }
                 let CustomerWrite { customer, key, erased: _ } = write;
                 if !holds && self.fault != Fault::IgnoresConditions {
@@ -284,26 +303,53 @@ impl World {
 
 fn told(row: Option<&CredentialRow>) -> String {
     row.map_or("no row".to_owned(), |row| match row.life {
-        crate::store::Life::Living(_) => format!("revision {}", row.revision.get()),
+        crate::store::Life::Living(_) => {
+            format!("revision {} with {} leases", row.revision.get(), row.leases.iter().count())
+        }
         crate::store::Life::Deleted { .. } => format!("a tombstone of revision {}", row.revision.get()),
     })
+}
+
+/// What a row tells of its state and its leases.
+fn facts(row: &CredentialRow, caller: impl Fn(&Caller) -> usize) -> (bool, Vec<Facts>) {
+    let needs_reauth = match &row.life {
+        Life::Living(living) => living.state != State::Active,
+        Life::Deleted { .. } => false,
+    };
+    let leases = row.leases.iter().map(|lease| Facts {
+        caller: caller(&lease.caller),
+        revision: lease.revision.get(),
+        expires: lease.expire_time.as_microsecond(),
+        after_lapse: lease.after_lapse,
+        end: lease.end.map(|end| match end {
+            LeaseEnd::Completed { made, time } => End::Completed { made: made.get(), time: time.as_microsecond() },
+            LeaseEnd::Abandoned(cause) => End::Abandoned { invalid_grant: cause == AbandonCause::InvalidGrant },
+        }),
+    });
+    (needs_reauth, leases.collect())
 }
 
 /// What the reference compares: the opened secret of each row is found by `open`.
 pub(super) async fn applied(
     written: Vec<(OpId, Written)>,
     credential: impl Fn(&CredentialRef) -> usize,
+    caller: impl Fn(&Caller) -> usize + Copy,
     open: impl AsyncFn(&CredentialRow) -> Result<Option<u32>, String>,
 ) -> Result<Vec<Applied>, String> {
     let mut applied = Vec::new();
     for (by, written) in written {
         let made = match written {
             Written::Customer(row) => Made::Customer { row: Mark(row.write_id) },
-            Written::Credential(row) => Made::Credential {
-                credential: credential(&row.id),
-                revision: row.revision.get(),
-                secret: open(&row).await.map_err(|error| format!("a write of op {by} does not open: {error}"))?,
-            },
+            Written::Credential(row) => {
+                let (needs_reauth, leases) = facts(&row, caller);
+                Made::Credential {
+                    credential: credential(&row.id),
+                    revision: row.revision.get(),
+                    secret: open(&row).await.map_err(|error| format!("a write of op {by} does not open: {error}"))?,
+                    needs_reauth,
+                    leases,
+                }
+            }
         };
         applied.push(Applied { by, made });
     }
@@ -465,7 +511,7 @@ impl Rows for Near {
         let mut world = self.0.lock();
         assert!(expected.is_none() && world.calls.is_empty(), "the keyring changes no customer");
         if let Some(mirror) = &world.mirror {
-            mirror.put_customer(expected, &write, Ok(()));
+            mirror.replace_customer(expected, &write, Ok(()));
         }
         let CustomerWrite { customer, key, erased: _ } = write;
         if let Some(key) = key {

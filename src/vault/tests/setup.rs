@@ -297,6 +297,24 @@ impl Setup {
         Vault::new(deployment(), self.credentials.clone(), keyring, AuditLog::insecure_none(), clock)
     }
 
+    /// Another vault over the same store and keys, with an audit log.
+    pub(super) fn audited(&self) -> (Vault, crate::audit::Recording) {
+        let (log, recording) = AuditLog::recording(clock);
+        (Vault::new(deployment(), self.credentials.clone(), self.keyring.clone(), log, clock), recording)
+    }
+
+    /// Makes a version of acme's key the primary that nobody can unwrap.
+    pub(super) async fn primary_is_lost(&self) {
+        let row = self.customers.get(&customer_id("acme")).await.unwrap().unwrap();
+        let lost =
+            crate::store::KeyVersion { version: crate::crypto::Version::new(2).unwrap(), ..row.versions[0].clone() };
+        let versions = [row.versions.clone(), vec![lost.clone()]].concat();
+        let write_id = WriteId::random().unwrap();
+        let customer = CustomerRow { write_id, primary: lost.version, versions, ..row.clone() };
+        self.customers.replace(Some(row.write_id), CustomerWrite::of(customer)).await.unwrap();
+        self.keyring.forget(&customer_id("acme"));
+    }
+
     /// Creates further customers.
     pub(super) async fn create(&self, ids: impl IntoIterator<Item = CustomerId>) {
         let wrapper = Arc::new(LocalWrapper::open(&self.wrapping_key()).unwrap());

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use super::proxies;
+use super::{proxies, through};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::run;
 use crate::support::site::Aws;
@@ -13,8 +13,7 @@ const DENIED: Fault = Fault::Answers(400, "AccessDeniedException");
 async fn check(site: &Aws, variables: &[(&str, &str)], proxies: Option<&[Proxy; 3]>) -> (bool, String) {
     let mut command = site.triseald(&["check", "--config", site.settings().to_str().unwrap()]);
     if let Some(proxies) = proxies {
-        let names = ["AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_DYNAMODB"];
-        command.envs(names.into_iter().zip(proxies.each_ref().map(Proxy::url)));
+        through(&mut command, proxies.each_ref());
     }
     command.envs(variables.iter().copied());
     let Output { status, stdout, stderr } = run(command).await;
@@ -23,9 +22,9 @@ async fn check(site: &Aws, variables: &[(&str, &str)], proxies: Option<&[Proxy; 
     (status.success(), said)
 }
 
-/// The lines that say what is missing.
-fn missing(said: &str) -> Vec<&str> {
-    said.lines().filter(|line| line.starts_with("MISSING")).collect()
+/// The lines that say what failed.
+fn failed(said: &str) -> Vec<&str> {
+    said.lines().filter(|line| line.starts_with("FAILED   ")).collect()
 }
 
 #[tokio::test]
@@ -33,7 +32,7 @@ fn missing(said: &str) -> Vec<&str> {
 async fn where_all_is_there_each_permission_has_a_line() {
     let site = Aws::new().await;
     let (fine, said) = check(&site, &[], None).await;
-    assert!(fine && missing(&said).is_empty(), "{said}");
+    assert!(fine && failed(&said).is_empty(), "{said}");
     for wanted in ["secretsmanager:GetSecretValue", "kms:GenerateDataKeyWithoutPlaintext", "kms:Decrypt"] {
         assert!(said.lines().any(|line| line.starts_with("ok ") && line.contains(wanted)), "{said}");
     }
@@ -53,16 +52,18 @@ async fn each_part_that_is_denied_or_away_is_named_and_the_others_are_tried() {
     let site = Aws::new().await;
     let proxies = proxies(&site).await;
     for (part, action, lines) in [
-        (0, "kms:GenerateDataKeyWithoutPlaintext", 2),
+        (0, "kms:GenerateDataKeyWithoutPlaintext", 1),
         (1, "secretsmanager:GetSecretValue", 1),
         (2, "dynamodb:PutItem", 15),
     ] {
         for (fault, why) in [(DENIED, "AccessDeniedException"), (Fault::Refused, "the connection failed")] {
             proxies[part].set(fault);
             let (fine, said) = check(&site, &[], Some(&proxies)).await;
-            let missing = missing(&said);
-            assert!(!fine && missing.len() == lines, "{said}");
-            assert!(missing.iter().any(|line| line.contains(action) && line.contains(why)), "{said}");
+            let failed = failed(&said);
+            assert!(!fine && failed.len() == lines, "{said}");
+            assert!(failed.iter().any(|line| line.contains(action) && line.contains(why)), "{said}");
+            let counted = if lines == 1 { "1 check failed".to_owned() } else { format!("{lines} checks failed") };
+            assert!(said.contains(&format!("triseald: {counted}, named above")), "{said}");
             proxies[part].set(Fault::None);
         }
     }
@@ -72,22 +73,53 @@ async fn each_part_that_is_denied_or_away_is_named_and_the_others_are_tried() {
 
 #[tokio::test]
 #[ignore = "needs tests/aws/up"]
-async fn the_key_of_the_audit_log_the_policy_and_the_certificates_have_lines() {
+async fn the_audit_log_and_the_policy_have_lines() {
     let site = Aws::new().await;
     let (key, folder) = (super::audit::mac_key(&site).await, tempfile::tempdir().unwrap());
     let policy = everything_permitted(folder.path());
-    let named =
-        [("TRISEAL__AUDIT__KMS_MAC_KEY", key.as_str()), ("TRISEAL__POLICY__DIRECTORY", policy.to_str().unwrap())];
+    let log = folder.path().join("audit.jsonl");
+    let named = [
+        ("TRISEAL__AUDIT__KMS_MAC_KEY", key.as_str()),
+        ("TRISEAL__POLICY__DIRECTORY", policy.to_str().unwrap()),
+        ("TRISEAL__AUDIT__SINK", "file"),
+        ("TRISEAL__AUDIT__FILE", log.to_str().unwrap()),
+        ("TRISEAL__FACTORS__KMS__UNWRAP_WITH", site.key.as_str()),
+    ];
     let (fine, said) = check(&site, &named, None).await;
     assert!(fine && said.contains("ok       audit: kms:GenerateMac\n") && said.contains("ok       policy: "), "{said}");
+    assert!(said.contains(&format!("ok       audit: {}\n", log.display())) && !log.exists(), "{said}");
+    assert!(said.contains(&format!("untried  customer keys: kms:Decrypt with {}", site.key)), "{said}");
 
     std::fs::write(policy.join("all.cedar"), "permit (principal, action, resource) when { MARKED };").unwrap();
-    let wrapping = [("TRISEAL__AUDIT__KMS_MAC_KEY", site.key.as_str()), named[1]];
-    let (fine, said) = check(&site, &wrapping, None).await;
-    let missing = missing(&said);
-    assert!(!fine && missing.len() == 2, "{said}");
-    assert!(missing.iter().any(|line| line.contains("audit: kms:GenerateMac: InvalidKeyUsageException")), "{said}");
-    assert!(missing.iter().any(|line| line.contains("policy: ")), "{said}");
+    let nowhere = folder.path().join("missing/audit.jsonl");
+    let wrong = [
+        ("TRISEAL__AUDIT__KMS_MAC_KEY", site.key.as_str()),
+        named[1],
+        named[2],
+        ("TRISEAL__AUDIT__FILE", nowhere.to_str().unwrap()),
+    ];
+    let (fine, said) = check(&site, &wrong, None).await;
+    let failed = failed(&said);
+    assert!(!fine && failed.len() == 3, "{said}");
+    assert!(failed.iter().any(|line| line.contains("missing/audit.jsonl: No such file")), "{said}");
+    assert!(failed.iter().any(|line| line.contains("audit: kms:GenerateMac: InvalidKeyUsageException")), "{said}");
+    assert!(failed.iter().any(|line| line.contains("policy: ")), "{said}");
+}
+
+/// One that is broken hides none of the others.
+#[tokio::test]
+#[ignore = "needs tests/aws/up"]
+async fn a_wrapping_key_that_is_missing_hides_nothing() {
+    let site = Aws::new().await;
+    let local = [
+        ("TRISEAL__FACTORS__CUSTOMER", "local"),
+        ("TRISEAL__INSECURE__LOCAL_KMS", "true"),
+        ("TRISEAL__FACTORS__LOCAL__MASTER_KEY", "/nowhere/local.key"),
+    ];
+    let (fine, said) = check(&site, &local, None).await;
+    let failed = failed(&said);
+    assert!(!fine && failed.len() == 1 && failed[0].contains("/nowhere/local.key"), "{said}");
+    assert!(said.contains("ok       environment keys: secretsmanager:GetSecretValue\n"), "{said}");
 }
 
 #[tokio::test]
@@ -96,17 +128,17 @@ async fn what_is_broken_is_named() {
     let site = Aws::new().await;
     site.kms.disable_key().key_id(&site.key).send().await.unwrap();
     let (fine, said) = check(&site, &[], None).await;
-    assert!(!fine && missing(&said)[0].contains("DisabledException"), "{said}");
+    assert!(!fine && failed(&said)[0].contains("DisabledException"), "{said}");
     site.kms.enable_key().key_id(&site.key).send().await.unwrap();
 
     site.put_secret("MARKED").await;
     let (fine, said) = check(&site, &[], None).await;
-    assert!(!fine && missing(&said)[0].contains("the secret's value: document: is not JSON"), "{said}");
+    assert!(!fine && failed(&said)[0].contains("the secret's value: document: is not JSON"), "{said}");
     assert!(!said.contains("MARKED"));
 
     site.dynamodb.delete_table().table_name(&site.tables.customers).send().await.unwrap();
     let (fine, said) = check(&site, &[], None).await;
-    assert!(!fine && missing(&said)[1].contains(&format!("the table {} is missing", site.tables.customers)), "{said}");
+    assert!(!fine && failed(&said)[1].contains(&format!("the table {} is missing", site.tables.customers)), "{said}");
 
     let (fine, said) = check(&site, &[("AWS_REGION", "")], None).await;
     assert!(!fine && said.contains("AWS_REGION"), "{said}");

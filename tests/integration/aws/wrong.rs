@@ -125,7 +125,9 @@ async fn a_secret_that_is_missing_or_malformed_stops_the_start_by_name() {
         site.put_secret(&value).await;
         let told = said(&[]).await;
         assert!(
-            told.contains("the secret's value") && told.contains("put the former value back") && told.contains(field),
+            told.contains("the secret's value")
+                && told.contains("move AWSCURRENT back to the former version")
+                && told.contains(field),
             "{told}"
         );
         assert!(!told.contains("MARKED"), "{told}");
@@ -138,7 +140,10 @@ async fn a_missing_table_is_named_at_the_start_and_while_it_runs() {
     let site = Aws::without_tables().await;
     let mut service = Service::spawn(site.command());
     assert!(!service.ready().await, "it serves without tables");
-    let wanted = format!("the table {} is missing", site.tables.operations);
+    let wanted = format!(
+        "the table {} is missing: make it by deploy/cloudformation/tables.yaml (for development, by `triseal tables create`), or name",
+        site.tables.operations
+    );
     assert!(service.stderr().contains(&wanted), "{}", service.stderr());
 
     let site = Aws::new().await;

@@ -2,10 +2,8 @@
 //! `tests/aws/up` started. Each site has keys, a secret and tables that no other test has.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_kms::config::Credentials;
 use base64ct::{Base64, Encoding};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -13,6 +11,9 @@ use triseal::grpc::v1;
 use triseal::store::dynamodb::{DynamoStore, Table, TableNames};
 
 use super::{Service, dev, program};
+
+#[path = "../../../src/aws/emulators.rs"]
+mod emulators;
 
 /// Environment keys from version 1 to `versions`, always the same ones.
 pub(crate) fn environment(versions: u8, primary: u8) -> String {
@@ -103,7 +104,7 @@ pub(crate) struct Aws {
 impl Aws {
     pub(crate) async fn new() -> Self {
         let site = Self::without_tables().await;
-        let store = DynamoStore::new(&site.config("AWS_ENDPOINT_URL_DYNAMODB").await, site.tables.clone());
+        let store = DynamoStore::new(&emulators::dynamodb().await, site.tables.clone());
         for table in Table::ALL {
             store.create(table).await.expect("a new table");
         }
@@ -112,11 +113,9 @@ impl Aws {
 
     /// With names of tables that are not there.
     pub(crate) async fn without_tables() -> Self {
-        let variables = variables();
-        let localstack = config(&variables, "AWS_ENDPOINT_URL").await;
-        let dynamodb = config(&variables, "AWS_ENDPOINT_URL_DYNAMODB").await;
+        let (localstack, dynamodb) = (emulators::localstack().await, emulators::dynamodb().await);
         let (kms, secrets) = (aws_sdk_kms::Client::new(&localstack), aws_sdk_secretsmanager::Client::new(&localstack));
-        let name = format!("test-{:016x}", getrandom::u64().expect("random numbers"));
+        let name = emulators::unique("test");
         let key =
             kms.create_key().send().await.expect("a KMS key").key_metadata.expect("its metadata").arn.expect("its ARN");
         let secret =
@@ -128,7 +127,7 @@ impl Aws {
         };
         let site = Self {
             folder: tempfile::tempdir().expect("a folder"),
-            variables,
+            variables: emulators::variables(),
             kms,
             secrets,
             dynamodb: aws_sdk_dynamodb::Client::new(&dynamodb),
@@ -180,10 +179,6 @@ impl Aws {
         command
     }
 
-    pub(crate) async fn config(&self, endpoint: &str) -> SdkConfig {
-        config(&self.variables, endpoint).await
-    }
-
     /// Host and port of LocalStack, and of DynamoDB Local.
     pub(crate) fn endpoints(&self) -> [String; 2] {
         ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB"]
@@ -194,20 +189,4 @@ impl Aws {
     pub(crate) async fn put_secret(&self, value: &str) {
         self.secrets.put_secret_value().secret_id(&self.secret).secret_string(value).send().await.expect("a new value");
     }
-}
-
-fn variables() -> HashMap<String, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/aws/env");
-    let text = std::fs::read_to_string(path).expect("tests/aws/up has run");
-    text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
-}
-
-async fn config(variables: &HashMap<String, String>, endpoint: &str) -> SdkConfig {
-    let (key, secret) = (&variables["AWS_ACCESS_KEY_ID"], &variables["AWS_SECRET_ACCESS_KEY"]);
-    aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .region(Region::new(variables["AWS_REGION"].clone()))
-        .endpoint_url(&variables[endpoint])
-        .credentials_provider(Credentials::new(key, secret, None, None, "tests"))
-        .load()
-        .await
 }

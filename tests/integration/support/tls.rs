@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use rustls::{AlertDescription, ClientConfig, RootCertStore, SupportedProtocolVer
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::Status;
@@ -50,13 +52,35 @@ pub(crate) fn everything_permitted(folder: &Path) -> PathBuf {
     directory
 }
 
+/// `triseald --dev` with TLS, its files in this folder.
+fn command(folder: &Path, settings: &[(String, String)]) -> Command {
+    let files = [
+        ("TRISEAL__TLS__CERTIFICATE", "server.pem"),
+        ("TRISEAL__TLS__PRIVATE_KEY", "server.key"),
+        ("TRISEAL__TLS__CLIENT_CA", "clients.pem"),
+        ("TRISEAL__TLS__CLIENT_CRL", "clients.crl"),
+        ("TRISEAL__POLICY__DIRECTORY", "policy"),
+    ];
+    let mut command = dev(&folder.join("data"));
+    command.envs(files.map(|(setting, file)| (setting, folder.join(file))));
+    command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
+    command.envs(settings.iter().cloned());
+    command
+}
+
 /// `triseald --dev` with TLS.
 pub(crate) struct Secured {
     pub(crate) service: Service,
     /// Of the server and of its clients.
     pub(crate) authority: Authority,
+    settings: Vec<(String, String)>,
+    /// Where it listens now, for clients that dial again.
+    addresses: Addresses,
     folder: TempDir,
 }
+
+/// Of all replicas that are there.
+type Addresses = Arc<Mutex<Vec<SocketAddr>>>;
 
 impl Secured {
     /// With an empty revocation list.
@@ -66,17 +90,7 @@ impl Secured {
 
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
         let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("a CA"));
-        let files = [
-            ("TRISEAL__TLS__CERTIFICATE", "server.pem"),
-            ("TRISEAL__TLS__PRIVATE_KEY", "server.key"),
-            ("TRISEAL__TLS__CLIENT_CA", "clients.pem"),
-            ("TRISEAL__TLS__CLIENT_CRL", "clients.crl"),
-        ];
-        let mut command = dev(&folder.path().join("data"));
-        command.envs(files.map(|(setting, file)| (setting, folder.path().join(file))));
-        command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
-        command.env("TRISEAL__POLICY__DIRECTORY", everything_permitted(folder.path()));
-        command.envs(settings.iter().copied());
+        everything_permitted(folder.path());
         let pair = authority.server();
         for (name, content) in [
             ("server.pem", &pair.certificate),
@@ -86,7 +100,25 @@ impl Secured {
         ] {
             write(folder.path().join(name), content);
         }
-        Self { service: Service::start(command).await, authority, folder }
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let service = Service::start(command(folder.path(), &settings)).await;
+        let addresses = Arc::new(Mutex::new(vec![service.address()]));
+        Self { service, authority, settings, addresses, folder }
+    }
+
+    /// SIGKILL, and the same again on another port.
+    pub(crate) async fn kill9_and_restart(&mut self) {
+        self.service.kill().await;
+        let started = Service::start(command(self.folder.path(), &self.settings)).await;
+        *self.addresses.lock().unwrap() = vec![started.address()];
+        self.service = started;
+    }
+
+    /// A connection that is made anew when it breaks, to wherever the service is then.
+    pub(crate) fn channel(&self, pair: &Pair) -> Channel {
+        let config = Arc::new(self.client(pair));
+        let dial = Dial { addresses: Arc::clone(&self.addresses), config, dialed: Arc::default() };
+        Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -158,7 +190,8 @@ impl Secured {
 
     pub(crate) fn calls(&self, config: ClientConfig) -> Calls {
         let dialed = Arc::new(AtomicUsize::new(0));
-        let dial = Dial { address: self.service.address(), config: Arc::new(config), dialed: Arc::clone(&dialed) };
+        let addresses = Arc::clone(&self.addresses);
+        let dial = Dial { addresses, config: Arc::new(config), dialed: Arc::clone(&dialed) };
         let channel = Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial);
         Calls { customers: CustomerServiceClient::new(channel), dialed }
     }
@@ -186,7 +219,7 @@ impl Calls {
 
 #[derive(Clone)]
 struct Dial {
-    address: std::net::SocketAddr,
+    addresses: Addresses,
     config: Arc<ClientConfig>,
     dialed: Arc<AtomicUsize>,
 }
@@ -201,9 +234,13 @@ impl tower::Service<Uri> for Dial {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { address, config, dialed } = self.clone();
+        let Self { addresses, config, dialed } = self.clone();
         Box::pin(async move {
-            dialed.fetch_add(1, Ordering::Relaxed);
+            let times = dialed.fetch_add(1, Ordering::Relaxed);
+            let address = {
+                let addresses = addresses.lock().unwrap();
+                addresses[times % addresses.len()]
+            };
             let socket = TcpStream::connect(address).await?;
             Ok(TokioIo::new(TlsConnector::from(config).connect(server_name(), socket).await?))
         })

@@ -27,6 +27,9 @@ pub(crate) enum Command {
     /// Store the secrets of a file, many at a time; safe to stop and to repeat
     #[command(after_help = IMPORT_HELP)]
     Import(Import),
+    /// Have the customers of credentials consent again, after a breach or a restore
+    #[command(after_help = MARK_HELP)]
+    MarkNeedsReauth(Mark),
 }
 
 const ENCRYPT_HELP: &str = "\
@@ -90,6 +93,24 @@ Examples:
   triseal credential import tokens.jsonl --create-customers --report problems.jsonl
   psql -qAtc \"SELECT json_build_object('customer', org_id, 'credential', 'realsync.main', 'from_salesforce', answer)
     FROM tokens\" | triseal credential import -";
+
+const MARK_HELP: &str = "\
+FILE has CUSTOMER/CREDENTIAL on each line, or is what `triseal audit report` wrote with --csv or --output json. Of a report,
+only what was seen and is still stored is marked, and on the condition that it is still at the revision that was seen.
+
+--refreshed-since lists the Salesforce credentials whose tokens were last issued at that time or later, and marks each on the
+condition that it is still at the revision that was listed.
+
+Marked, a credential gives no tokens out until new ones are stored. Marking twice changes nothing: the command can be stopped at
+any time, and run again. Asks for the number of credentials typed back; without a terminal, --yes is needed.
+
+Exit codes: 0 done, 1 failed, 3 done, and some could not be marked.
+
+Examples:
+  triseal credential mark-needs-reauth seen.csv --reason \"leak of 2026-11-24\"
+  triseal audit report --caller spiffe://example.com/realtask --living --output json audit.jsonl* |
+    triseal credential mark-needs-reauth - --reason \"stolen certificate\" --yes
+  triseal credential mark-needs-reauth --refreshed-since 2026-11-24T09:00:00Z --reason \"restore of 2026-11-24\"";
 
 /// Names one credential.
 #[derive(Args)]
@@ -190,6 +211,21 @@ pub(crate) struct Import {
     /// For how long to try again while the service is away or overloaded
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(super) retry_for: u64,
+}
+
+#[derive(Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["file", "refreshed_since"])))]
+pub(crate) struct Mark {
+    /// Which credentials; - for standard input
+    pub(super) file: Option<PathBuf>,
+    /// The Salesforce credentials whose tokens were last issued at this time or later (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(super) refreshed_since: Option<jiff::Timestamp>,
+    /// What is to stand in their state_reason: at most 200 octets
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: String,
+    #[command(flatten)]
+    pub(super) confirm: Confirm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,0 +1,151 @@
+//! Waiting for somebody else's refresh: one reader for each credential and replica, however many wait, woken at once by a change that this
+//! replica makes. It knows no lease: whoever waits looks at the row that was read.
+//!
+//! Readers are bounded by the calls that wait, and those by the calls that are admitted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard, watch};
+use tokio::time::sleep;
+
+use crate::ids::CredentialRef;
+use crate::store::{CredentialRow, Credentials, StoreError};
+use crate::telemetry::metrics::Gauge;
+use crate::telemetry::metrics::refresh_waiters;
+
+/// Between two readings, give or take a fifth.
+const READ_EVERY: Duration = Duration::from_millis(250);
+
+/// What was read last.
+pub type Seen = Result<Option<Arc<CredentialRow>>, StoreError>;
+
+/// Who waits, and for what.
+pub struct Waiting {
+    credentials: Arc<dyn Credentials>,
+    watched: Arc<Mutex<HashMap<CredentialRef, Weak<Watched>>>>,
+    /// Whether the service drains.
+    closed: watch::Sender<bool>,
+    waiters: Gauge,
+}
+
+/// A credential that somebody waits for.
+struct Watched {
+    /// `None`: nothing was read yet.
+    seen: watch::Sender<Option<Seen>>,
+    /// Read now.
+    nudge: Notify,
+    /// Of those who find that a lease may be had, one at a time tries to get it.
+    turn: Arc<Turn<()>>,
+}
+
+/// One who waits. Dropped, it does no more.
+pub struct Waiter {
+    watched: Arc<Watched>,
+    seen: watch::Receiver<Option<Seen>>,
+    waiters: Gauge,
+}
+
+impl Waiting {
+    /// Nobody waits yet.
+    pub fn new(credentials: Arc<dyn Credentials>) -> Self {
+        Self { credentials, watched: Arc::default(), closed: watch::Sender::new(false), waiters: refresh_waiters() }
+    }
+
+    /// Begins to wait for changes of a credential. The first reading that is seen may have begun before this.
+    pub fn join(&self, id: &CredentialRef) -> Waiter {
+        let mut all = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = all.get(id).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let watched =
+                Arc::new(Watched { seen: watch::Sender::new(None), nudge: Notify::new(), turn: Arc::default() });
+            all.insert(id.clone(), Arc::downgrade(&watched));
+            let (shared, credentials) = (Arc::clone(&self.watched), Arc::clone(&self.credentials));
+            tokio::spawn(read(Arc::downgrade(&watched), shared, credentials, id.clone()));
+            watched
+        });
+        let seen = watched.seen.subscribe();
+        self.waiters.increment(1);
+        Waiter { watched, seen, waiters: self.waiters.clone() }
+    }
+
+    /// A credential was changed by this replica: who waits for it need not wait for the next reading.
+    pub fn changed(&self, id: &CredentialRef) {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).get(id).and_then(Weak::upgrade);
+        if let Some(watched) = watched {
+            watched.nudge.notify_one();
+        }
+    }
+
+    /// Nobody waits any more: the service drains.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Until [`Waiting::close`].
+    pub async fn closed(&self) {
+        let mut closed = self.closed.subscribe();
+        // The sender lives as long as this does.
+        let _closed = closed.wait_for(|closed| *closed).await;
+    }
+}
+
+impl Waiter {
+    /// The next reading.
+    pub async fn next(&mut self) -> Seen {
+        // The sender lives as long as this does.
+        let _changed = self.seen.changed().await;
+        self.seen.borrow_and_update().clone().unwrap_or(Ok(None))
+    }
+
+    /// The right to try for a lease, unless another one of this replica is just trying.
+    pub fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.watched.turn).try_lock_owned().ok()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.waiters.decrement(1);
+    }
+}
+
+/// Reads a credential again and again, for as long as somebody waits for it.
+async fn read(
+    watched: Weak<Watched>,
+    all: Arc<Mutex<HashMap<CredentialRef, Weak<Watched>>>>,
+    credentials: Arc<dyn Credentials>,
+    id: CredentialRef,
+) {
+    loop {
+        let pause = sleep(jittered(READ_EVERY));
+        {
+            let Some(watched) = watched.upgrade() else { break };
+            tokio::select! {
+                () = pause => {}
+                () = watched.nudge.notified() => {}
+            }
+        }
+        if watched.strong_count() == 0 {
+            break;
+        }
+        let row = credentials.get(&id).await;
+        let Some(watched) = watched.upgrade() else { break };
+        watched.seen.send_replace(Some(row.map(|row| row.map(Arc::new))));
+    }
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    // Somebody may have come since, who has a reader of its own.
+    if all.get(&id).is_some_and(|watched| watched.strong_count() == 0) {
+        all.remove(&id);
+    }
+}
+
+/// Within a fifth of `time`, so that replicas do not keep step.
+fn jittered(time: Duration) -> Duration {
+    // Without a generator there is no jitter, and nothing else to fear.
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    time.mul_f64(0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,444 @@
+//! Refreshing without races: the order of the steps. What becomes of a call is decided in `crate::refresh`.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    Change, Credential, CredentialRow, Decision, Hints, IdempotencyKey, Life, Living, NO_RANDOMNESS, Revision, Secret,
+    State, Vault, VaultError, View, change, check_revision, key_or_random, living, new_write_id, shown, stored,
+};
+use crate::access::{AbandonRefresh, AcquireRefresh, CompleteRefresh, MarkNeedsReauth, Permit};
+use crate::audit::entry::Subject;
+use crate::audit::{Changing, Disclosure, Event, Made, Origin, Reason};
+use crate::crypto::{self, Envelope, Plaintext};
+use crate::ids::{Caller, CredentialRef};
+use crate::keyring::KeyringError;
+use crate::refresh::waiting::Waiter;
+use crate::refresh::{
+    Abandon, Acquire, Acquired, Attempt, Complete, Known, LeaseToken, Next, Refusal, check_acquire, decide_abandon,
+    decide_acquire, decide_complete, decide_next, merged,
+};
+use crate::secret::{Kind, SalesforceOAuth};
+use crate::store::{AbandonCause, Lease, change_from, row_time};
+use crate::telemetry::metrics::{self, LeaseEvent};
+
+impl From<Refusal> for VaultError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotFound => Self::CredentialNotFound,
+            Refusal::NeedsReauth => Self::NeedsReauth,
+            Refusal::NotRefreshable => Self::NotRefreshable,
+            Refusal::InProgress { available, current } => Self::RefreshInProgress { available, current },
+            Refusal::LeaseLost => Self::LeaseLost,
+            Refusal::RevisionMismatch { current } => Self::RevisionMismatch { current },
+        }
+    }
+}
+
+/// What whoever wants good tokens gets.
+#[derive(Debug)]
+pub enum Refreshed {
+    /// The present ones, without the refresh token.
+    Fresh(Box<(Secret, Credential)>),
+    /// The right to refresh them.
+    Lease(Box<GivenLease>),
+}
+
+/// The right to refresh, and what is needed for that.
+#[derive(Debug)]
+pub struct GivenLease {
+    /// To be shown with the new tokens.
+    pub token: LeaseToken,
+    /// Until when.
+    pub expire_time: Timestamp,
+    /// Whether the holder before never came back: it may have used the refresh token.
+    pub after_lapse: bool,
+    /// All of the secret.
+    pub secret: Secret,
+    /// What is known of it besides.
+    pub credential: Credential,
+}
+
+/// What all attempts of one call have in common.
+struct Call<'a> {
+    caller: &'a Caller,
+    id: &'a CredentialRef,
+    asked: &'a Acquire,
+    key: IdempotencyKey,
+    token: &'a LeaseToken,
+}
+
+/// Before the token itself is handed over: whether what stands there is good, or a lease.
+enum Outcome {
+    Fresh(Secret, Credential),
+    Lease(Lease, Secret, Credential),
+}
+
+impl Vault {
+    /// Good tokens, or the right to get some; waits for somebody else's refresh until `until`.
+    ///
+    /// # Errors
+    /// A [`VaultError`]. After [`StoreError::Away`](crate::store::StoreError::Away) a lease may have been given: the same call with the
+    /// same key gets it.
+    pub async fn acquire_refresh(
+        &self,
+        permit: &Permit<AcquireRefresh>,
+        asked: &Acquire,
+        until: Instant,
+    ) -> Result<Refreshed, VaultError> {
+        let (caller, AcquireRefresh(id)) = (permit.caller(), permit.asked());
+        let token = LeaseToken::random().map_err(|_| VaultError::Internal(NO_RANDOMNESS))?;
+        let call = Call { caller, id, asked, key: key_or_random(asked.key)?, token: &token };
+        let subject = || Subject { view: Some(View::Full), ..Subject::credential(id) };
+        let mut waiter = None;
+        let mut seen = None;
+        loop {
+            let entries = Changing::new(&self.audit, Origin::of(caller), Event::AcquireRefresh, subject());
+            let outcome = self.attempt(&call, seen.take(), &entries).await;
+            if let Err(VaultError::RefreshInProgress { current, .. }) = outcome
+                && Instant::now() < until
+            {
+                let waiter = waiter.get_or_insert_with(|| self.waiting.join(id));
+                if let Some(looked) = self.wait(waiter, current, until).await {
+                    entries.withdraw(Reason::RefreshInProgress).await;
+                    seen = Some(looked);
+                    continue;
+                }
+            }
+            return match self.acquired(&call, outcome, entries).await? {
+                Outcome::Fresh(secret, credential) => Ok(Refreshed::Fresh(Box::new((secret, credential)))),
+                Outcome::Lease(lease, secret, credential) => {
+                    let Lease { expire_time, after_lapse, .. } = lease;
+                    Ok(Refreshed::Lease(Box::new(GivenLease { token, expire_time, after_lapse, secret, credential })))
+                }
+            };
+        }
+    }
+
+    /// One attempt, from the row as it stands or as somebody has read it: read, open, prove that what comes back could be sealed,
+    /// announce, write.
+    async fn attempt(
+        &self,
+        call: &Call<'_>,
+        seen: Option<Looked>,
+        entries: &Changing<'_>,
+    ) -> Result<Outcome, VaultError> {
+        let Call { caller, id, asked, key, token } = *call;
+        let attempt = &Attempt { caller, asked, key, token: token.hash(), now: row_time((self.clock)()) };
+        let decide = |present: Option<CredentialRow>| async move {
+            let (row, living) = match check_acquire(present.as_ref()) {
+                Err(Refusal::NotFound) => return Err(self.missing(&id.customer).await),
+                checked => checked?,
+            };
+            let (mut secret, credential) = self.opened(row, living, View::Full).await?;
+            let Secret::SalesforceOAuth(oauth) = &secret else { return Err(VaultError::NotRefreshable) };
+            let (lease, leases) = match decide_acquire(row, Known::of(oauth), attempt)? {
+                Acquired::Fresh => {
+                    secret.drop_refresh_token();
+                    return Ok(Decision::Done(Outcome::Fresh(secret, credential)));
+                }
+                Acquired::Held(lease) => return Ok(Decision::Done(Outcome::Lease(lease, secret, credential))),
+                Acquired::Given(lease) => (lease.clone(), row.leases.with(lease)),
+                Acquired::GivenAgain(lease) => {
+                    let leases = row.leases.renamed(lease.token);
+                    (lease, leases)
+                }
+            };
+            // Nobody is given a lease that could not be completed for want of a key.
+            let _at_hand = self.keyring.primary(&id.customer).await?;
+            entries.announce(Some(row.revision)).await?;
+            let row = CredentialRow { write_id: new_write_id()?, leases, ..row.clone() };
+            Ok(Decision::Replace(row, Outcome::Lease(lease, secret, credential)))
+        };
+        match seen {
+            Some(Looked { row: Some(row), turn }) => {
+                let acquired =
+                    change_from(self.credentials.as_ref(), id, Some(CredentialRow::clone(&row)), decide).await;
+                drop(turn);
+                acquired
+            }
+            Some(Looked { row: None, .. }) | None => change(self.credentials.as_ref(), id, decide).await,
+        }
+    }
+
+    /// What may be answered: what the audit log has an entry of.
+    async fn acquired(
+        &self,
+        call: &Call<'_>,
+        outcome: Result<Outcome, VaultError>,
+        entries: Changing<'_>,
+    ) -> Result<Outcome, VaultError> {
+        match outcome {
+            Ok(Outcome::Fresh(secret, credential)) => {
+                // A lease that was announced and not given, since somebody else was quicker.
+                entries.withdraw(Reason::RevisionMismatch).await;
+                let disclosure = Disclosure {
+                    event: Event::AcquireRefresh,
+                    credential: call.id,
+                    view: View::Access,
+                    revision: credential.revision,
+                    lineage: credential.lineage.ok_or(VaultError::Malformed)?,
+                };
+                let _written = self.audit.read(&Origin::of(call.caller), disclosure).await?;
+                Ok(Outcome::Fresh(secret, credential))
+            }
+            outcome => {
+                if let Ok(Outcome::Lease(lease, ..)) = &outcome {
+                    self.waiting.changed(call.id);
+                    metrics::refresh_lease(if lease.after_lapse { LeaseEvent::AfterLapse } else { LeaseEvent::Given });
+                }
+                let made = |outcome: &Outcome| match outcome {
+                    Outcome::Lease(_, _, credential) | Outcome::Fresh(_, credential) => {
+                        Made { revision: Some(credential.revision), lineage: credential.lineage }
+                    }
+                };
+                entries.settle(outcome, made).await
+            }
+        }
+    }
+
+    /// Until there is something to be done about the credential. `None`: the time is up, or the service drains.
+    async fn wait(&self, waiter: &mut Waiter, dead: Revision, until: Instant) -> Option<Looked> {
+        let looked = async {
+            loop {
+                let row = match waiter.next().await {
+                    Ok(Some(row)) => row,
+                    Ok(None) => return Looked { row: None, turn: None },
+                    // Perhaps it is back before the time is up.
+                    Err(_away) => continue,
+                };
+                match decide_next(&row, dead, (self.clock)()) {
+                    Next::Wait => {}
+                    Next::Answer => return Looked { row: Some(row), turn: None },
+                    Next::Try => {
+                        if let Some(turn) = waiter.turn() {
+                            return Looked { row: Some(row), turn: Some(turn) };
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.waiting.closed() => None,
+            looked = looked => Some(looked),
+            () = sleep_until(until) => None,
+        }
+    }
+
+    /// Whoever waits for somebody else's refresh is answered, now and from now on at once: the service drains.
+    pub fn stop_waiting(&self) {
+        self.waiting.close();
+    }
+
+    /// Stores the tokens that a holder brings, whatever has become of its lease, its customer or the credential's state, as long as they
+    /// may be the only living ones.
+    ///
+    /// # Errors
+    /// A [`VaultError`]. Unless it is [`VaultError::LeaseLost`], [`VaultError::RevisionMismatch`] or [`VaultError::CredentialNotFound`],
+    /// the holder tries again.
+    pub async fn complete_refresh(
+        &self,
+        permit: &Permit<CompleteRefresh>,
+        token: &LeaseToken,
+        brought: &SalesforceOAuth,
+    ) -> Result<Credential, VaultError> {
+        let (caller, CompleteRefresh(id)) = (permit.caller(), permit.asked());
+        let (token, now) = (token.hash(), row_time((self.clock)()));
+        let entries = self.changing(caller, Event::CompleteRefresh, id);
+        let announced = &entries;
+        let completed = change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
+            let decided = match decide_complete(present.as_ref(), caller, &token, now) {
+                Err(Refusal::NotFound) => return Err(self.missing_of_any(id).await),
+                decided => decided?,
+            };
+            let row = present.as_ref().ok_or(VaultError::CredentialNotFound)?;
+            let (revision, lease) = match decided {
+                Complete::Repeated { made, time } => {
+                    return Ok(Decision::Done(first_answer(row, brought, made, time)));
+                }
+                Complete::Save { revision, lease } => (revision, lease),
+            };
+            let (row, former) = living(row).ok_or(VaultError::CredentialNotFound)?;
+            let Secret::SalesforceOAuth(old) = stored::decode(former.kind, &self.open_of_any(row, former).await?)?
+            else {
+                return Err(VaultError::NotRefreshable);
+            };
+            let secret = Secret::SalesforceOAuth(merged(brought, old, now));
+            let hints = Hints::of(&secret);
+            let plaintext = stored::encode(secret).map_err(|_| VaultError::SecretTooLong)?;
+            let (lineage, root) = self.keyring.upkeep_primary(&id.customer).await.map_err(erased)?;
+            let envelope = self.seal(&root, lineage, id, hints.kind, revision, &plaintext)?;
+            announced.announce(Some(row.revision)).await?;
+            let row = CredentialRow {
+                write_id: new_write_id()?,
+                revision,
+                update_time: now,
+                leases: row.leases.with(lease),
+                life: Life::Living(Living {
+                    envelope: envelope.as_octets().to_vec(),
+                    kind: hints.kind,
+                    state: State::Active,
+                    refresh_time: hints.refresh_time(now),
+                    access_token_expire_time: hints.access_token_expire_time,
+                }),
+                ..row.clone()
+            };
+            let answer = shown(&row)?;
+            Ok(Decision::Replace(row, answer))
+        })
+        .await;
+        self.waiting.changed(id);
+        if completed.is_ok() {
+            metrics::refresh_lease(LeaseEvent::Completed);
+        }
+        entries.settle(completed, |made| Made { revision: Some(made.revision), lineage: made.lineage }).await
+    }
+
+    /// Ends a lease whose holder has no new tokens. `reason`: the refresh token is refused for good, and the customer has to consent again.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn abandon_refresh(
+        &self,
+        permit: &Permit<AbandonRefresh>,
+        token: &LeaseToken,
+        cause: AbandonCause,
+        reason: &str,
+    ) -> Result<Credential, VaultError> {
+        let (caller, AbandonRefresh(id)) = (permit.caller(), permit.asked());
+        let (token, now) = (token.hash(), row_time((self.clock)()));
+        let entries = self.changing(caller, Event::AbandonRefresh, id);
+        let announced = &entries;
+        let abandoned = change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
+            let decided = match decide_abandon(present.as_ref(), caller, &token, cause) {
+                Err(Refusal::NotFound) => return Err(self.missing_of_any(id).await),
+                decided => decided?,
+            };
+            let Some((row, living)) = present.as_ref().and_then(living) else {
+                return Err(VaultError::CredentialNotFound);
+            };
+            let lease = match decided {
+                Abandon::Repeated => return shown(row).map(Decision::Done),
+                Abandon::End(lease) => lease,
+            };
+            let state = match (cause, &living.state) {
+                (AbandonCause::InvalidGrant, State::Active) => {
+                    State::NeedsReauth { reason: reason.to_owned(), time: now }
+                }
+                // The first reason stays.
+                (AbandonCause::InvalidGrant, state @ State::NeedsReauth { .. }) | (AbandonCause::Transient, state) => {
+                    state.clone()
+                }
+            };
+            let leases = row.leases.with(lease);
+            let life = Life::Living(Living { state, ..living.clone() });
+            let row = CredentialRow { write_id: new_write_id()?, leases, life, ..row.clone() };
+            announced.announce(Some(row.revision)).await?;
+            let answer = shown(&row)?;
+            Ok(Decision::Replace(row, answer))
+        })
+        .await;
+        self.waiting.changed(id);
+        if abandoned.is_ok() {
+            metrics::refresh_lease(match cause {
+                AbandonCause::InvalidGrant => LeaseEvent::InvalidGrant,
+                AbandonCause::Transient => LeaseEvent::Abandoned,
+            });
+        }
+        entries.settle(abandoned, |shown| Made { revision: Some(shown.revision), lineage: shown.lineage }).await
+    }
+
+    /// Has the customer consent again. A credential that needs it already is left as it is.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn mark_needs_reauth(
+        &self,
+        permit: &Permit<MarkNeedsReauth>,
+        reason: &str,
+        condition: Option<Revision>,
+    ) -> Result<Credential, VaultError> {
+        let (caller, MarkNeedsReauth(id)) = (permit.caller(), permit.asked());
+        let (key, now) = (key_or_random(None)?, row_time((self.clock)()));
+        let entries = self.changing(caller, Event::MarkNeedsReauth, id);
+        let announced = &entries;
+        let marked = change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
+            let Some((row, living)) = present.as_ref().and_then(living) else {
+                return Err(self.missing_of_any(id).await);
+            };
+            // Made before, and perhaps undone since by new tokens: not again.
+            if row.changes.find(&key, caller, now).is_some() {
+                return shown(row).map(Decision::Done);
+            }
+            check_revision(row, condition)?;
+            if let State::NeedsReauth { .. } = living.state {
+                return shown(row).map(Decision::Done);
+            }
+            announced.announce(Some(row.revision)).await?;
+            let state = State::NeedsReauth { reason: reason.to_owned(), time: now };
+            let made = Change { key, caller: caller.clone(), revision: row.revision, time: now };
+            let changes = row.changes.with(made);
+            let life = Life::Living(Living { state, ..living.clone() });
+            let row = CredentialRow { write_id: new_write_id()?, changes, life, ..row.clone() };
+            let answer = shown(&row)?;
+            Ok(Decision::Replace(row, answer))
+        })
+        .await;
+        self.waiting.changed(id);
+        entries.settle(marked, |shown| Made { revision: Some(shown.revision), lineage: shown.lineage }).await
+    }
+
+    /// [`Vault::open`], whatever the customer's state.
+    async fn open_of_any(&self, row: &CredentialRow, living: &Living) -> Result<Plaintext, VaultError> {
+        let envelope = Envelope::parse(living.envelope.clone()).map_err(|_| VaultError::Malformed)?;
+        let root = self.keyring.upkeep_root(&row.id.customer, envelope.lineage()).await.map_err(erased)?;
+        Ok(crypto::open(&root, &self.context(&row.id, living.kind, row.revision)?, &envelope)?)
+    }
+
+    /// [`Vault::missing`], where the customer's state does not matter.
+    async fn missing_of_any(&self, id: &CredentialRef) -> VaultError {
+        match self.missing(&id.customer).await {
+            VaultError::Keyring(
+                KeyringError::CustomerDisabled
+                | KeyringError::CustomerPendingDestruction
+                | KeyringError::CustomerDestroyed,
+            ) => VaultError::CredentialNotFound,
+            error => error,
+        }
+    }
+}
+
+/// A row that was read for whoever waits, and the right to try for its lease.
+struct Looked {
+    /// `None`: there was none, which is looked at again.
+    row: Option<Arc<CredentialRow>>,
+    turn: Option<OwnedMutexGuard<()>>,
+}
+
+/// The credentials of a customer whose keys are erased are erased next.
+fn erased(error: KeyringError) -> VaultError {
+    match error {
+        KeyringError::CustomerDestroyed => VaultError::CredentialNotFound,
+        error => error.into(),
+    }
+}
+
+/// What was answered when the tokens were stored.
+fn first_answer(row: &CredentialRow, brought: &SalesforceOAuth, made: Revision, time: Timestamp) -> Credential {
+    let at_it = living(row).filter(|(row, _)| row.revision == made);
+    Credential {
+        id: row.id.clone(),
+        kind: Kind::SalesforceOAuth,
+        state: State::Active,
+        revision: made,
+        lineage: at_it.and_then(|(_, living)| Envelope::lineage_of(&living.envelope).ok()),
+        create_time: row.create_time,
+        update_time: time,
+        refresh_time: Some(brought.issue_time.map_or(time, row_time)),
+        access_token_expire_time: brought.access_token_expire_time.map(row_time),
+    }
+}
