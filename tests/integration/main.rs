@@ -25,6 +25,7 @@ mod ops;
 mod policy;
 mod refresh;
 mod rotation;
+mod runbooks;
 mod secret_types;
 mod service;
 mod support;
