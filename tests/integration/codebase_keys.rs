@@ -11,7 +11,7 @@ use std::process::Output;
 use triseal::grpc::v1;
 
 use crate::support::site::Aws;
-use crate::support::{Service, data, decrypt, encrypt, opaque, opaque_data, program, run, triseal, triseald};
+use crate::support::{Service, data, decrypt, encrypt, opaque, opaque_data, program, reason, run, triseal, triseald};
 
 const DEVELOPMENT_KEYS: &str = include_str!("../../src/factors/codebase_development.json");
 
@@ -232,7 +232,8 @@ async fn a_rolling_deploy_to_the_next_version_and_back_loses_no_call() {
     let early = start(&new, Some("2")).await;
     seal(&early, "early", 2).await;
     let opened = replicas[0].credentials().decrypt_credential(decrypt("demo", "early", v1::View::Full)).await;
-    assert_eq!(opened.unwrap_err().code(), tonic::Code::Unavailable);
+    let status = opened.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (tonic::Code::Unavailable, "KEYS_STALE"));
 }
 
 /// Seals, and sees under which version.

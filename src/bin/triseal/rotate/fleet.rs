@@ -183,8 +183,10 @@ mod tests {
         };
         assert!(refusal(&[], Environment, 1).unwrap_err().contains("no replica has reported"));
         let new = replica(Some((1, 2)), 900, 1_000);
-        assert_eq!(refusal(&[new.clone()], Environment, 1), Ok(()));
-        assert!(refusal(&[new.clone()], Codebase, 1).unwrap_err().contains("seals under codebase version 1"));
+        assert_eq!(refusal(std::slice::from_ref(&new), Environment, 1), Ok(()));
+        assert!(
+            refusal(std::slice::from_ref(&new), Codebase, 1).unwrap_err().contains("seals under codebase version 1")
+        );
         // A living one that has not read the new version, and one that died a moment ago.
         for at in [995, 885] {
             let old = replica(Some((1, 1)), 0, at);

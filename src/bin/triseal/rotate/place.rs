@@ -97,11 +97,13 @@ impl Place {
 
     fn failure(&self, error: &FactorError) -> Failure {
         let again = "run the same command again: it goes on from what is there";
-        let message = format!("{}: {error}", self.name);
+        // What goes wrong with a file names it.
+        let message = if self.at_aws { format!("{}: {error}", self.name) } else { error.to_string() };
         match error {
-            FactorError::Absent(_) => {
+            FactorError::Absent(_) if self.at_aws => {
                 Failure::failed(message).with_hint("is this its name, and the region that of AWS_REGION?")
             }
+            FactorError::Absent(_) => Failure::failed(message).with_hint("triseal keygen makes the first version"),
             FactorError::Refused(_) if self.at_aws => Failure::refused(message).with_hint(
                 "AWS_PROFILE says by whom; it takes secretsmanager:GetSecretValue, PutSecretValue and UpdateSecretVersionStage, and \
                  the use of the secret's KMS key",
