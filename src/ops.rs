@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tracing::warn;
 
+use crate::audit::AuditLog;
 use crate::store::{OperationId, Operations, StoreClock};
 use crate::telemetry::dependency::{Dependency, Outcome};
 use crate::telemetry::metrics::Exposition;
@@ -38,6 +39,8 @@ const TIDY: Duration = Duration::from_secs(5);
 const PROBE: Duration = Duration::from_secs(5);
 /// And has so long to answer.
 const PROBE_ANSWER: Duration = Duration::from_secs(3);
+/// The audit log is looked at so often, which costs a lock: by the time that one more call has failed, no further one is sent here.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +203,20 @@ pub async fn probe(operations: Arc<dyn Operations>) {
         ticks.tick().await;
         let _ = timeout(PROBE_ANSWER, operations.get(&id)).await;
     }
+}
+
+/// Looks at the audit log now, and again and again for as long as the process lives. It tries by itself until it can write, so it is
+/// found to be back although no call dares to come.
+pub fn follow(audit: AuditLog, dependency: Arc<Dependency>) {
+    let look = move || dependency.found(if audit.is_available() { Outcome::Ok } else { Outcome::Away });
+    look();
+    tokio::spawn(async move {
+        let mut ticks = interval(LOOK);
+        loop {
+            ticks.tick().await;
+            look();
+        }
+    });
 }
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ impl AuditLog {
         match &self.0.target {
             Target::Written { queue, timeout: limit, .. } => {
                 let since = (self.0.clock)().saturating_sub(*limit).unwrap_or(Timestamp::MIN);
-                !queue.is_failing() && !queue.waits_since(since)
+                queue.goes_on(since)
             }
             Target::Recorded(_) | Target::None => true,
         }

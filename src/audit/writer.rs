@@ -53,6 +53,8 @@ pub(super) struct Queue {
 
 struct Waiting {
     entries: Vec<Queued>,
+    /// When the oldest entry that the writer has taken was put in, until it is written.
+    writing: Option<Timestamp>,
     /// The writer sleeps, and has to be woken.
     asleep: bool,
     /// `Some`: no entry is taken any more, and from that time on a sink that fails is given up.
@@ -74,7 +76,7 @@ impl Queue {
     pub(super) fn new(chain: &Chain, sink: &dyn Sink) -> Self {
         let (seq, hash) = chain.end();
         Self {
-            waiting: Mutex::new(Waiting { entries: Vec::new(), asleep: false, closed: None }),
+            waiting: Mutex::new(Waiting { entries: Vec::new(), writing: None, asleep: false, closed: None }),
             filled: Condvar::new(),
             failing: AtomicBool::new(false),
             unsafe_file: AtomicBool::new(false),
@@ -145,9 +147,12 @@ impl Queue {
         self.failing.load(Ordering::Relaxed) || self.unsafe_file.load(Ordering::Relaxed)
     }
 
-    /// Whether an entry from before this time still waits: nobody reads what the sink was given.
-    pub(super) fn waits_since(&self, before: Timestamp) -> bool {
-        locked(&self.waiting).entries.first().is_some_and(|oldest| oldest.time < before)
+    /// Whether entries are taken and written, as far as is known: one from before this time that still waits has nobody who reads
+    /// what the sink was given.
+    pub(super) fn goes_on(&self, before: Timestamp) -> bool {
+        let waiting = locked(&self.waiting);
+        let oldest = waiting.writing.or(waiting.entries.first().map(|oldest| oldest.time));
+        !self.is_failing() && oldest.is_none_or(|oldest| oldest >= before)
     }
 
     pub(super) fn written(&self) -> Written {
@@ -157,6 +162,7 @@ impl Queue {
     /// All that waits, in the place of `taken`, which is empty. False: nothing will come any more.
     fn take(&self, taken: &mut Vec<Queued>) -> bool {
         let mut waiting = locked(&self.waiting);
+        waiting.writing = None;
         while waiting.entries.is_empty() {
             if waiting.closed.is_some() {
                 return false;
@@ -165,6 +171,7 @@ impl Queue {
             waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         waiting.asleep = false;
+        waiting.writing = waiting.entries.first().map(|oldest| oldest.time);
         std::mem::swap(&mut waiting.entries, taken);
         true
     }
@@ -207,6 +214,9 @@ struct Ended(Arc<Queue>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.failing.store(true, Ordering::Relaxed);
+        }
         self.0.abandon();
         locked(&self.0.waiting).entries.clear();
     }

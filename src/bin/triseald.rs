@@ -124,10 +124,34 @@ fn harden(arguments: &Arguments) -> Result<(), Failure> {
     })
 }
 
+/// Serves until it is told to stop. A start that is told so before it has an audit log to end is given up where it is, as if the process
+/// had been killed there, which leaves nothing half made.
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(Command::Check { config }) = &arguments.command {
         return check(config).await;
     }
+    let signalled = signalled()?.shared();
+    let (under_way, is_under_way) = watch::channel(false);
+    let given_up = async {
+        signalled.clone().await;
+        if *is_under_way.borrow() {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        ended = serve(arguments, signalled.clone(), under_way) => ended,
+        () = given_up => {
+            info!("stopped before it served");
+            Ok(())
+        }
+    }
+}
+
+async fn serve(
+    arguments: Arguments,
+    signalled: impl Future<Output = ()>,
+    under_way: watch::Sender<bool>,
+) -> Result<(), Failure> {
     let settings = settings(&arguments)?;
     let codebase = codebase_keys(&settings, arguments.dev)?;
     settings.check()?;
@@ -149,9 +173,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(directory) => Access::start(directory).await.map_err(|error| format!("policy: {error}"))?,
         None => Access::development()?,
     };
-    let [store_state, environment_state, wrapper_state] =
-        [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys].map(|name| Arc::new(Dependency::new(name)));
-    let dependencies = [&store_state, &environment_state, &wrapper_state].map(Arc::clone);
+    let [store_state, environment_state, wrapper_state, audit_state] =
+        [Name::Store, Name::EnvironmentKeys, Name::CustomerKeys, Name::AuditLog]
+            .map(|name| Arc::new(Dependency::new(name)));
+    let dependencies = [&store_state, &environment_state, &wrapper_state, &audit_state].map(Arc::clone);
     let readiness = Arc::new(Readiness::new(dependencies.to_vec()));
     // From the first moment: a start that takes long is alive, and not ready.
     tokio::spawn(ops::serve(ops_listener, Arc::clone(&readiness), numbers));
@@ -189,8 +214,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let keyring = keyring.map_err(|error| parts::no_keyring(&settings, &error))?;
     self_check(&keyring).await?;
 
+    // From here on it ends by its drain.
+    under_way.send_replace(true);
     let audit =
         start_audit(&settings.audit, Arc::clone(&store.operations), parts::checkpoint_mac(&settings, &aws)?).await?;
+    ops::follow(audit.clone(), audit_state);
     let credentials = store.credentials;
     let vault =
         Vault::new(deployment.clone(), Arc::clone(&credentials), keyring.clone(), audit.clone(), Timestamp::now);
@@ -234,7 +262,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (stop_work, working) = watch::channel(false);
     let work = tokio::spawn(jobs::work_until(Arc::clone(&jobs), working));
 
-    let signalled = signalled()?;
     // Not ready before the fingerprints are compared: the store may be away.
     let ready_later = async {
         if keyring.proven().await.is_ok() {

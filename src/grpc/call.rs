@@ -31,7 +31,8 @@ use tonic::service::Routes;
 use tower::Service;
 
 use super::limits::{
-    Admission, Admitted, Calls, DEFAULT_DEADLINE, Load, MAX_DEADLINE, PIECE_OCTETS, Share, Shed, UnderWay,
+    self, Admission, Admitted, Calls, DEFAULT_DEADLINE, Load, MAX_CONNECTIONS_EACH, MAX_DEADLINE, MAX_OTHERS,
+    PIECE_OCTETS, Share, Shed, UnderWay,
 };
 use super::status;
 use crate::ids::{Caller, RequestId, TraceId};
@@ -40,6 +41,15 @@ use crate::telemetry::metrics::{self, Rpc};
 
 /// Taken from the caller, and answered.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A call with more headers than this gives up all that nobody looks at: in memory they take many times their length.
+const MANY_HEADERS: usize = 16;
+/// What tonic looks at.
+const LOOKED_AT: [HeaderName; 4] = [
+    http::header::CONTENT_TYPE,
+    http::header::TE,
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-accept-encoding"),
+];
 
 /// What is served, on every connection.
 pub(super) struct Endpoint {
@@ -107,18 +117,24 @@ impl ConnectionService {
         Self { endpoint, caller, share, calls, phase }
     }
 
+    /// Whether its caller has more connections than one may have.
+    pub(super) fn is_one_too_many(&self) -> bool {
+        self.share.connections() > MAX_CONNECTIONS_EACH
+    }
+
     /// Serves one of the protocol's methods.
     fn rpc<B>(&self, rpc: &Arc<Rpc>, mut request: Request<B>) -> BoxFuture<'static, Response<CallBody>>
     where
         B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
     {
         let mut call = Call::begin(rpc, self.calls.begin(false));
-        match self.admit() {
+        match self.admit(limits::places(request.uri().path())) {
             Ok(admitted) => call.admitted = Some(admitted),
             Err(refused) => return Box::pin(std::future::ready(call.answer(refused.into_http()))),
         }
         let deadline = deadline(request.headers());
         request.extensions_mut().insert(Deadline(Instant::now() + deadline));
+        drop_headers(request.headers_mut());
         let handled = AssertUnwindSafe(self.endpoint.routes.clone().call(request)).catch_unwind();
         Box::pin(async move {
             let answer = match timeout(deadline, handled).await {
@@ -131,22 +147,27 @@ impl ConnectionService {
         })
     }
 
-    fn admit(&self) -> Result<Admitted, Status> {
+    fn admit(&self, places: usize) -> Result<Admitted, Status> {
         if self.caller.is_none() || *self.phase.borrow() == Phase::Disowned {
             return Err(status::no_client_certificate());
         }
-        self.share.admit().map_err(|shed| match shed {
+        self.share.admit(places).map_err(|shed| match shed {
             Shed::Overloaded => status::overloaded(),
             Shed::RateLimited => status::rate_limited(),
         })
     }
 
     /// Serves anything else: it counts for the connection alone, and ends with it.
-    fn other<B>(&self, request: Request<B>) -> BoxFuture<'static, Response<CallBody>>
+    fn other<B>(&self, mut request: Request<B>) -> BoxFuture<'static, Response<CallBody>>
     where
         B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
     {
         let (under_way, mut phase) = (self.calls.begin(true), self.phase.clone());
+        if self.calls.streams() > MAX_OTHERS {
+            let refused = status::too_many_others().into_http();
+            return Box::pin(std::future::ready(refused.map(|body| CallBody::stream(body, under_way, None))));
+        }
+        drop_headers(request.headers_mut());
         let handled = self.endpoint.routes.clone().call(request);
         Box::pin(async move {
             let answer = match timeout(DEFAULT_DEADLINE, handled).await {
@@ -158,12 +179,7 @@ impl ConnectionService {
             let ending = async move {
                 let _ = phase.wait_for(|phase| *phase != Phase::Open).await;
             };
-            answer.map(|body| CallBody {
-                body,
-                pieces: Bytes::new(),
-                ending: Some(Box::pin(ending)),
-                held: Held::Stream(under_way),
-            })
+            answer.map(|body| CallBody::stream(body, under_way, Some(Box::pin(ending))))
         })
     }
 
@@ -258,6 +274,12 @@ pub(super) struct CallBody {
     held: Held,
 }
 
+impl CallBody {
+    fn stream(body: Body, under_way: UnderWay, ending: Option<BoxFuture<'static, ()>>) -> Self {
+        Self { body, pieces: Bytes::new(), ending, held: Held::Stream(under_way) }
+    }
+}
+
 impl HttpBody for CallBody {
     type Data = Bytes;
     type Error = Status;
@@ -291,6 +313,15 @@ impl HttpBody for CallBody {
     fn is_end_stream(&self) -> bool {
         self.pieces.is_empty() && self.body.is_end_stream()
     }
+}
+
+/// Takes away what nobody looks at, if there is much of it.
+fn drop_headers(headers: &mut HeaderMap) {
+    if headers.len() <= MANY_HEADERS {
+        return;
+    }
+    let all = std::mem::take(headers);
+    headers.extend(LOOKED_AT.into_iter().filter_map(|name| Some((name.clone(), all.get(name)?.clone()))));
 }
 
 /// The caller's, if it is one; else a new one.

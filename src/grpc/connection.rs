@@ -64,7 +64,7 @@ pub(super) struct ConnectionLimits {
 /// What ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// There were too many.
+    /// There were too many, of all or of its caller.
     Limit,
     /// The handshake failed.
     Handshake,
@@ -234,6 +234,9 @@ async fn serve<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let calls = Arc::new(Calls::default());
     let (phase, watched) = watch::channel(Phase::Open);
     let service = ConnectionService::new(Arc::clone(endpoint), peer.caller.take(), Arc::clone(&calls), watched);
+    if service.is_one_too_many() {
+        return Cause::Limit;
+    }
     let mut connection = pin!(http2().serve_connection(TokioIo::new(io), service));
     let mut looks = interval_at(Instant::now() + limits::LOOK, limits::LOOK);
     let mut old = pin!(sleep(jittered(age)));

@@ -290,7 +290,17 @@ pub(super) fn list_customers_request(
     check.done(Some((state, after, limit)))
 }
 
-/// A page token names the last id of its page. Ids contain no slash.
+/// What was in a page token. Of one that does not open, a text that is the token of no list, so that it is told with all else that is wrong.
+pub(super) fn place_of(opened: Option<String>) -> String {
+    opened.unwrap_or_else(|| "!".to_owned())
+}
+
+/// A page token, if it could be sealed.
+pub(super) fn token_of(sealed: Option<String>) -> Result<String, Status> {
+    sealed.ok_or_else(super::status::no_page_token)
+}
+
+/// What is sealed into a page token names the last id of its page. Ids contain no slash.
 fn page_token(after: &str) -> String {
     Base64UrlUnpadded::encode_string(after.as_bytes())
 }

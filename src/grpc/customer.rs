@@ -15,6 +15,9 @@ use crate::access::{
 use crate::audit::Event;
 use crate::customers::CustomerDirectory;
 
+/// The list that page tokens are of.
+const CUSTOMERS: &str = "customers";
+
 /// CustomerService over a directory.
 pub struct Customers {
     gate: Gate,
@@ -57,11 +60,15 @@ impl CustomerService for Customers {
         request: Request<v1::ListCustomersRequest>,
     ) -> Result<Response<v1::ListCustomersResponse>, Status> {
         let caller = self.gate.caller(&request)?;
-        let (state, after, limit) = convert::list_customers_request(request.get_ref())?;
+        let (mut request, tokens) = (request.into_inner(), self.directory.page_tokens()?);
+        request.page_token = convert::place_of(tokens.open(CUSTOMERS, &caller, &request.page_token));
+        let (state, after, limit) = convert::list_customers_request(&request)?;
         let permit = self.gate.permit(&caller, Event::ListCustomers, ListCustomers(AllCustomers)).await?;
         let may_see = |id: &_| self.gate.shows(&permit, &GetCustomer(Clone::clone(id)));
         let page = self.directory.list(&permit, state, after, limit, may_see).await?;
-        Ok(Response::new(convert::list_customers_response(&page)))
+        let mut response = convert::list_customers_response(&page);
+        response.next_page_token = convert::token_of(tokens.seal(CUSTOMERS, &caller, &response.next_page_token))?;
+        Ok(Response::new(response))
     }
 
     async fn disable_customer(

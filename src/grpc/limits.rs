@@ -18,6 +18,8 @@ pub(super) const MAX_NAME_OCTETS: usize = 4 << 10;
 /// Connections, at most: below the common limit of 1,024 open files, with room for the store and the ops listener. One more is closed
 /// at once.
 pub(super) const MAX_CONNECTIONS: usize = 900;
+/// Of one caller. The rest is for others, and for hands that are being shaken.
+pub(super) const MAX_CONNECTIONS_EACH: usize = 600;
 /// From accepting a connection to the end of its HTTP/2 preface, TLS included. Three round trips; the rest is for a busy client.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection is looked at so often: who takes no answers, who makes no calls.
@@ -32,6 +34,12 @@ pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Calls of one connection at a time: half of the default of `server.max_concurrent_requests`, which is a caller's share.
 pub(super) const MAX_STREAMS: u32 = 256;
+/// Of these, health checks, their watches and reflection: a client has one watch and a check now and then.
+pub(super) const MAX_OTHERS: u32 = 16;
+/// The call that answers up to [`MAX_REPLY_OCTETS`], which are in memory until they are taken, and opens up to 100 secrets: it counts as
+/// so many. With the default of `server.max_concurrent_requests` 64 of them are under way at most, and 256 MiB of their answers.
+const BATCH: &str = "/triseal.v1.CredentialService/BatchDecryptCredentials";
+const BATCH_PLACES: usize = 8;
 /// Octets of a call's headers, unpacked: deadline, user agent, ids and trace context, with room for a proxy's.
 pub(super) const MAX_HEADER_OCTETS: u32 = 16 << 10;
 /// Calls that were reset before they were looked at. h2's own default; above it the connection is closed (CVE-2023-44487).
@@ -51,6 +59,11 @@ pub(super) const PIECE_OCTETS: usize = 16 << 10;
 pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 /// Of a call whose caller named a later one.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(10);
+
+/// As how many calls the call of a method counts.
+pub(super) fn places(path: &str) -> usize {
+    if path == BATCH { BATCH_PLACES } else { 1 }
+}
 
 /// Why a call is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,20 +131,29 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Lets a call in, unless too many are under way.
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Admitted, Shed> {
+    /// How many connections the caller has.
+    pub(super) fn connections(&self) -> usize {
+        // Each holds the counter, and so does the table.
+        Arc::strong_count(&self.under_way).saturating_sub(1)
+    }
+
+    /// Lets a call in that counts as so many, unless too many are under way.
+    pub(super) fn admit(self: &Arc<Self>, places: usize) -> Result<Admitted, Shed> {
         let admission = &self.admission;
-        if !count_below(&self.under_way, admission.share_limit()) {
+        let share_limit = admission.share_limit();
+        // However low the limit is set, each call can be made.
+        let places = places.min(share_limit);
+        if !count_up_to(&self.under_way, places, share_limit) {
             // Who has all of them, alone, is not limited but met with overload.
             let alone = admission.connected.load(Ordering::Relaxed) <= 1;
             return Err(if alone { self.overloaded() } else { self.rate_limited() });
         }
-        if !count_below(&admission.under_way.0, admission.limit) {
-            self.under_way.fetch_sub(1, Ordering::Relaxed);
+        if !count_up_to(&admission.under_way.0, places, admission.limit) {
+            self.under_way.fetch_sub(places, Ordering::Relaxed);
             return Err(self.overloaded());
         }
         admission.metrics.in_flight.increment(1);
-        Ok(Admitted(Arc::clone(self)))
+        Ok(Admitted { share: Arc::clone(self), places })
     }
 
     fn overloaded(&self) -> Shed {
@@ -157,19 +179,23 @@ impl Drop for Share {
 }
 
 /// A call that was let in, until it is dropped.
-pub(super) struct Admitted(Arc<Share>);
+pub(super) struct Admitted {
+    share: Arc<Share>,
+    places: usize,
+}
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
-        self.0.admission.under_way.0.fetch_sub(1, Ordering::Relaxed);
-        self.0.admission.metrics.in_flight.decrement(1);
+        let Self { share, places } = self;
+        share.under_way.fetch_sub(*places, Ordering::Relaxed);
+        share.admission.under_way.0.fetch_sub(*places, Ordering::Relaxed);
+        share.admission.metrics.in_flight.decrement(1);
     }
 }
 
-fn count_below(counter: &AtomicUsize, limit: usize) -> bool {
-    let counted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < limit).then_some(now + 1));
-    counted.is_ok()
+fn count_up_to(counter: &AtomicUsize, more: usize, limit: usize) -> bool {
+    let counted = |now: usize| Some(now + more).filter(|sum| *sum <= limit);
+    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted).is_ok()
 }
 
 /// The calls of one connection, by when they began: before the last look, or since. So a look tells which calls are old without a list of
@@ -203,6 +229,11 @@ impl Calls {
         let place = if stream { None } else { Some(self.looks.load(Ordering::Relaxed) % 2) };
         self.counter(place).fetch_add(1, Ordering::Relaxed);
         UnderWay { calls: Arc::clone(self), place }
+    }
+
+    /// How many streams there are.
+    pub(super) fn streams(&self) -> u32 {
+        self.streams.load(Ordering::Relaxed)
     }
 
     /// To be called every [`LOOK`].
@@ -254,13 +285,13 @@ mod tests {
     fn as_many_calls_as_may_be_are_admitted_and_one_that_ends_makes_room() {
         let admission = admission(3);
         let share = admission.share(caller("realtask"));
-        let mut admitted: Vec<_> = (0..3).map(|_| share.admit().unwrap()).collect();
+        let mut admitted: Vec<_> = (0..3).map(|_| share.admit(1).unwrap()).collect();
         for _ in 0..2 {
-            assert_eq!(share.admit().err(), Some(Shed::Overloaded));
+            assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
         }
         admitted.pop();
-        admitted.push(share.admit().unwrap());
-        assert_eq!(share.admit().err(), Some(Shed::Overloaded));
+        admitted.push(share.admit(1).unwrap());
+        assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
         drop(admitted);
         assert_eq!(admission.under_way.calls(), 0);
         assert_eq!(share.under_way.load(Ordering::Relaxed), 0);
@@ -271,19 +302,19 @@ mod tests {
         let admission = admission(4);
         // Two connections of one caller have one share.
         let greedy = [admission.share(caller("greedy")), admission.share(caller("greedy"))];
-        let mut alone: Vec<_> = (0..4).map(|call| greedy[call % 2].admit().unwrap()).collect();
-        assert_eq!(greedy[0].admit().err(), Some(Shed::Overloaded));
+        let mut alone: Vec<_> = (0..4).map(|call| greedy[call % 2].admit(1).unwrap()).collect();
+        assert_eq!(greedy[0].admit(1).err(), Some(Shed::Overloaded));
 
         let modest = admission.share(caller("modest"));
-        assert_eq!(modest.admit().err(), Some(Shed::Overloaded), "what is under way is not taken back");
+        assert_eq!(modest.admit(1).err(), Some(Shed::Overloaded), "what is under way is not taken back");
         alone.truncate(2);
-        assert_eq!(greedy[1].admit().err(), Some(Shed::RateLimited));
-        let both = [modest.admit().unwrap(), modest.admit().unwrap()];
-        assert_eq!(modest.admit().err(), Some(Shed::RateLimited));
+        assert_eq!(greedy[1].admit(1).err(), Some(Shed::RateLimited));
+        let both = [modest.admit(1).unwrap(), modest.admit(1).unwrap()];
+        assert_eq!(modest.admit(1).err(), Some(Shed::RateLimited));
 
         drop((both, modest));
-        alone.extend([greedy[0].admit().unwrap(), greedy[1].admit().unwrap()]);
-        assert_eq!(greedy[0].admit().err(), Some(Shed::Overloaded), "alone again");
+        alone.extend([greedy[0].admit(1).unwrap(), greedy[1].admit(1).unwrap()]);
+        assert_eq!(greedy[0].admit(1).err(), Some(Shed::Overloaded), "alone again");
         let unknown = [admission.share(None), admission.share(None)];
         assert_eq!(admission.connected.load(Ordering::Relaxed), 1, "those whom nobody knows take no share");
         drop((alone, greedy, unknown));
@@ -292,13 +323,44 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_counts_as_several_calls_and_is_served_under_any_limit() {
+        assert_eq!([places(BATCH), places("/triseal.v1.CredentialService/DecryptCredential")], [BATCH_PLACES, 1]);
+        let methods = crate::grpc::server::rpcs(crate::grpc::v1::DESCRIPTORS).unwrap();
+        assert!(methods.contains_key(BATCH), "it has another name by now");
+        let admission = admission(2 * BATCH_PLACES);
+        let share = admission.share(caller("realtask"));
+        let batches = [share.admit(BATCH_PLACES).unwrap(), share.admit(BATCH_PLACES).unwrap()];
+        assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
+        drop(batches);
+        let _calls: Vec<_> = (0..=BATCH_PLACES).map(|_| share.admit(1).unwrap()).collect();
+        assert_eq!(share.admit(BATCH_PLACES).err(), Some(Shed::Overloaded));
+
+        let low = self::admission(3);
+        let share = low.share(caller("realtask"));
+        let batch = share.admit(BATCH_PLACES).unwrap();
+        assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
+        drop(batch);
+        assert_eq!((low.under_way.calls(), share.under_way.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn the_connections_of_a_caller_are_counted() {
+        let admission = admission(1);
+        let mut shares: Vec<_> = (0..3).map(|_| admission.share(caller("one"))).collect();
+        let other = admission.share(caller("other"));
+        assert_eq!([shares[0].connections(), other.connections()], [3, 1]);
+        shares.pop();
+        assert_eq!(shares[0].connections(), 2);
+    }
+
+    #[test]
     fn a_limit_of_one_serves_one_call_of_either_caller() {
         let admission = admission(1);
         let (one, other) = (admission.share(caller("one")), admission.share(caller("other")));
-        let admitted = one.admit().unwrap();
-        assert_eq!(other.admit().err(), Some(Shed::Overloaded));
+        let admitted = one.admit(1).unwrap();
+        assert_eq!(other.admit(1).err(), Some(Shed::Overloaded));
         drop(admitted);
-        other.admit().unwrap();
+        other.admit(1).unwrap();
     }
 
     #[test]

@@ -19,5 +19,5 @@ pub mod tls;
 mod wire;
 
 pub use convert::check_encrypt_request;
-pub use status::{DOMAIN, REASON_TRAILER};
+pub use status::{DOMAIN, REASON_TRAILER, REASONS};
 pub use wire::v1;

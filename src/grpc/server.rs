@@ -149,7 +149,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 }
 
 /// The methods of the protocol by their paths, to be counted by their names.
-fn rpcs(descriptors: &[u8]) -> Result<HashMap<String, Arc<Rpc>>, prost::DecodeError> {
+pub(super) fn rpcs(descriptors: &[u8]) -> Result<HashMap<String, Arc<Rpc>>, prost::DecodeError> {
     let mut rpcs = HashMap::new();
     let files = FileDescriptorSet::decode(descriptors)?.file;
     for service in files.iter().filter(|file| file.package() == PACKAGE).flat_map(|file| &file.service) {

@@ -40,7 +40,7 @@ const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
 const RETRY_REFRESH: Duration = Duration::from_secs(1);
 
 /// Every reason there is or will be, for counting. What is not here is counted as none, and fails the tests of this file.
-const REASONS: &[&str] = &[
+pub const REASONS: &[&str] = &[
     "BAD_FIELD",
     "IDEMPOTENCY_KEY_REUSED",
     "NO_CLIENT_CERTIFICATE",
@@ -165,6 +165,12 @@ pub(super) fn rate_limited() -> Status {
     told.retry_after(RETRY_OVERLOADED).into_status()
 }
 
+/// The connection has as many health checks, watches and the like as it may.
+pub(super) fn too_many_others() -> Status {
+    let message = "this connection has as many health checks and watches as it may: use fewer, or end some";
+    Told::new(Code::ResourceExhausted, "RATE_LIMITED", message).retry_after(RETRY_OVERLOADED).into_status()
+}
+
 /// Nobody knows who calls.
 pub(super) fn no_client_certificate() -> Status {
     let message = "the connection has no client certificate that is good and names a caller of this service";
@@ -177,6 +183,11 @@ pub(super) fn audit_unavailable(error: AuditError) -> Status {
     let message =
         "the audit log can't be written; a change may have happened, so retry it with the same idempotency key";
     Told::new(Code::Unavailable, "AUDIT_UNAVAILABLE", message).into_status()
+}
+
+/// There are no random numbers to seal a page token with.
+pub(super) fn no_page_token() -> Status {
+    internal("a page token can't be sealed").into_status()
 }
 
 /// A handler panicked.

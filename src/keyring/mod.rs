@@ -5,6 +5,7 @@
 
 mod environment;
 mod fingerprints;
+mod page_tokens;
 mod single_flight;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -19,6 +20,7 @@ use tracing::{debug, warn};
 
 pub use environment::{EnvironmentError, EnvironmentTiming};
 pub use fingerprints::FingerprintError;
+pub use page_tokens::{NO_CODEBASE_KEY, PageTokens};
 
 use crate::crypto::{Codebase, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
@@ -332,6 +334,11 @@ impl Keyring {
     /// A [`KeyringError`] that says why not.
     pub async fn check_active(&self, customer: &CustomerId) -> Result<(), KeyringError> {
         self.0.active(customer).await.map(|_| ())
+    }
+
+    /// What seals and opens page tokens. `None`: the codebase keys have no primary, which [`KeySet`] rules out.
+    pub fn page_tokens(&self) -> Option<PageTokens> {
+        PageTokens::new(&self.0.codebase, &self.0.deployment)
     }
 
     /// Forgets what is known of a customer, and its roots, after this process changed its state. A root that is being unwrapped

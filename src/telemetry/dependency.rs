@@ -26,6 +26,8 @@ pub enum Name {
     EnvironmentKeys,
     /// What wraps customer keys.
     CustomerKeys,
+    /// Where each reading and each change has its entry.
+    AuditLog,
 }
 
 impl Name {
@@ -35,13 +37,14 @@ impl Name {
             Self::Store => "store",
             Self::EnvironmentKeys => "environment_keys",
             Self::CustomerKeys => "customer_keys",
+            Self::AuditLog => "audit_log",
         }
     }
 
     /// Whether nothing works without it. Where much goes on without it for some time, it is better to go on.
     pub fn is_required(self) -> bool {
         match self {
-            Self::Store => true,
+            Self::Store | Self::AuditLog => true,
             Self::EnvironmentKeys | Self::CustomerKeys => false,
         }
     }
@@ -214,6 +217,13 @@ impl Dependency {
         answers.unwrap_or_else(|| (0..number).map(|_| Err(E::late())).collect())
     }
 
+    /// Remembers what was found out without asking it for anything.
+    pub fn found(&self, outcome: Outcome) {
+        if self.last.load(Ordering::Relaxed) != outcome as u8 {
+            self.becomes(outcome);
+        }
+    }
+
     /// `None`: no answer in time.
     async fn ask<A>(
         &self,
@@ -233,9 +243,7 @@ impl Dependency {
             let register = || metrics::dependency_seconds(self.name.as_str(), operation.as_str(), outcome.as_str());
             seconds.get_or_init(register).record(took);
         }
-        if self.last.load(Ordering::Relaxed) != outcome as u8 {
-            self.becomes(outcome);
-        }
+        self.found(outcome);
     }
 
     fn becomes(&self, outcome: Outcome) {

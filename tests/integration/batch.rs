@@ -1,13 +1,15 @@
 //! BatchDecryptCredentials as a backend meets it.
 
+use std::time::Duration;
+
 use prost::Message;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::{RpcStatusExt, StatusExt};
 use triseal::grpc::v1;
 use v1::batch_decrypt_credentials_result::Result as Outcome;
 
 use crate::support::site::{Site, on_both_sites};
-use crate::support::{Service, decrypt, encrypt, oauth, opaque, opaque_data, password, reason};
+use crate::support::{Service, data, decrypt, dev, encrypt, oauth, opaque, opaque_data, password, reason};
 
 on_both_sites! {
     each_result_is_what_the_call_alone_would_answer,
@@ -19,7 +21,9 @@ fn asked(customer: &str, credential: &str, view: v1::View) -> v1::DecryptCredent
 }
 
 async fn batch(service: &Service, requests: Vec<v1::DecryptCredentialRequest>) -> Result<Vec<Outcome>, Status> {
-    let request = v1::BatchDecryptCredentialsRequest { requests };
+    let mut request = Request::new(v1::BatchDecryptCredentialsRequest { requests });
+    // The longest there is, for machines that are busy.
+    request.set_timeout(Duration::from_secs(10));
     let results = service.credentials().batch_decrypt_credentials(request).await?.into_inner().results;
     Ok(results.into_iter().map(|result| result.result.expect("one is set")).collect())
 }
@@ -99,11 +103,29 @@ async fn a_batch_of_none_or_too_many_is_refused_as_a_whole(site: &Site) {
     assert!(results.len() == 100 && results.iter().all(|result| matches!(result, Outcome::Decrypted(_))));
 }
 
+/// A batch that all of it was opened in time for. On a busy machine it takes several.
+async fn batch_in_time(service: &Service, requests: Vec<v1::DecryptCredentialRequest>) -> Vec<Outcome> {
+    let is_late =
+        |result: &Outcome| matches!(result, Outcome::Error(error) if Code::from(error.code) == Code::DeadlineExceeded);
+    for _ in 0..20 {
+        match batch(service, requests.clone()).await {
+            Ok(results) if results.iter().any(is_late) => {}
+            // Nobody answered in time, says this side or the other.
+            Err(status) if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => {}
+            answered => return answered.unwrap(),
+        }
+    }
+    panic!("the machine has no time for a batch");
+}
+
 /// 100 secrets of the greatest length are more than one reply holds. Who asks again for those that it left out gets all of them.
 #[tokio::test]
 async fn what_one_reply_has_no_room_for_comes_with_the_next() {
-    let site = Site::embedded();
-    let service = site.start().await;
+    let (_folder, data) = data();
+    let mut command = dev(&data);
+    // Nor does the audit log hurry.
+    command.env("TRISEAL__AUDIT__TIMEOUT", "4s");
+    let service = Service::start(command).await;
     let mut credentials = service.credentials();
     let secret = |number: usize| {
         let tokens = [number.to_string().repeat(16_384 / number.to_string().len()), "r".repeat(16_384)];
@@ -119,7 +141,7 @@ async fn what_one_reply_has_no_room_for_comes_with_the_next() {
     let mut rounds = Vec::new();
     while !wanted.is_empty() {
         let requests = wanted.iter().map(|number| asked("demo", &format!("c{number}"), v1::View::Full)).collect();
-        let results = batch(&service, requests).await.unwrap();
+        let results = batch_in_time(&service, requests).await;
         let mut left_out = Vec::new();
         for (number, result) in wanted.iter().zip(results) {
             match &result {
@@ -128,7 +150,7 @@ async fn what_one_reply_has_no_room_for_comes_with_the_next() {
                     let (code, reason, message) = item(&result);
                     assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "REPLY_FULL"));
                     assert!(message.contains("again"), "it says what to do: {message}");
-                    assert_eq!(error.get_details_retry_info().unwrap().retry_delay, Some(std::time::Duration::ZERO));
+                    assert_eq!(error.get_details_retry_info().unwrap().retry_delay, Some(Duration::ZERO));
                     left_out.push(*number);
                 }
             }
@@ -142,7 +164,7 @@ async fn what_one_reply_has_no_room_for_comes_with_the_next() {
     credentials.encrypt_credential(encrypt("demo", "small", opaque(b"small"))).await.unwrap();
     let mut requests: Vec<_> = (0..99).map(|number| asked("demo", &format!("c{number}"), v1::View::Full)).collect();
     requests.push(asked("demo", "small", v1::View::Full));
-    match batch(&service, requests).await.unwrap().pop() {
+    match batch_in_time(&service, requests).await.pop() {
         Some(Outcome::Decrypted(opened)) => assert_eq!(opaque_data(opened.secret), b"small"),
         other => panic!("{other:?}"),
     }

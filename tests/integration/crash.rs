@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 use triseal::grpc::v1;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 
-use crate::support::{Random, Service, dev, is_ambiguous, opaque, opaque_data, reason};
+use crate::support::{Random, Service, dev, opaque, opaque_data, reason, was_cut_off};
 
 const CUSTOMER: &str = "acme";
 /// Kills under load.
@@ -294,9 +294,14 @@ async fn ask(id: &str, asked: &Asked, client: &mut CredentialServiceClient<Chann
     };
     match answer {
         Ok(()) => true,
-        Err(status) if is_ambiguous(&status) => false,
+        Err(status) if is_cut_off(&status) => false,
         Err(status) => panic!("{id}: {} was refused: {status}", asked.after.told()),
     }
+}
+
+/// Whether the kill took the answer, or a machine that is too busy. Any other answer of a service that was alive is wrong.
+fn is_cut_off(status: &Status) -> bool {
+    was_cut_off(status) || status.code() == Code::DeadlineExceeded
 }
 
 /// `None` if nobody answered.
@@ -312,7 +317,7 @@ async fn read(id: &str, client: &mut CredentialServiceClient<Channel>) -> Option
             let answer = answer.into_inner();
             Some(Found(Some((answer.credential.unwrap().revision, opaque_data(answer.secret)))))
         }
-        Err(status) if is_ambiguous(&status) => None,
+        Err(status) if is_cut_off(&status) => None,
         Err(status) if status.code() == Code::NotFound => {
             assert_eq!(reason(&status), "CREDENTIAL_NOT_FOUND");
             Some(Found(None))

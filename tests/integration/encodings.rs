@@ -15,10 +15,14 @@ impl Searched {
             ("text", secret.to_vec()),
             ("hex", hex::encode(secret).into_bytes()),
             ("hex in capitals", hex::encode_upper(secret).into_bytes()),
-            ("quoted octets", secret.escape_ascii().to_string().into_bytes()),
-            ("quoted octets", secret.escape_ascii().to_string().replace(r"\x00", r"\0").into_bytes()),
             ("UTF-16", secret.iter().flat_map(|octet| [*octet, 0]).collect()),
         ];
+        // As Rust quotes them, and flat.
+        let quoted = secret.escape_ascii().to_string();
+        for quoted in [quoted.replace(r"\x00", r"\0"), quoted] {
+            needles.push(("quoted octets", flat(&quoted).into_bytes()));
+            needles.push(("quoted octets", quoted.into_bytes()));
+        }
         for (name, separator) in [("a list", ", "), ("a compact list", ",")] {
             let decimals: Vec<_> = secret.iter().map(u8::to_string).collect();
             needles.push((name, decimals.join(separator).into_bytes()));
@@ -42,6 +46,15 @@ impl Searched {
     }
 }
 
+/// A text in which quoted text may have been quoted again, however often: with one backslash for any number of them.
+pub(crate) fn flat(text: &str) -> String {
+    let mut flat = text.to_owned();
+    while flat.contains(r"\\") {
+        flat = flat.replace(r"\\", r"\");
+    }
+    flat
+}
+
 #[test]
 fn each_encoding_is_found() {
     let secret = b"5Aep861TSESvWeug_xvFH";
@@ -54,8 +67,8 @@ fn each_encoding_is_found() {
     assert!(found(hex::encode(secret).into_bytes()));
     assert!(found(hex::encode_upper(secret).into_bytes()));
     assert!(found(format!("{secret:?}").into_bytes()));
-    let binary = Searched::new(b"5Aep\xff\x00Weug_xvFH");
-    for quoted in [&br#"b"5Aep\xff\0Weug_xvFH""#[..], br#""5Aep\xff\x00Weug_xvFH""#] {
+    let binary = Searched::new(b"5Aep\xff\x00We\\ug_xvFH");
+    for quoted in [&br#"b"5Aep\xff\0We\\ug_xvFH""#[..], br#""5Aep\xff\x00We\\ug_xvFH""#, br#""5Aep\xff\0We\ug_xvFH""#] {
         assert!(binary.found_in(quoted).next().is_some());
     }
     assert!(found(serde_json::to_vec(&secret.to_vec()).unwrap()));

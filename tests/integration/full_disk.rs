@@ -1,14 +1,11 @@
 //! A service whose store can't grow: a write that does not fit is not acknowledged, none that was is lost, and the service ends and
 //! says why. The limit on the size of a file is the system's, so the writes fail as on a full disk.
 
-use std::path::Path;
-
-use tokio::process::Command;
 use tonic::transport::Channel;
 use triseal::grpc::v1;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 
-use crate::support::{self, Service, dev, encrypt, is_ambiguous, opaque, opaque_data, reason};
+use crate::support::{self, Service, dev, encrypt, is_ambiguous, limited, opaque, opaque_data, reason};
 
 const CUSTOMER: &str = "demo";
 const WRITERS: usize = 8;
@@ -22,7 +19,7 @@ async fn a_full_disk_loses_nothing_that_was_acknowledged() {
     let (_folder, data) = support::data();
     assert!(Service::dev(&data).await.terminate().await.success());
     let size = data.join("store.redb").metadata().unwrap().len();
-    let service = Service::start(limited(&data, size + ROOM)).await;
+    let service = Service::start(limited(&dev(&data), size + ROOM)).await;
     let writing: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(writer, service.credentials()))).collect();
     let (mut stored, mut refused) = (Vec::new(), Vec::new());
     for writing in writing {
@@ -49,15 +46,6 @@ async fn a_full_disk_loses_nothing_that_was_acknowledged() {
     }
     client.encrypt_credential(encrypt(CUSTOMER, "after", opaque("fits"))).await.unwrap();
     assert!(service.terminate().await.success());
-}
-
-/// `triseald --dev` that can make no file larger than this. A write beyond fails, as on a full disk; without the trap, it would kill.
-fn limited(data: &Path, octets: u64) -> Command {
-    let service = dev(data);
-    let mut command = support::program("sh", &["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\""]);
-    // In units of 512 octets.
-    command.arg((octets / 512).to_string()).arg(service.as_std().get_program()).args(service.as_std().get_args());
-    command
 }
 
 /// Stores secrets until one is refused: those that were stored, and that one.

@@ -395,7 +395,7 @@ async fn a_service_that_stays_away_ends_the_import_and_a_repeat_finishes_it() {
     let (_folder, data) = data();
     let address = Address::free();
     let service = address.serve(&data).await;
-    let mut piped = Piped::start(&service, &["--create-customers", "--retry-for", "1"], many());
+    let mut piped = Piped::start(&service, &["--create-customers", "--retry-for", "5"], many());
     piped.feed(MANY / 2).await;
     reached(&service, MANY as u64 / 4).await;
     service.kill9().await;
@@ -410,7 +410,7 @@ async fn a_service_that_stays_away_ends_the_import_and_a_repeat_finishes_it() {
     };
     assert_eq!(code, Some(1), "{said}");
     let error: Value = serde_json::from_str(&said).unwrap();
-    assert!(error["error"]["message"].as_str().unwrap().starts_with("stopped, since nothing has succeeded for 1 s"));
+    assert!(error["error"]["message"].as_str().unwrap().starts_with("stopped, since nothing has succeeded for 5 s"));
     assert_eq!(report["complete"], false);
     let [done, _, differing, failed] = counts(&report);
     assert!(done > 0 && differing == 0 && (1..200).contains(&failed), "few are given up: {report}");

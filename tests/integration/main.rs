@@ -5,6 +5,7 @@
 
 mod architecture;
 mod audit;
+mod audit_away;
 mod aws;
 mod bad_input;
 mod batch;
@@ -15,6 +16,7 @@ mod crash;
 mod encodings;
 mod factor_rotation;
 mod full_disk;
+mod hostile;
 mod import;
 mod jobs;
 mod limits;
@@ -26,7 +28,9 @@ mod policy;
 mod refresh;
 mod rotation;
 mod runbooks;
+mod scenario;
 mod secret_types;
 mod service;
 mod support;
+mod threat_model;
 mod tls;

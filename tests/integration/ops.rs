@@ -11,7 +11,9 @@ async fn a_service_that_serves_is_alive_and_ready_and_says_of_what_it_is_made() 
     let (status, report) = service.ops("/readyz").await;
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert_eq!((status, &report["ready"], &report["phase"]), (200, &true.into(), &"serving".into()), "{report}");
-    for (name, required) in [("store", true), ("environment_keys", false), ("customer_keys", false)] {
+    for (name, required) in
+        [("store", true), ("audit_log", true), ("environment_keys", false), ("customer_keys", false)]
+    {
         let dependency = &report["dependencies"][name];
         assert_eq!((&dependency["state"], &dependency["required"]), (&"up".into(), &required.into()), "{report}");
         assert!(dependency["since"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{report}");

@@ -118,7 +118,7 @@ async fn products() -> (Secured, [Client; 3], Client) {
     let secured = deployed().await;
     let client = |name: &str| {
         let pair = secured.authority.client(&format!("spiffe://datasert.com/{name}"));
-        CredentialServiceClient::new(secured.channel(&pair))
+        secured.credentials(secured.client(&pair))
     };
     let clients = (PRODUCTS.map(client), client("security"));
     (secured, clients.0, clients.1)

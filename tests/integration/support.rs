@@ -1,6 +1,7 @@
 //! What the tests share: the real programs, each with files of its own, clients, and seeded random numbers. It knows no test.
 
 pub(crate) mod certificates;
+pub(crate) mod http2;
 pub(crate) mod proxy;
 pub(crate) mod salesforce;
 pub(crate) mod site;
@@ -40,7 +41,12 @@ pub(crate) struct Service {
 impl Service {
     /// Starts a service, and waits for nothing.
     pub(crate) fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("triseald starts");
+        command.stdout(Stdio::null());
+        Self::spawn_with_its_own_output(command)
+    }
+
+    fn spawn_with_its_own_output(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("triseald starts");
         let stderr = Arc::new(Mutex::new(String::new()));
         let (found, listen) = watch::channel(None);
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
@@ -57,8 +63,14 @@ impl Service {
     }
 
     /// Starts a service, and waits until it serves.
-    pub(crate) async fn start(command: Command) -> Self {
-        let mut service = Self::spawn(command);
+    pub(crate) async fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::null());
+        Self::start_with_its_own_output(command).await
+    }
+
+    /// The same, where the command says what its standard output is.
+    pub(crate) async fn start_with_its_own_output(command: Command) -> Self {
+        let mut service = Self::spawn_with_its_own_output(command);
         assert!(service.ready().await, "it ended before it served:\n{}", service.stderr());
         service
     }
@@ -156,11 +168,7 @@ impl Service {
 
     /// SIGTERM.
     pub(crate) async fn signal(&self) {
-        let process = self.process().to_string();
-        // The shell's own: a program of that name need not be there.
-        let kill = ["-c", "kill -TERM \"$0\"", &process];
-        let sent = Command::new("sh").args(kill).status().await.expect("sh runs");
-        assert!(sent.success(), "SIGTERM was not sent");
+        terminate(self.process()).await;
     }
 
     /// How it ended, once it has.
@@ -173,10 +181,14 @@ impl Service {
     pub(crate) async fn ended_saying(mut self) -> (ExitStatus, String) {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         let ended = ended.unwrap_or_else(|_| panic!("it goes on:\n{}", self.stderr())).expect("it can be waited for");
-        // What it said last is read when the pipe is closed.
+        (ended, self.said_in_all().await)
+    }
+
+    /// What it has said on standard error until its end. What it said last is read when the pipe is closed.
+    pub(crate) async fn said_in_all(&mut self) -> String {
         let closed = tokio::time::timeout(PATIENCE, async { while self.listen.changed().await.is_ok() {} }).await;
         assert!(closed.is_ok(), "its standard error stays open");
-        (ended, self.stderr())
+        self.stderr()
     }
 
     /// `triseal` against this service, with `input` on its standard input.
@@ -187,6 +199,14 @@ impl Service {
     }
 }
 
+/// SIGTERM to a process.
+pub(crate) async fn terminate(process: u32) {
+    // The shell's own: a program of that name need not be there.
+    let kill = ["-c", "kill -TERM \"$0\"", &process.to_string()];
+    let sent = Command::new("sh").args(kill).status().await.expect("sh runs");
+    assert!(sent.success(), "SIGTERM was not sent");
+}
+
 /// The service.
 pub(crate) fn triseald(arguments: &[&str]) -> Command {
     program(env!("CARGO_BIN_EXE_triseald"), arguments)
@@ -195,6 +215,16 @@ pub(crate) fn triseald(arguments: &[&str]) -> Command {
 /// `triseald --dev` on a directory and a port that nobody has.
 pub(crate) fn dev(data: &Path) -> Command {
     triseald(&["--dev", "--listen", "127.0.0.1:0", "--data", data.to_str().expect("a path in UTF-8")])
+}
+
+/// A service that can make no file larger than so many octets. A write beyond fails, as on a full disk; without the trap, it would kill.
+pub(crate) fn limited(service: &Command, octets: u64) -> Command {
+    let service = service.as_std();
+    let mut command = program("sh", &["-c", "trap '' XFSZ; ulimit -S -f \"$0\"; exec \"$@\""]);
+    // In units of 512 octets.
+    command.arg((octets / 512).to_string()).arg(service.get_program()).args(service.get_args());
+    command.envs(service.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
 }
 
 /// The command line.
@@ -262,6 +292,11 @@ pub(crate) fn reason(status: &Status) -> &str {
 pub(crate) fn is_ambiguous(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
         || (status.code() == Code::Internal && reason(status).is_empty())
+}
+
+/// Whether nobody answered: whatever the service itself says has an id.
+pub(crate) fn was_cut_off(status: &Status) -> bool {
+    status.metadata().get("x-request-id").is_none()
 }
 
 /// An opaque secret.

@@ -231,6 +231,20 @@ async fn while_the_sink_fails_calls_fail_at_once_and_afterwards_the_stream_has_n
 }
 
 #[tokio::test]
+async fn an_entry_that_waits_too_long_tells_that_nothing_is_written_wherever_it_waits() {
+    let world = World::start().await;
+    until(|| world.queue().goes_on(at(1))).await;
+    world.sink.block();
+    world.make_the_writer_hang();
+    assert!(world.queue().goes_on(at(0)), "it has not waited for long");
+    assert!(!world.queue().goes_on(at(1)), "the writer has it, and the sink does not take it");
+    world.sink.unblock();
+    until(|| world.queue().goes_on(at(1))).await;
+    world.log.close().await;
+    assert!(world.log.is_available(), "an end is no failure");
+}
+
+#[tokio::test]
 async fn what_waits_is_bounded_and_there_is_room_for_what_has_happened() {
     let world = World::start().await;
     let intent = world.intent("x").await.unwrap();

@@ -101,6 +101,24 @@ fn answer<const N: usize>(frames: [Result<Frame<Bytes>, Status>; N]) -> Response
     Response::new(Body::new(Frames(frames.collect())))
 }
 
+#[test]
+fn of_many_headers_those_stay_that_somebody_looks_at() {
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-encoding", HeaderValue::from_static("gzip"));
+    headers.insert("x-few", HeaderValue::from_static("x"));
+    let few = headers.clone();
+    drop_headers(&mut headers);
+    assert_eq!(headers, few);
+    for number in 0..MANY_HEADERS {
+        headers
+            .insert(HeaderName::from_bytes(format!("x-{number}").as_bytes()).unwrap(), HeaderValue::from_static("x"));
+    }
+    drop_headers(&mut headers);
+    assert_eq!(headers.len(), 2);
+    assert!(headers["content-type"] == "application/grpc" && headers["grpc-encoding"] == "gzip");
+}
+
 /// A connection to a playground.
 struct Client {
     service: ConnectionService,
@@ -176,6 +194,19 @@ async fn above_the_limit_calls_are_refused_at_once_and_the_admitted_are_served()
         assert_eq!(outcome(held.await.unwrap()).await, ("OK", ""));
     }
     assert_eq!(outcome(client.call("Who", &[]).await).await, ("OK", ""));
+}
+
+#[tokio::test]
+async fn a_connection_has_so_many_watches_and_one_that_ends_makes_room() {
+    let (_playground, client) = playground(1);
+    let mut watches = Vec::new();
+    for _ in 0..MAX_OTHERS {
+        watches.push(client.call("Watch", &[]).await);
+    }
+    assert_eq!(outcome(client.call("Watch", &[]).await).await, ("RESOURCE_EXHAUSTED", "RATE_LIMITED"));
+    assert_eq!(outcome(client.call("Who", &[]).await).await, ("OK", ""), "calls are another matter");
+    watches.pop();
+    assert_eq!(outcome(client.call("Unknown", &[]).await).await, ("UNIMPLEMENTED", ""));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use base64ct::{Base64UrlUnpadded, Encoding};
 use tempfile::TempDir;
 use tonic::{Code, Status};
 use v1::batch_decrypt_credentials_result::Result as Outcome;
@@ -168,10 +169,23 @@ async fn batches_and_lists_are_decided_item_by_item() {
                 if page_token.is_empty() {
                     break;
                 }
+                // It may be that of a row that the caller may not see.
+                let octets = Base64UrlUnpadded::decode_vec(&page_token).unwrap();
+                for id in ["acme", "mine", "yours"] {
+                    assert!(!octets.windows(id.len()).any(|window| window == id.as_bytes()), "a token names {id}");
+                }
             }
             assert_eq!(found, ["mine.a", "mine.b"]);
         }
     }
+    // Nobody makes a token of an id.
+    let page_token = Base64UrlUnpadded::encode_string(b"acme/yours.a");
+    let made = v1::ListCredentialsRequest { page_token: page_token.clone(), ..Default::default() };
+    let refused = service.credentials().list_credentials(made).await.unwrap_err();
+    assert_eq!(reason(&refused), "BAD_FIELD");
+    let made = v1::ListCustomersRequest { page_token, ..Default::default() };
+    assert_eq!(reason(&service.customers().list_customers(made).await.unwrap_err()), "BAD_FIELD");
+
     let customers = service.customers().list_customers(v1::ListCustomersRequest::default()).await.unwrap();
     let found: Vec<_> = customers.into_inner().customers.into_iter().map(|shown| shown.customer_id).collect();
     assert_eq!(found, ["demo"], "acme is there, and not shown");

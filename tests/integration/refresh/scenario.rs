@@ -44,7 +44,7 @@ async fn every_worker_has_a_living_token_and_no_refresh_token_is_used_twice() {
     let mut secured = deployed().await;
     let clients = PRODUCTS.map(|name| {
         let pair = secured.authority.client(&format!("spiffe://datasert.com/{name}"));
-        CredentialServiceClient::new(secured.channel(&pair))
+        secured.credentials(secured.client(&pair))
     });
     share_connections(&clients, async || secured.kill9_and_restart().await).await;
 }

@@ -17,16 +17,17 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::TLS13;
-use rustls::{AlertDescription, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 use triseal::grpc::v1;
+use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 
 use super::certificates::{Authority, Pair};
@@ -110,15 +111,19 @@ impl Secured {
     pub(crate) async fn kill9_and_restart(&mut self) {
         self.service.kill().await;
         let started = Service::start(command(self.folder.path(), &self.settings)).await;
-        *self.addresses.lock().unwrap() = vec![started.address()];
-        self.service = started;
+        self.now_served_by(started);
     }
 
-    /// A connection that is made anew when it breaks, to wherever the service is then.
-    pub(crate) fn channel(&self, pair: &Pair) -> Channel {
-        let config = Arc::new(self.client(pair));
-        let dial = Dial { addresses: Arc::clone(&self.addresses), config, dialed: Arc::default() };
-        Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial)
+    /// Another process serves in the place of the one before. Clients that are there find it.
+    pub(crate) fn now_served_by(&mut self, service: Service) {
+        *self.addresses.lock().unwrap() = vec![service.address()];
+        self.service = service;
+    }
+
+    /// To start it again, on the same files.
+    pub(crate) fn command(&self, settings: &[(&str, &str)]) -> Command {
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        command(self.folder.path(), &settings)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -170,6 +175,7 @@ impl Secured {
 
     pub(crate) async fn dial(&self, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
         let socket = TcpStream::connect(self.service.address()).await?;
+        socket.set_nodelay(true)?;
         TlsConnector::from(Arc::new(config)).connect(server_name(), socket).await
     }
 
@@ -189,11 +195,26 @@ impl Secured {
     }
 
     pub(crate) fn calls(&self, config: ClientConfig) -> Calls {
+        let (channel, dialed) = self.channel(config);
+        Calls { customers: CustomerServiceClient::new(channel), dialed }
+    }
+
+    /// A client for credentials, on a connection of its own.
+    pub(crate) fn credentials(&self, config: ClientConfig) -> CredentialServiceClient<Channel> {
+        CredentialServiceClient::new(self.channel(config).0)
+    }
+
+    /// A client for customers, on a connection of its own.
+    pub(crate) fn customers(&self, config: ClientConfig) -> CustomerServiceClient<Channel> {
+        CustomerServiceClient::new(self.channel(config).0)
+    }
+
+    /// A connection of its own that is made anew when it breaks, to wherever the service is then; and how many were made so far.
+    pub(crate) fn channel(&self, config: ClientConfig) -> (Channel, Arc<AtomicUsize>) {
         let dialed = Arc::new(AtomicUsize::new(0));
         let addresses = Arc::clone(&self.addresses);
         let dial = Dial { addresses, config: Arc::new(config), dialed: Arc::clone(&dialed) };
-        let channel = Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial);
-        Calls { customers: CustomerServiceClient::new(channel), dialed }
+        (Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial), dialed)
     }
 }
 
@@ -206,7 +227,9 @@ pub(crate) struct Calls {
 impl Calls {
     /// Any call.
     pub(crate) async fn call(&mut self) -> Result<(), Status> {
-        let request = v1::GetCustomerRequest { customer_id: "demo".into() };
+        let mut request = Request::new(v1::GetCustomerRequest { customer_id: "demo".into() });
+        // The longest there is, for machines that are busy.
+        request.set_timeout(Duration::from_secs(10));
         let answered = tokio::time::timeout(PATIENCE, self.customers.get_customer(request)).await;
         answered.expect("it answers").map(drop)
     }
@@ -242,6 +265,7 @@ impl tower::Service<Uri> for Dial {
                 addresses[times % addresses.len()]
             };
             let socket = TcpStream::connect(address).await?;
+            socket.set_nodelay(true)?;
             Ok(TokioIo::new(TlsConnector::from(config).connect(server_name(), socket).await?))
         })
     }
@@ -249,6 +273,16 @@ impl tower::Service<Uri> for Dial {
 
 pub(crate) fn server_name() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
+}
+
+/// The first flight of a client.
+pub(crate) fn client_hello(config: ClientConfig) -> Vec<u8> {
+    let mut client = ClientConnection::new(config.into(), server_name()).unwrap();
+    let mut hello = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut hello).unwrap();
+    }
+    hello
 }
 
 fn chain(pair: &Pair) -> Vec<CertificateDer<'static>> {
