@@ -1,7 +1,9 @@
 //! Factors from files, for development: the environment keys in the form of the secret, and a stand-in for KMS.
 //!
-//! Both files are read only if nobody but their owner may. Neither is ever made or written here; [`create`] makes new files,
-//! and only where there is none.
+//! Both files are read only if nobody but their owner may. The service makes and writes neither; [`create`] makes new files,
+//! and only where there is none, and [`DocumentFile`] changes key documents for whoever rotates.
+
+mod replacing;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,6 +13,8 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
+
+pub use replacing::DocumentFile;
 
 use super::document::{DocumentError, Form, KeyDocument, MAX_DOCUMENT_OCTETS};
 use super::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
@@ -55,16 +59,20 @@ impl EnvironmentSource for EnvironmentFile {
         let read = move || read_document(Form::Environment, &path);
         let document =
             tokio::task::spawn_blocking(read).await.map_err(|_| FactorError::Away("the reader stopped".into()))?;
-        let document = document.map_err(|error| match &error {
-            KeyFileError::Absent(_) => FactorError::Absent(error.to_string()),
-            KeyFileError::Io(_, io) if io.kind() == io::ErrorKind::PermissionDenied => {
-                FactorError::Refused(error.to_string())
-            }
-            KeyFileError::Io(..) => FactorError::Away(error.to_string()),
-            KeyFileError::OpenToOthers(..) => FactorError::Refused(error.to_string()),
-            KeyFileError::NotAKeyFile(..) | KeyFileError::Document(..) => FactorError::Corrupt(error.to_string()),
-        })?;
+        let document = document.map_err(|error| factor_error(&error))?;
         KeySet::from_document(document).ok_or_else(|| FactorError::Corrupt("the document has no primary".into()))
+    }
+}
+
+fn factor_error(error: &KeyFileError) -> FactorError {
+    match error {
+        KeyFileError::Absent(_) => FactorError::Absent(error.to_string()),
+        KeyFileError::Io(_, io) if io.kind() == io::ErrorKind::PermissionDenied => {
+            FactorError::Refused(error.to_string())
+        }
+        KeyFileError::Io(..) => FactorError::Away(error.to_string()),
+        KeyFileError::OpenToOthers(..) => FactorError::Refused(error.to_string()),
+        KeyFileError::NotAKeyFile(..) | KeyFileError::Document(..) => FactorError::Corrupt(error.to_string()),
     }
 }
 

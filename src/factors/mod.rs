@@ -9,6 +9,7 @@ pub mod document;
 mod document_tests;
 pub mod kms;
 pub mod local;
+pub mod rotation;
 pub mod secrets_manager;
 mod versions;
 

@@ -1,6 +1,8 @@
 //! The environment keys in one secret of AWS Secrets Manager: its value under AWSCURRENT. When it is read, and what a new value
 //! may not take back, is the keyring's to know.
 
+mod stages;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,6 +10,7 @@ use aws_config::SdkConfig;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::Builder;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
 use zeroize::Zeroizing;
 
 use super::document::{Form, KeyDocument};
@@ -40,14 +43,7 @@ impl SecretsManager {
 #[async_trait]
 impl EnvironmentSource for SecretsManager {
     async fn fetch(&self) -> Result<KeySet<Environment>, FactorError> {
-        let request = self.client.get_secret_value().secret_id(&self.secret_id).version_stage(CURRENT);
-        let mut answer = request.send().await.map_err(|error| factor_error(&error))?;
-        // Nobody shows it and nobody keeps it: it is wiped at the end of this function.
-        let value = answer.secret_string.take().map(Zeroizing::new);
-        drop(answer.secret_binary.take().map(|blob| Zeroizing::new(blob.into_inner())));
-        let value = value.ok_or_else(|| FactorError::Corrupt("the secret's value is no text".to_owned()))?;
-        let document = KeyDocument::parse(Form::Environment, &value)
-            .map_err(|error| FactorError::Corrupt(format!("the secret's value: {error}")))?;
+        let document = document(&mut self.under(CURRENT).await?)?;
         KeySet::from_document(document)
             .ok_or_else(|| FactorError::Corrupt("the secret's value has no primary".to_owned()))
     }
@@ -55,6 +51,25 @@ impl EnvironmentSource for SecretsManager {
     fn lag(&self) -> Duration {
         LAG
     }
+}
+
+impl SecretsManager {
+    async fn under(&self, stage: &str) -> Result<GetSecretValueOutput, FactorError> {
+        let request = self.client.get_secret_value().secret_id(&self.secret_id).version_stage(stage);
+        request.send().await.map_err(|error| factor_error(&error))
+    }
+}
+
+/// The value of an answer, which is left without it. Nobody shows it: it is wiped when it is dropped.
+fn value_of(answer: &mut GetSecretValueOutput) -> Option<Zeroizing<String>> {
+    drop(answer.secret_binary.take().map(|blob| Zeroizing::new(blob.into_inner())));
+    answer.secret_string.take().map(Zeroizing::new)
+}
+
+fn document(answer: &mut GetSecretValueOutput) -> Result<KeyDocument, FactorError> {
+    let value = value_of(answer).ok_or_else(|| FactorError::Corrupt("the secret's value is no text".to_owned()))?;
+    KeyDocument::parse(Form::Environment, &value)
+        .map_err(|error| FactorError::Corrupt(format!("the secret's value: {error}")))
 }
 
 /// Every failure of Secrets Manager, told apart. What is not known is refused.

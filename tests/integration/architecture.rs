@@ -50,7 +50,13 @@ const RULES: &[Rule] = &[
     Rule {
         paths: &["aws_sdk*", "aws_smithy*"],
         except: &[],
-        places: Places::OnlyIn(&["aws.rs", "factors/secrets_manager.rs", "factors/kms.rs", "store/dynamodb/"]),
+        places: Places::OnlyIn(&[
+            "aws.rs",
+            "factors/secrets_manager.rs",
+            "factors/secrets_manager/",
+            "factors/kms.rs",
+            "store/dynamodb/",
+        ]),
         reason: "each AWS service has one adapter, and they share aws.rs; everything else knows a trait",
     },
     Rule {

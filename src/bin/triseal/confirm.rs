@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use clap::Args;
 
 use crate::failure::Failure;
+use crate::output::Format;
 
 #[derive(Args)]
 pub(crate) struct Confirm {
@@ -14,6 +15,14 @@ pub(crate) struct Confirm {
 }
 
 impl Confirm {
+    /// As [`Confirm::ask`]. With `--yes` it says what the command does, for whoever looks on.
+    pub(crate) fn ask_or_say(&self, what: &str, name: &str, format: Format) -> Result<(), Failure> {
+        if self.yes && format == Format::Text {
+            let _ = io::stderr().write_all(format!("this {what}\n").as_bytes());
+        }
+        self.ask(what, name)
+    }
+
     /// Says what the command does, and asks for `name` unless `--yes` was given.
     pub(crate) fn ask(&self, what: &str, name: &str) -> Result<(), Failure> {
         if self.yes {

@@ -145,6 +145,12 @@ impl Job {
         self.counts
     }
 
+    /// How many of the records that a dry run could read are sealed under a version of a factor.
+    pub(crate) fn records_under(&self, factor: &str, version: u32) -> u64 {
+        let under = self.counts.iter().filter(|count| count.factor == factor && count.version == version);
+        under.map(|count| count.records).sum()
+    }
+
     fn kind(&self) -> String {
         if self.dry_run { format!("{} (dry run)", self.kind) } else { self.kind.clone() }
     }

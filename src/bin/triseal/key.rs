@@ -16,6 +16,7 @@ use crate::job::{self, Job, VersionCount};
 use crate::metadata::{Lineage, time};
 use crate::output::{Format, Output, Row, Table};
 use crate::reencrypt::{self, Pace};
+use crate::rotate::{codebase, environment, retire};
 
 /// What is rotated.
 #[derive(Subcommand)]
@@ -23,6 +24,13 @@ pub(crate) enum Rotate {
     /// Make a new version of a customer's key, or of every customer's, and seal under it from now on
     #[command(after_help = ROTATE_CUSTOMER_HELP)]
     Customer(RotateCustomer),
+    /// Add a version of the deployment's key, and seal under it once every replica has read it
+    #[command(after_help = environment::HELP)]
+    Environment(environment::Arguments),
+    /// Add a version of the codebase's key to the key file of the build
+    // Without the options of a service, which clap would name where the environment sets them.
+    #[command(override_usage = "triseal rotate codebase [OPTIONS] <FILE>", after_help = codebase::HELP)]
+    Codebase(codebase::Arguments),
 }
 
 const ROTATE_CUSTOMER_HELP: &str = "\
@@ -92,6 +100,12 @@ pub(crate) enum Retire {
     /// Of a customer's key
     #[command(after_help = RETIRE_CUSTOMER_HELP)]
     Customer(RetireCustomer),
+    /// Of the deployment's key
+    #[command(after_help = retire::ENVIRONMENT_HELP)]
+    Environment(retire::Environment),
+    /// Of the codebase's key
+    #[command(after_help = retire::CODEBASE_HELP)]
+    Codebase(retire::Codebase),
 }
 
 const RETIRE_CUSTOMER_HELP: &str = "\
@@ -116,8 +130,15 @@ pub(crate) struct RetireCustomer {
 
 /// Does what is asked.
 pub(crate) async fn rotate(command: Rotate, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        Rotate::Customer(arguments) => rotate_customer(arguments, connect, output).await,
+        Rotate::Environment(arguments) => environment::run(arguments, connect, output).await,
+        Rotate::Codebase(arguments) => codebase::run(arguments, output).await,
+    }
+}
+
+async fn rotate_customer(arguments: RotateCustomer, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
-    let Rotate::Customer(arguments) = command;
     if let Some(customer) = arguments.customer {
         let request = service.request(v1::RotateCustomerKeyRequest { customer_id: customer.to_string() });
         let answer = service.keys().rotate_customer_key(request).await;
@@ -138,10 +159,12 @@ pub(crate) async fn rotate(command: Rotate, connect: &Connect, output: &mut Outp
 
 /// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
-    let service = Service::new(connect)?;
     match command {
-        Command::Usage(arguments) => usage(arguments, &service, output).await,
+        Command::Usage(arguments) => usage(arguments, &Service::new(connect)?, output).await,
+        Command::Retire(Retire::Environment(arguments)) => retire::environment(arguments, connect, output).await,
+        Command::Retire(Retire::Codebase(arguments)) => retire::codebase(arguments, connect, output).await,
         Command::Retire(Retire::Customer(RetireCustomer { which, version, confirm })) => {
+            let service = Service::new(connect)?;
             let customer = which.customer.as_str();
             confirm
                 .ask(&format!("refuses version {version} of the key of {customer} for good"), &version.to_string())?;

@@ -20,6 +20,7 @@ mod opened;
 mod output;
 mod policy;
 mod reencrypt;
+mod rotate;
 mod salesforce;
 mod status;
 mod tables;

@@ -31,6 +31,9 @@ pub(crate) enum Fault {
     Dated(i64),
     /// An error of the service itself: status and code.
     Answers(u16, &'static str),
+    /// The first so many requests since the proxy was made are answered; the next is carried out or not, and nobody hears of it; and so are
+    /// none after it.
+    StopsAfter { requests: usize, carried_out: bool },
 }
 
 /// One dependency's proxy. It ends when this is dropped.
@@ -38,6 +41,7 @@ pub(crate) struct Proxy {
     address: SocketAddr,
     fault: watch::Sender<Fault>,
     calls: Arc<Mutex<Vec<String>>>,
+    stopped: watch::Receiver<bool>,
 }
 
 impl Proxy {
@@ -47,8 +51,15 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let (fault, faults) = watch::channel(Fault::None);
         let calls = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(listen(listener, faults, upstream.to_owned(), Arc::clone(&calls)));
-        Self { address, fault, calls }
+        let (stops, stopped) = watch::channel(false);
+        let served = Served { upstream: upstream.to_owned(), calls: Arc::clone(&calls), stops };
+        tokio::spawn(listen(listener, faults, Arc::new(served)));
+        Self { address, fault, calls, stopped }
+    }
+
+    /// Waits until [`Fault::StopsAfter`] has stopped a request.
+    pub(crate) async fn stopped(&mut self) {
+        self.stopped.wait_for(|stopped| *stopped).await.expect("the proxy lives");
     }
 
     /// Its URL.
@@ -68,12 +79,14 @@ impl Proxy {
     }
 }
 
-async fn listen(
-    listener: TcpListener,
-    mut faults: watch::Receiver<Fault>,
+/// What all connections of a proxy share.
+struct Served {
     upstream: String,
     calls: Arc<Mutex<Vec<String>>>,
-) {
+    stops: watch::Sender<bool>,
+}
+
+async fn listen(listener: TcpListener, mut faults: watch::Receiver<Fault>, served: Arc<Served>) {
     let address = listener.local_addr().expect("an address");
     let mut listener = Some(listener);
     loop {
@@ -95,18 +108,14 @@ async fn listen(
         tokio::select! {
             changed = faults.changed() => if changed.is_err() { return },
             Ok((connection, _)) = accepted => {
-                tokio::spawn(serve(connection, faults.clone(), upstream.clone(), Arc::clone(&calls)));
+                tokio::spawn(serve(connection, faults.clone(), Arc::clone(&served)));
             }
         }
     }
 }
 
-async fn serve(
-    mut connection: TcpStream,
-    mut faults: watch::Receiver<Fault>,
-    upstream: String,
-    calls: Arc<Mutex<Vec<String>>>,
-) {
+async fn serve(mut connection: TcpStream, mut faults: watch::Receiver<Fault>, served: Arc<Served>) {
+    let Served { upstream, calls, stops } = served.as_ref();
     let mut request = Vec::new();
     while body_length(&request).is_none_or(|(head, body)| request.len() < head + body) {
         if connection.read_buf(&mut request).await.unwrap_or_default() == 0 {
@@ -121,27 +130,35 @@ async fn serve(
         Fault::ResetMidAnswerOfWrites | Fault::BlackHoleOfWrites => Fault::None,
         fault => fault,
     };
-    calls.lock().expect("no panic").push(match table(&request) {
-        Some(table) => format!("{operation} {table}"),
-        None => operation,
-    });
+    let before = {
+        let mut calls = calls.lock().expect("no panic");
+        calls.push(match table(&request) {
+            Some(table) => format!("{operation} {table}"),
+            None => operation,
+        });
+        calls.len() - 1
+    };
+    let fault = match fault {
+        Fault::StopsAfter { requests, .. } if before < requests => Fault::None,
+        fault => fault,
+    };
     let answered = async {
         match fault {
             Fault::None => {
-                let answer = ask(&upstream, &request).await;
+                let answer = ask(upstream, &request).await;
                 let _ = connection.write_all(&answer).await;
             }
             Fault::Slow(pause) => {
-                let answer = ask(&upstream, &request).await;
+                let answer = ask(upstream, &request).await;
                 tokio::time::sleep(pause).await;
                 let _ = connection.write_all(&answer).await;
             }
             Fault::Dated(seconds) => {
-                let answer = ask(&upstream, &request).await;
+                let answer = ask(upstream, &request).await;
                 let _ = connection.write_all(&dated(&answer, seconds)).await;
             }
             Fault::ResetMidAnswer | Fault::ResetMidAnswerOfWrites => {
-                let answer = ask(&upstream, &request).await;
+                let answer = ask(upstream, &request).await;
                 let _ = connection.write_all(&answer[..answer.len() / 2]).await;
                 let _ = connection.set_zero_linger();
             }
@@ -158,6 +175,13 @@ async fn serve(
                 let _ = connection.set_zero_linger();
             }
             Fault::BlackHole | Fault::BlackHoleOfWrites => std::future::pending().await,
+            Fault::StopsAfter { requests, carried_out } => {
+                if carried_out && before == requests {
+                    ask(upstream, &request).await;
+                }
+                stops.send_replace(true);
+                std::future::pending().await
+            }
         }
     };
     // A connection into a black hole stays there: whoever waits must give it up.

@@ -171,7 +171,8 @@ impl Aws {
         self.with_aws(program(env!("CARGO_BIN_EXE_triseal"), arguments))
     }
 
-    fn with_aws(&self, mut command: Command) -> Command {
+    /// Any program with this site's AWS.
+    pub(crate) fn with_aws(&self, mut command: Command) -> Command {
         // No profile and no role of the machine's.
         command.envs(&self.variables).env("AWS_EC2_METADATA_DISABLED", "true");
         command.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");

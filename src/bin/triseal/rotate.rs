@@ -1,0 +1,90 @@
+//! Rotations that need no service, and the end of the versions that they leave behind: key documents in AWS Secrets Manager under the
+//! operator's own identity, in a file of a service, and in the build's file.
+//!
+//! A key goes from the system's generator into a document, and nowhere else: it is never printed and never an argument.
+
+pub(crate) mod codebase;
+pub(crate) mod environment;
+mod fleet;
+mod place;
+pub(crate) mod retire;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use triseal::crypto::{CodebaseKey, fingerprint};
+use triseal::factors::document::KeyDocument;
+use triseal::factors::rotation::TransitionError;
+use zeroize::Zeroizing;
+
+use crate::failure::Failure;
+use crate::output::{Format, printable};
+
+/// Nothing is waited for longer.
+const LONGEST: Duration = Duration::from_hours(24);
+
+/// A time such as `90s` or `2m`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+    parsed
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or_else(|| "must be a time from 0s to 24h, such as \"90s\" or \"2m\"".to_owned())
+}
+
+fn told(duration: Duration) -> String {
+    let signed = SignedDuration::try_from(duration).unwrap_or_default();
+    format!("{signed:#}")
+}
+
+/// Tells a person what is going on. Whoever reads JSON gets the outcome alone.
+fn say(format: Format, text: &str) {
+    if format == Format::Text {
+        // If standard error is closed, nobody listens.
+        let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
+    }
+}
+
+fn new_key() -> Result<Zeroizing<[u8; 32]>, Failure> {
+    let mut key = Zeroizing::new([0; 32]);
+    getrandom::fill(key.as_mut())
+        .map_err(|_| Failure::failed("the operating system gives no random numbers".to_owned()))?;
+    Ok(key)
+}
+
+/// The fingerprint of a version, in hex. It is the same for keys of either form. Empty for a version that is not there.
+fn fingerprint_of(document: &KeyDocument, version: u32) -> String {
+    let entry = document.keys.iter().find(|entry| entry.version == version);
+    let octets = entry.map(|entry| fingerprint(&CodebaseKey::new(entry.key.clone())).0);
+    octets.iter().flatten().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// The versions of a document, as a person wants to see them.
+fn state_of(document: &KeyDocument) -> String {
+    let mut state = format!("version {} is the primary", document.primary);
+    if let Some(added) = document.added() {
+        state += &format!(", version {added} is added and not promoted");
+    }
+    state
+}
+
+fn impossible(error: &TransitionError) -> Failure {
+    let failure = Failure::refused(error.to_string());
+    match error {
+        TransitionError::NoSuchVersion(_) | TransitionError::IsPrimary(_) | TransitionError::IsRetired(_) => failure,
+        TransitionError::NotYetPrimary(_) | TransitionError::NothingAdded => {
+            failure.with_hint("a version is added, then promoted, and retired when another one has been promoted")
+        }
+        TransitionError::SinceUnknown(version) => failure.with_hint(format!(
+            "the document was changed by hand: write \"primary_until\", the time when version {version} stopped being the \
+             primary, into its entry"
+        )),
+        TransitionError::TooEarly { until, .. } => failure.with_hint(format!("try again after {until}")),
+        TransitionError::TooLong => {
+            failure.with_hint("versions are never removed: a deployment with so many needs a new secret, and help")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

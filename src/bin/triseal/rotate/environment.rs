@@ -1,0 +1,183 @@
+//! `triseal rotate environment`: a version is added, everyone reads it, and then it is promoted. Stopped anywhere and run again, it goes on
+//! from what is there.
+
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::sleep;
+use triseal::factors::document::KeyDocument;
+use triseal::factors::rotation::{Fetched, Next};
+
+use super::fleet::{self, Factor};
+use super::place::{EnvironmentKeys, Place};
+use super::{fingerprint_of, impossible, new_key, parse_duration, say, state_of, told};
+use crate::client::{Connect, Service};
+use crate::confirm::Confirm;
+use crate::failure::Failure;
+use crate::job;
+use crate::output::{Format, Output};
+use crate::reencrypt::{self, Pace};
+
+/// What clap shows below the options.
+pub(crate) const HELP: &str = "\
+Adds a version that opens and does not seal yet, waits until every replica has read it, and makes it the primary. No record is
+rewritten: they open under the old version until they are re-encrypted. With --complete, it also waits until all replicas seal
+under the new version, re-encrypts, and prints the command that retires the old one: for that the service must be reached.
+
+It may be stopped at any time: there is the old state or the new one, and the same command goes on. Asks for the name of the secret
+or the file typed back, or takes --yes.
+
+Examples:
+  triseal rotate environment --secret arn:aws:secretsmanager:eu-central-1:111122223333:secret:triseal-AbCdEf
+  triseal rotate environment --file environment-keys.json --complete";
+
+/// What it takes.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    keys: EnvironmentKeys,
+    /// Wait so long between adding and promoting: at least two polls of the service (factors.*.poll, 30s each)
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    settle: Duration,
+    /// Go on until all is re-encrypted
+    #[arg(long)]
+    complete: bool,
+    #[command(flatten)]
+    confirm: Confirm,
+}
+
+#[derive(Serialize)]
+struct Rotated<'a> {
+    keys: &'a str,
+    primary: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    former_primary: Option<u32>,
+    fingerprint: String,
+}
+
+/// Does what is asked.
+pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
+    let format = output.format();
+    let service = if arguments.complete { Some(Service::new(connect)?) } else { None };
+    if let Some(service) = &service {
+        // Before anything is changed: what can't be completed is not begun.
+        fleet::replicas(service).await?;
+    }
+    let place = arguments.keys.open().await?;
+    let fetched = place.fetch().await?;
+    let next = fetched.document.next(fetched.former_primary);
+    say(format, &format!("{}: {}", place.name, state_of(&fetched.document)));
+    arguments.confirm.ask_or_say(&plan(next, arguments.settle, arguments.complete), &place.short_name, format)?;
+
+    let document = rotate(&place, fetched, arguments.settle, format).await?;
+    show(&place, &document, output)?;
+    match service {
+        Some(service) => complete(&place, &document, &service, output).await,
+        None => next_steps(&place, &document, output),
+    }
+}
+
+fn plan(next: Next, settle: Duration, complete: bool) -> String {
+    let settle = told(settle);
+    let rotates = match next {
+        Next::Add => format!("adds a version, waits {settle}, and makes it the primary"),
+        Next::Promote(version) => {
+            format!("goes on with a rotation that was begun: waits {settle}, and makes version {version} the primary")
+        }
+        Next::Finish => "finishes a rotation that was interrupted at its very end, and begins no other".to_owned(),
+    };
+    if complete { format!("{rotates}; then it re-encrypts all records") } else { rotates }
+}
+
+/// From whatever is there to a promoted version. Answers the document as it is then.
+async fn rotate(place: &Place, fetched: Fetched, settle: Duration, format: Format) -> Result<KeyDocument, Failure> {
+    let Fetched { document, mark, former_primary } = fetched;
+    let (mark, version) = match document.next(former_primary) {
+        Next::Finish => {
+            place.finish(&mark).await?;
+            say(format, &format!("finished: version {} is the primary", document.primary));
+            return Ok(document);
+        }
+        Next::Promote(version) => (mark, version),
+        Next::Add => {
+            let added = document.with_added(new_key()?, Timestamp::now()).map_err(|error| impossible(&error))?;
+            let mark = place.replace(&mark, &added).await?;
+            say(format, &format!("added version {}", added.version()));
+            (mark, added.version())
+        }
+    };
+    say(format, &format!("waiting {} until every replica has read it", told(settle)));
+    sleep(settle).await;
+    // Read anew, so that no key is kept in memory meanwhile, and so that the time of the promotion is right.
+    let fetched = place.fetch().await?;
+    if !fetched.mark.is_same(&mark) {
+        return Err(place.changed().await);
+    }
+    let promoted = fetched.document.with_promoted(Timestamp::now()).map_err(|error| impossible(&error))?;
+    place.replace(&mark, &promoted).await?;
+    say(format, &format!("version {version} is the primary"));
+    Ok(promoted.into_document())
+}
+
+fn show(place: &Place, document: &KeyDocument, output: &mut Output) -> Result<(), Failure> {
+    let (primary, former_primary) = (document.primary, document.former_primary());
+    let fingerprint = fingerprint_of(document, primary);
+    match output.format() {
+        Format::Json => output.json(&Rotated { keys: &place.name, primary, former_primary, fingerprint }),
+        Format::Text => output.fields(&[
+            ("keys", place.name.clone()),
+            ("primary", primary.to_string()),
+            ("former_primary", former_primary.map(|version| version.to_string()).unwrap_or_default()),
+            ("fingerprint", fingerprint),
+        ]),
+    }
+}
+
+/// What is left to do, as it is typed.
+fn next_steps(place: &Place, document: &KeyDocument, output: &mut Output) -> Result<(), Failure> {
+    if output.format() == Format::Json {
+        return Ok(());
+    }
+    let mut text = format!(
+        "next: keep an offline copy that has version {primary}: without it nothing that it seals opens again\n\
+         \x20     triseal replicas            (until all report environment {primary})\n\
+         \x20     triseal reencrypt start\n\
+         \x20     triseal reencrypt watch\n",
+        primary = document.primary,
+    );
+    if let Some(retire) = retire_command(place, document) {
+        text += &format!("      {retire}\n");
+    }
+    output.octets(text.as_bytes())
+}
+
+fn retire_command(place: &Place, document: &KeyDocument) -> Option<String> {
+    document.former_primary().map(|former| format!("triseal key retire environment {former} {}", place.option))
+}
+
+/// All that comes after the promotion, by the service.
+async fn complete(
+    place: &Place,
+    document: &KeyDocument,
+    service: &Service,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let format = output.format();
+    let primary = document.primary;
+    say(format, &format!("waiting until all replicas seal under version {primary}"));
+    say(format, "if this is stopped: triseal reencrypt start, and triseal reencrypt watch; not another rotation");
+    fleet::wait_until_all_seal_under(Factor::Environment, primary, service, format).await?;
+    let started = reencrypt::start("", &Pace { dry_run: false, rate: None }, service).await?;
+    let job = job::watch(started.id(), service, format).await?;
+    job.show(output)?;
+    job.end()?;
+    if let Some(retire) = retire_command(place, document).filter(|_| format == Format::Text) {
+        output.octets(format!("next: keep an offline copy that has version {primary}\n      {retire}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

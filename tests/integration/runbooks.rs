@@ -1,0 +1,444 @@
+//! `docs/operations`: every command of the runbooks is run, in its order, by a shell and against a real service with something in it. A command that
+//! rots fails here.
+//!
+//! What a person does beside the commands, the test does: it types names back (`--yes`), waits where a message says to try again, and waits less
+//! long for the replicas than two minutes.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::process::Command;
+use triseal::grpc::v1;
+use triseal::grpc::v1::acquire_refresh_response::Outcome;
+
+use crate::support::site::Site;
+use crate::support::{Service, decrypt, encrypt, oauth, password, program, run, triseal};
+
+/// A page waits for reports of replicas and for jobs, some of them twice.
+const PATIENCE: Duration = Duration::from_secs(420);
+const CUSTOMER: &str = "acme";
+const CREDENTIAL: &str = "realsync.main";
+const QUICK: [(&str, &str); 3] = [
+    ("TRISEAL__CACHE__CUSTOMER_STALENESS", "1s"),
+    ("TRISEAL__FACTORS__FILE__POLL", "200ms"),
+    ("TRISEAL__FACTORS__SECRETS_MANAGER__POLL", "200ms"),
+];
+
+/// `triseal` as the pages type it. Each run is noted with its exit code.
+const SHIM: &str = r#"#!/bin/sh
+case "$1 $2 $3" in
+  "rotate environment "*) set -- "$@" --yes --settle 1s ;;
+  "key retire environment") set -- "$@" --yes --max-age 0s ;;
+  "key retire "* | "customer destroy "* | "credential mark-needs-reauth "* | "rotate customer --all") set -- "$@" --yes ;;
+esac
+while :; do
+  "$TRISEAL_BINARY" "$@" 2> "$SHIM/stderr.$$"
+  code=$?
+  cat "$SHIM/stderr.$$" >&2
+  if [ $code = 4 ] && grep -q "try again \|triseal replicas tells" "$SHIM/stderr.$$"; then sleep 2; else break; fi
+done
+echo "$code $*" >> "$SHIM/log"
+exit $code
+"#;
+
+/// The shell blocks of a page, in order.
+fn blocks(page: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut block: Option<(String, String)> = None;
+    for line in fs::read_to_string(pages().join(page)).unwrap().lines() {
+        let trimmed = line.trim_start();
+        match (&mut block, trimmed.strip_prefix("```")) {
+            (None, Some(kind)) => block = Some((kind.to_owned(), String::new())),
+            (Some(_), Some("")) => {
+                let (kind, text) = block.take().unwrap();
+                match kind.as_str() {
+                    "sh" => blocks.push(text),
+                    // Nothing of ours hides where nothing is run.
+                    "console" => assert!(
+                        text.lines().all(|line| !line.trim_start().starts_with("triseal")),
+                        "{page}: a command of triseal stands in a block that is not run: {text}"
+                    ),
+                    other => panic!("{page}: a block of kind {other:?}"),
+                }
+            }
+            (Some((_, text)), _) => writeln!(text, "{trimmed}").unwrap(),
+            (None, None) => {}
+        }
+    }
+    assert!(block.is_none(), "{page}: a block has no end");
+    blocks
+}
+
+fn pages() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations")
+}
+
+/// A service with something in it, and all that the pages name.
+struct Day<'a> {
+    site: &'a Site,
+    folder: tempfile::TempDir,
+    service: Option<Service>,
+    variables: Vec<(String, String)>,
+}
+
+impl<'a> Day<'a> {
+    async fn new(site: &'a Site) -> Self {
+        let mut day = Self { site, folder: tempfile::tempdir().unwrap(), service: None, variables: Vec::new() };
+        fs::create_dir(day.below("shim")).unwrap();
+        fs::write(day.below("shim/log"), "").unwrap();
+        for (name, text) in [("triseal", SHIM), ("triseald", "#!/bin/sh\nexec \"$TRISEALD_BINARY\" \"$@\"\n")] {
+            fs::write(day.below(&format!("shim/{name}")), text).unwrap();
+            fs::set_permissions(day.below(&format!("shim/{name}")), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        day.start(None).await;
+        let began = jiff::Timestamp::now();
+        day.live().await;
+        day.stop().await;
+        day.prepare_audit().await;
+        day.prepare_keys().await;
+        let day_before = began.checked_sub(jiff::SignedDuration::from_hours(24)).unwrap();
+        for (name, value) in [
+            ("CUSTOMER", CUSTOMER),
+            ("CREDENTIAL", CREDENTIAL),
+            ("CALLER", "insecure:plaintext"),
+            ("SINCE", &day_before.to_string()),
+            ("RESTORED", &began.to_string()),
+            ("DAY_BEFORE", &day_before.to_string()),
+            ("OLD", "1"),
+        ] {
+            day.set(name, value);
+        }
+        day.start(None).await;
+        day
+    }
+
+    fn below(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
+    fn service(&self) -> &Service {
+        self.service.as_ref().expect("it runs")
+    }
+
+    async fn start(&mut self, codebase_primary: Option<&str>) {
+        let log = self.below("audit.jsonl");
+        let mut variables = QUICK.to_vec();
+        variables.extend([("TRISEAL__AUDIT__SINK", "file"), ("TRISEAL__AUDIT__FILE", log.as_str())]);
+        variables.extend(codebase_primary.map(|version| ("TRISEAL__FACTORS__CODEBASE_PRIMARY", version)));
+        let service = self.site.start_with(&variables).await;
+        self.set("TRISEAL_ENDPOINT", &service.endpoint());
+        self.service = Some(service);
+    }
+
+    async fn stop(&mut self) {
+        assert!(self.service.take().expect("it runs").terminate().await.success());
+    }
+
+    /// A customer whose tokens are stored, refreshed and read, and a password.
+    async fn live(&self) {
+        let service = self.service();
+        let request = v1::CreateCustomerRequest { customer_id: CUSTOMER.into() };
+        service.customers().create_customer(request).await.unwrap();
+        let mut client = service.credentials();
+        client.encrypt_credential(encrypt(CUSTOMER, CREDENTIAL, oauth("access", "refresh"))).await.unwrap();
+        client.encrypt_credential(encrypt(CUSTOMER, "realsync.password.ftp", password("secret"))).await.unwrap();
+        let request = v1::AcquireRefreshRequest {
+            customer_id: CUSTOMER.into(),
+            credential_id: CREDENTIAL.into(),
+            rejected_revision: Some(1),
+            ..v1::AcquireRefreshRequest::default()
+        };
+        let outcome = client.acquire_refresh(request).await.unwrap().into_inner().outcome.unwrap();
+        let Outcome::Lease(lease) = outcome else { panic!("{outcome:?}") };
+        let Some(v1::secret::Value::SalesforceOauth(tokens)) = oauth("access 2", "refresh 2").value else { panic!() };
+        let request = v1::CompleteRefreshRequest {
+            customer_id: CUSTOMER.into(),
+            credential_id: CREDENTIAL.into(),
+            lease_token: lease.lease_token,
+            salesforce_oauth: Some(tokens),
+        };
+        client.complete_refresh(request).await.unwrap();
+        client.decrypt_credential(decrypt(CUSTOMER, CREDENTIAL, v1::View::Full)).await.unwrap();
+    }
+
+    /// The log as it is now, and its heads.
+    async fn prepare_audit(&mut self) {
+        fs::copy(self.below("audit.jsonl"), self.below("kept.jsonl")).unwrap();
+        let store = match self.site {
+            Site::Embedded(folder) => folder.path().join("data/store.redb").to_str().unwrap().to_owned(),
+            Site::Aws(aws) => format!("dynamodb:{}", aws.tables.operations),
+        };
+        let heads = run(self.with_aws(triseal(&["audit", "checkpoints", &store]))).await;
+        assert!(heads.status.success() && !heads.stdout.is_empty(), "{}", String::from_utf8_lossy(&heads.stderr));
+        fs::write(self.below("heads.jsonl"), heads.stdout).unwrap();
+        let (kept, heads) = (self.below("kept.jsonl"), self.below("heads.jsonl"));
+        self.set("AUDIT", &kept);
+        self.set("HEADS", &heads);
+    }
+
+    /// The keys' documents, a copy of everything for the drill, certificates and policy.
+    async fn prepare_keys(&mut self) {
+        match self.site {
+            Site::Aws(aws) => self.set("KEYS", &format!("--secret {}", aws.secret)),
+            Site::Embedded(folder) => {
+                let data = folder.path().join("data");
+                self.set("KEYS", &format!("--file {}", data.join("environment.json").display()));
+                fs::create_dir(self.below("drill")).unwrap();
+                for name in ["store.redb", "environment.json", "insecure-local-kms.key"] {
+                    fs::copy(data.join(name), self.below(&format!("drill/{name}"))).unwrap();
+                }
+                let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+                let drill = |name: &str| self.below(&format!("drill/{name}"));
+                let settings = format!(
+                    "deployment = 'dev'\nserver.listen = '127.0.0.1:{port}'\n\
+                     audit = {{ sink = 'file', file = '{}' }}\n\
+                     factors = {{ environment = 'file', customer = 'local', file.path = '{}', local.master_key = '{}' }}\n\
+                     store = {{ backend = 'embedded', embedded.path = '{}' }}\n\
+                     insecure = {{ plaintext = true, development_codebase_key = true, local_kms = true }}\n",
+                    drill("audit.jsonl"),
+                    drill("environment.json"),
+                    drill("insecure-local-kms.key"),
+                    drill("store.redb"),
+                );
+                fs::write(drill("triseald.toml"), settings).unwrap();
+                let config = drill("triseald.toml");
+                self.set("DRILL", &config);
+                self.set("DRILL_ENDPOINT", &format!("http://127.0.0.1:{port}"));
+            }
+        }
+        // The binary's, but for its second version: that is to be added.
+        let (codebase, certificates) = (self.below("codebase-keys.json"), self.below("certificates"));
+        for arguments in
+            [&["keygen", "codebase", &codebase][..], &["keygen", "certificates", &certificates, "--caller", "realtask"]]
+        {
+            assert!(run(triseal(arguments)).await.status.success());
+        }
+        let policy = self.below("policy");
+        fs::create_dir(&policy).unwrap();
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/policy")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), Path::new(&policy).join(entry.file_name())).unwrap();
+        }
+        for (name, value) in
+            [("CODEBASE_KEYS", &*codebase), ("CERTIFICATES", &certificates), ("NAME", "realtask"), ("POLICY", &policy)]
+        {
+            self.set(name, value);
+        }
+    }
+
+    fn with_aws(&self, command: Command) -> Command {
+        match self.site {
+            Site::Embedded(_) => command,
+            Site::Aws(aws) => aws.with_aws(command),
+        }
+    }
+
+    /// Runs a page, block after block.
+    async fn run(&mut self, page: &str) {
+        let blocks = blocks(page);
+        assert!(!blocks.is_empty(), "{page} has no commands");
+        let (before, mut wanted) = (self.ran().len(), 0);
+        for block in &blocks {
+            if block.contains("--promote") {
+                // What the page has a person do before: the setting, and a restart.
+                self.stop().await;
+                self.start(Some("2")).await;
+            }
+            // As it is typed, but for what begins to be typed on the line before.
+            wanted += block.matches("triseal ").count();
+            let (succeeded, told) = self.run_block(block).await;
+            assert!(succeeded && !told.contains("STILL PERMITTED"), "{page}: {block}\n{told}");
+        }
+        let ran = self.ran().split_off(before);
+        assert!(ran.len() >= wanted, "{page}: {wanted} commands are typed, and {} were run: {ran:?}", ran.len());
+        for line in &ran {
+            let fine = match line.split_once(' ').unwrap() {
+                ("0", _) => true,
+                // That it is refused is what the page asks for.
+                ("4", arguments) => arguments.starts_with("policy explain"),
+                // Until it serves.
+                ("1", arguments) => arguments.starts_with("--endpoint") && arguments.ends_with("replicas"),
+                _ => false,
+            };
+            assert!(fine, "{page}: {line}");
+        }
+    }
+
+    /// Whether it ended well, and what it said.
+    async fn run_block(&self, block: &str) -> (bool, String) {
+        let mut command = program("sh", &["-eu", "-c", block]);
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.below("shim"));
+        command.current_dir(self.folder.path()).envs(self.variables.iter().cloned());
+        command.env("PATH", path).env("SHIM", self.below("shim"));
+        command.env("TRISEAL_BINARY", env!("CARGO_BIN_EXE_triseal"));
+        command.env("TRISEALD_BINARY", env!("CARGO_BIN_EXE_triseald"));
+        let output = tokio::time::timeout(PATIENCE, self.with_aws(command).output()).await;
+        let output = output.unwrap_or_else(|_| panic!("this hangs: {block}")).unwrap();
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+
+    /// What was run: exit code and arguments.
+    fn ran(&self) -> Vec<String> {
+        fs::read_to_string(self.below("shim/log")).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    async fn json(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        let output = self.service().triseal(&[arguments, &["--output", "json"]].concat(), b"").await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    async fn state_of_credential(&self) -> String {
+        let listed = self.json(&["credential", "get", "--customer", CUSTOMER, "--credential", CREDENTIAL]).await;
+        listed[0]["state"].as_str().unwrap().to_owned()
+    }
+
+    async fn state_of_customer(&self) -> String {
+        self.json(&["customer", "get", CUSTOMER]).await[0]["state"].as_str().unwrap().to_owned()
+    }
+
+    /// No record is under version 1 of any factor of these.
+    async fn nothing_is_under_the_old_version_of(&self, factors: &[&str]) {
+        let usage = self.json(&["key", "usage", "--customer", CUSTOMER]).await;
+        let counts = usage[0]["counts"].as_array().unwrap();
+        assert!(!counts.is_empty());
+        for count in counts {
+            assert!(!factors.contains(&count["factor"].as_str().unwrap()) || count["version"] != 1, "{counts:?}");
+        }
+    }
+}
+
+#[test]
+fn every_page_is_listed_and_run() {
+    let listed = fs::read_to_string(pages().join("README.md")).unwrap();
+    let source = include_str!("runbooks.rs");
+    let mut found = 0;
+    for entry in fs::read_dir(pages()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name != "README.md" {
+            assert!(listed.contains(&format!("]({name})")), "{name} is not listed");
+            assert!(source.contains(&format!(".run(\"{name}\")")), "{name} is not run");
+            found += 1;
+        }
+    }
+    assert!(found >= 8);
+    // The list itself has nothing to run, and is read as the others are.
+    assert!(blocks("README.md").is_empty());
+}
+
+async fn rotate_keys(site: &Site) {
+    let mut day = Day::new(site).await;
+    day.run("rotate-keys.md").await;
+    day.nothing_is_under_the_old_version_of(&["codebase", "environment", "customer"]).await;
+    let codebase = fs::read_to_string(day.below("codebase-keys.json")).unwrap();
+    assert!(codebase.contains("\"primary\": 2") && codebase.contains("\"state\": \"retired\""));
+    let customer = &day.json(&["customer", "get", CUSTOMER]).await[0];
+    assert_eq!(
+        (customer["primary_version"].as_u64(), &customer["key_versions"][0]["state"]),
+        (Some(2), &"retired".into())
+    );
+}
+
+async fn leaked_key(site: &Site) {
+    let mut day = Day::new(site).await;
+    day.run("leaked-key.md").await;
+    day.nothing_is_under_the_old_version_of(&["environment", "customer"]).await;
+}
+
+mod embedded {
+    use super::*;
+
+    #[tokio::test]
+    async fn rotate_keys() {
+        super::rotate_keys(&Site::embedded()).await;
+    }
+
+    #[tokio::test]
+    async fn leaked_key() {
+        super::leaked_key(&Site::embedded()).await;
+    }
+}
+
+mod aws {
+    use super::*;
+
+    #[tokio::test]
+    #[ignore = "needs tests/aws/up"]
+    async fn rotate_keys() {
+        super::rotate_keys(&Site::aws().await).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs tests/aws/up"]
+    async fn leaked_key() {
+        super::leaked_key(&Site::aws().await).await;
+    }
+}
+
+#[tokio::test]
+async fn lost_key() {
+    let site = Site::embedded();
+    let mut day = Day::new(&site).await;
+    day.run("lost-key.md").await;
+    assert_eq!(day.state_of_credential().await, "needs_reauth");
+}
+
+/// A drill that any copy would pass would be none.
+#[tokio::test]
+async fn the_drill_finds_a_copy_that_is_another_key() {
+    let site = Site::embedded();
+    let day = Day::new(&site).await;
+    let copy = day.below("drill/environment.json");
+    fs::remove_file(&copy).unwrap();
+    assert!(run(triseal(&["keygen", "environment", &copy])).await.status.success());
+    let drill = blocks("lost-key.md").into_iter().find(|block| block.contains("$DRILL_ENDPOINT")).unwrap();
+    let (succeeded, told) = day.run_block(&drill).await;
+    assert!(!succeeded && told.contains("environment key of version 1"), "{told}");
+}
+
+#[tokio::test]
+async fn stolen_certificate() {
+    let site = Site::embedded();
+    let mut day = Day::new(&site).await;
+    day.set("CALLER", "spiffe://datasert.com/realtask");
+    day.run("stolen-certificate.md").await;
+    assert!(day.ran().iter().any(|line| line.starts_with("4 policy explain")), "{:?}", day.ran());
+}
+
+#[tokio::test]
+async fn breach_by_a_caller() {
+    let site = Site::embedded();
+    let mut day = Day::new(&site).await;
+    day.run("breach-by-a-caller.md").await;
+    assert_eq!(day.state_of_credential().await, "needs_reauth");
+    assert_eq!(day.state_of_customer().await, "active");
+}
+
+#[tokio::test]
+async fn a_customer_leaves_and_comes_back() {
+    let site = Site::embedded();
+    let mut day = Day::new(&site).await;
+    day.run("customer-leaves.md").await;
+    assert_eq!(day.state_of_customer().await, "pending_destruction");
+    day.run("customer-destroyed.md").await;
+    assert_eq!(day.state_of_customer().await, "active");
+}
+
+#[tokio::test]
+async fn restore_a_table() {
+    let site = Site::embedded();
+    let mut day = Day::new(&site).await;
+    day.run("restore-a-table.md").await;
+    let refreshed = fs::read_to_string(day.below("refreshed.txt")).unwrap();
+    assert_eq!(refreshed.trim(), format!("{CUSTOMER}/{CREDENTIAL}"));
+    assert_eq!(day.state_of_credential().await, "needs_reauth");
+}
