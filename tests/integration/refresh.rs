@@ -289,6 +289,8 @@ async fn an_answer_that_was_lost_after_the_token_was_taken_is_found_out_once() {
     let secret = v1::Secret { value: Some(v1::secret::Value::SalesforceOauth(connection)) };
     sync.encrypt_credential(encrypt(CUSTOMER, CRM, secret.clone())).await.unwrap();
 
+    // A product lets a lease lapse for which there was no answer. This test knows what became of the requests, and saves that time by
+    // giving the leases up.
     salesforce.faults(CRM, json!([{ "kind": "lost_before" }, { "kind": "lost_after" }])).await;
     let held = lease(&mut task, 1).await;
     let refresh_token = tokens(held.secret.clone()).refresh_token.clone();

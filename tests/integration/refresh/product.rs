@@ -16,8 +16,8 @@ use crate::support::tls::Secured;
 use crate::support::{is_ambiguous, reason};
 
 pub(super) const PRODUCTS: [&str; 3] = ["realsync", "realtask", "metasync"];
-/// A product gives up after this time.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// A product gives up after this time: longer than somebody else's lease takes to lapse.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A service under the delivered policy.
 pub(super) async fn deployed() -> Secured {
@@ -106,7 +106,9 @@ impl Product {
                 return Ok(());
             }
             Refresh::InvalidGrant(_) => v1::AbandonCause::InvalidGrant,
-            Refresh::Unavailable | Refresh::NoAnswer => v1::AbandonCause::Transient,
+            Refresh::Unavailable => v1::AbandonCause::Transient,
+            // The request may yet arrive, and the next holder's would be a second use: the lease lapses.
+            Refresh::NoAnswer => return Ok(()),
         };
         let request = v1::AbandonRefreshRequest {
             customer_id: customer.to_owned(),
