@@ -107,7 +107,8 @@ pub struct Acquire {
 }
 
 impl Acquire {
-    /// The shortest lease: one call to Salesforce, and the time to bring its answer.
+    /// The shortest lease. Its holder starts its call to Salesforce while the time-out of that call and 15 s remain: a lease that is good
+    /// for anything is longer by that time-out, and some.
     pub const MIN_TTL: Duration = Duration::from_secs(15);
     /// The longest: nobody else can refresh meanwhile.
     pub const MAX_TTL: Duration = Duration::from_secs(120);

@@ -94,7 +94,7 @@ async fn the_salesforce_of_the_tests_rotates_and_revokes() {
     tokio::time::sleep(Duration::from_millis(1_600)).await;
     assert!(!client.call(&second.access_token).await && !client.call(&second.access_token).await, "it is dead");
     salesforce.faults("crm", json!([{ "kind": "unavailable" }])).await;
-    assert!(matches!(client.refresh(&second.refresh_token).await, Refresh::Unavailable), "and not done");
+    assert!(matches!(client.refresh(&second.refresh_token).await, Refresh::NotDone), "and not done");
     let Refresh::Tokens(third) = client.refresh(&second.refresh_token).await else { panic!("refused") };
     assert!(client.call(&third.access_token).await);
     let seen = salesforce.seen("crm").await;
