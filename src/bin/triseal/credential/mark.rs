@@ -34,7 +34,7 @@ const ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Between two lines that tell how far it is, where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// More than a report can have.
+/// Held in memory at the same time. More are marked in parts: a list is split, and of times the later ones are named first.
 const MAX_CREDENTIALS: usize = 1_000_000;
 
 /// Which credentials, and at which revisions.
@@ -101,13 +101,21 @@ async fn refreshed_since(since: jiff::Timestamp, service: &Service) -> Result<Ma
             }
         }
         if marks.len() > MAX_CREDENTIALS {
-            return Err(Failure::failed(format!("there are more than {MAX_CREDENTIALS} of them: name a later time")));
+            return Err(too_many());
         }
         if page.next_page_token.is_empty() {
             return Ok(marks);
         }
         page_token = page.next_page_token;
     }
+}
+
+/// A later time alone would leave the rest to whoever has their tokens.
+fn too_many() -> Failure {
+    Failure::failed(format!("there are more than {MAX_CREDENTIALS} of them: nothing was marked")).with_hint(
+        "name a later time first, then earlier ones: what is marked is not listed again, so go on until this time \
+         is done",
+    )
 }
 
 async fn mark(service: &Service, id: &CredentialRef, seen: &Seen, reason: &str) -> Outcome {
