@@ -142,7 +142,8 @@ async fn mark(service: &Service, id: &CredentialRef, seen: &Seen, reason: &str) 
 /// Makes the call, again if that may help.
 async fn call(service: &Service, id: &CredentialRef, if_revision: Option<u64>, reason: &str) -> Result<(), Status> {
     let mut pause = FIRST_PAUSE;
-    for attempt in 1.. {
+    let mut attempt = 1;
+    loop {
         let request = service.request(v1::MarkNeedsReauthRequest {
             customer_id: id.customer.to_string(),
             credential_id: id.credential.to_string(),
@@ -154,9 +155,9 @@ async fn call(service: &Service, id: &CredentialRef, if_revision: Option<u64>, r
             Some(delay) if attempt < ATTEMPTS => sleep(delay.max(pause)).await,
             Some(_) | None => return Err(status),
         }
+        attempt += 1;
         pause *= 2;
     }
-    Ok(())
 }
 
 fn current_revision(status: &Status) -> Option<u64> {
