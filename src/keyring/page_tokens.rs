@@ -1,23 +1,17 @@
 //! Where a list goes on, for its caller to bring back. Sealed, since the row that it was left at may be one that the caller may not see,
 //! and a token must not name that.
 //!
-//! Every replica of a build opens what another one sealed, without asking anybody: of the three factors only the codebase key is one here,
-//! and constants stand in the places of the two others. A token guards names and no secret, its kind is no credential's, and so
-//! nothing that is stored opens under its root. A build with another primary codebase key refuses it, and the list begins anew.
+//! Every replica of a build opens what another one sealed, without asking anybody: of the three factors only the codebase key is used
+//! here. A token guards names and no secret, and nothing that is stored opens under its root. A build with another primary codebase key
+//! refuses it, and the list begins anew.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use zeroize::Zeroizing;
 
-use crate::crypto::{
-    Codebase, Context, CustomerKey, Envelope, EnvironmentKey, Lineage, Plaintext, Root, Salt, Version, combine, open,
-    seal,
-};
+use crate::crypto::{Codebase, Context, Envelope, Lineage, Plaintext, Root, Salt, Version, open, page_root, seal};
 use crate::factors::{KeySet, Lookup};
 use crate::ids::{Caller, Deployment};
 
-/// No keys: see above.
-const NO_ENVIRONMENT: [u8; 32] = *b"triseal/v1 page: no environment ";
-const NO_CUSTOMER: [u8; 32] = *b"triseal/v1 page: no customer key";
 /// Why there are no page tokens: a bug.
 pub const NO_CODEBASE_KEY: &str = "the codebase keys have no primary";
 /// In the place of a credential's kind.
@@ -38,9 +32,7 @@ impl PageTokens {
         let primary = codebase.primary();
         let lineage = Lineage { codebase: primary, environment: Version::FIRST, customer: Version::FIRST };
         let Lookup::Enabled(key) = codebase.get(primary) else { return None };
-        let environment = EnvironmentKey::new(Zeroizing::new(NO_ENVIRONMENT));
-        let root = combine(key, &environment, CustomerKey::new(Zeroizing::new(NO_CUSTOMER)));
-        Some(Self { root, lineage, deployment: deployment.clone() })
+        Some(Self { root: page_root(key), lineage, deployment: deployment.clone() })
     }
 
     /// The token of a place in a list of this name, for this caller alone; that of no place, which is empty, is empty. `None`: the
