@@ -20,11 +20,11 @@ use tracing::{debug, warn};
 
 pub use environment::{EnvironmentError, EnvironmentTiming};
 pub use fingerprints::FingerprintError;
-pub use page_tokens::{NO_CODEBASE_KEY, PageTokens};
+pub use page_tokens::{NoPageToken, PageTokens};
 
 use crate::crypto::{Codebase, Environment, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
-use crate::ids::{CustomerId, Deployment};
+use crate::ids::{Caller, CustomerId, Deployment};
 use crate::store::{CustomerState, Customers, KeyVersion, KeyVersionState, Operations, StoreError};
 use crate::telemetry::metrics::{Counter, RootCache};
 use environment::EnvironmentKeys;
@@ -339,9 +339,9 @@ impl Keyring {
         self.0.active(customer).await.map(|_| ())
     }
 
-    /// What seals and opens page tokens. `None`: the codebase keys have no primary, which [`KeySet`] rules out.
-    pub fn page_tokens(&self) -> Option<PageTokens> {
-        PageTokens::new(&self.0.codebase, &self.0.deployment)
+    /// What seals and opens the page tokens of a list, for a caller.
+    pub fn page_tokens<'a>(&'a self, list: &'static str, caller: &'a Caller) -> PageTokens<'a> {
+        PageTokens::new(&self.0.codebase, &self.0.deployment, list, caller)
     }
 
     /// Forgets what is known of a customer, and its roots, after this process changed its state. A root that is being unwrapped
