@@ -186,7 +186,9 @@ impl Vault {
                 Ok(Outcome::Fresh(secret, credential))
             }
             outcome => {
-                if let Ok(Outcome::Lease(lease, ..)) = &outcome {
+                if let Ok(Outcome::Lease(lease, ..)) = &outcome
+                    && entries.is_announced()
+                {
                     self.waiting.changed(call.id);
                     metrics::refresh_lease(if lease.after_lapse { LeaseEvent::AfterLapse } else { LeaseEvent::Given });
                 }
@@ -292,7 +294,8 @@ impl Vault {
         })
         .await;
         self.waiting.changed(id);
-        if completed.is_ok() {
+        // Retries that were answered as before are not counted again.
+        if completed.is_ok() && entries.is_announced() {
             metrics::refresh_lease(LeaseEvent::Completed);
         }
         entries.settle(completed, |made| Made { revision: Some(made.revision), lineage: made.lineage }).await
@@ -343,7 +346,7 @@ impl Vault {
         })
         .await;
         self.waiting.changed(id);
-        if abandoned.is_ok() {
+        if abandoned.is_ok() && entries.is_announced() {
             metrics::refresh_lease(match cause {
                 AbandonCause::InvalidGrant => LeaseEvent::InvalidGrant,
                 AbandonCause::Transient => LeaseEvent::Abandoned,
