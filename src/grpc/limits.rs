@@ -11,6 +11,8 @@ use crate::telemetry::metrics;
 
 /// Of a request and of the messages of a batch together.
 pub(super) const MAX_REQUEST_OCTETS: usize = 1 << 20;
+/// Of an answer: a page of 1,000, or a batch of 100 secrets of an ordinary length. Items that a batch has no room for are refused, each
+/// for itself.
 pub(super) const MAX_REPLY_OCTETS: usize = 4 << 20;
 /// Of a request to health or reflection: the name of a service or a symbol.
 pub(super) const MAX_NAME_OCTETS: usize = 4 << 10;
@@ -60,7 +62,7 @@ pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 /// Of a call whose caller named a later one.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(10);
 
-/// As how many calls the call of a method counts.
+/// How many places the call of a method takes.
 pub(super) fn places(path: &str) -> usize {
     if path == BATCH { BATCH_PLACES } else { 1 }
 }
@@ -74,13 +76,13 @@ pub(super) enum Shed {
     RateLimited,
 }
 
-/// Calls under way, for whoever gives way to them.
+/// What is under way, for whoever gives way to it.
 #[derive(Clone, Default)]
 pub struct Load(Arc<AtomicUsize>);
 
 impl Load {
-    /// How many.
-    pub fn calls(&self) -> usize {
+    /// How many places are taken: a call takes one, and a batch 8. `server.max_concurrent_requests` is how many there are.
+    pub fn places(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -293,7 +295,7 @@ mod tests {
         admitted.push(share.admit(1).unwrap());
         assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
         drop(admitted);
-        assert_eq!(admission.under_way.calls(), 0);
+        assert_eq!(admission.under_way.places(), 0);
         assert_eq!(share.under_way.load(Ordering::Relaxed), 0);
     }
 
@@ -340,7 +342,7 @@ mod tests {
         let batch = share.admit(BATCH_PLACES).unwrap();
         assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
         drop(batch);
-        assert_eq!((low.under_way.calls(), share.under_way.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((low.under_way.places(), share.under_way.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]
