@@ -18,7 +18,8 @@ use crate::store::{
     AbandonCause, CredentialRow, IdempotencyKey, Lease, LeaseEnd, Life, Living, Revision, State, TokenHash,
 };
 
-/// Replicas' clocks may differ by so much: a lease has lapsed only so long after its expiry.
+/// A lease has lapsed only so long after its expiry: it was given by another replica's clock. A replica whose clock is more than 2 s off
+/// the store's is not ready, so two that are may be 4 s apart.
 pub const CLOCK_ALLOWANCE: SignedDuration = SignedDuration::from_secs(5);
 /// After a lease has lapsed, nobody gets the refresh token for so long: its holder may be on its way with the new ones.
 pub const LAPSE_GRACE: SignedDuration = SignedDuration::from_secs(60);

@@ -6,9 +6,10 @@
 //! every wait in it: for the rest of the request, for the store, for a pause before another attempt. Three things go on, on purpose, and
 //! each is bounded:
 //!
-//! - a look-up that others may have joined (`keyring::single_flight`): by the time in which a dependency must answer (`telemetry::dependency`)
-//! - a write that the store has taken (`store::embedded`, the group commit): by the writes that wait before it. One that nobody waits for is left out if its turn has not come. So the error at a deadline
-//!   says that a change may have happened
+//! - a look-up that others may have joined (`keyring::single_flight`): by the time in which a dependency must answer
+//!   (`telemetry::dependency`)
+//! - a write that the store has taken (`store::embedded`, the group commit): by the writes that wait before it. One that nobody waits for
+//!   is left out if its turn has not come. So the error at a deadline says that a change may have happened
 //! - the octets of an answer that the connection has taken: by its buffer (`limits::MAX_SEND_OCTETS`)
 
 use std::collections::HashMap;
@@ -68,7 +69,7 @@ impl Endpoint {
     }
 }
 
-/// How long a connection lasts.
+/// What becomes of a connection, as far as its calls have to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Calls are served.

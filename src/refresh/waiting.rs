@@ -1,5 +1,5 @@
 //! Waiting for somebody else's refresh: one reader for each credential and replica, however many wait, woken at once by a change that this
-//! replica makes. It knows no lease: whoever waits looks at the row that was read.
+//! replica makes. It decides nothing: whoever waits looks at the row that was read.
 //!
 //! Readers are bounded by the calls that wait, and those by the calls that are admitted.
 

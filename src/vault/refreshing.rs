@@ -301,7 +301,8 @@ impl Vault {
         entries.settle(completed, |made| Made { revision: Some(made.revision), lineage: made.lineage }).await
     }
 
-    /// Ends a lease whose holder has no new tokens. `reason`: the refresh token is refused for good, and the customer has to consent again.
+    /// Ends a lease whose holder has no new tokens. Of a refresh token that is refused for good, `reason` is what people read: the
+    /// customer has to consent again.
     ///
     /// # Errors
     /// A [`VaultError`].

@@ -314,7 +314,8 @@ async fn a_message_of_a_gibibyte_is_refused_by_its_first_five_octets() {
     gone(&secured).await;
 }
 
-/// One octet at a time, of the preface, of headers and of bodies. What has a deadline ends by it, and the rest holds a place and nothing else.
+/// One octet at a time, of the preface, of headers and of bodies. What has a deadline ends by it, and the rest holds a place and nothing
+/// else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_writers_hold_their_own_connections_up_and_nobody_elses() {
     let secured = Secured::start().await;

@@ -1,5 +1,5 @@
-//! One scenario: every RPC, answered and refused, and every failure there is, at TRACE, with metrics and the audit log, over mTLS and through
-//! the command line. Everything that came out is searched for each secret and each key that went in, in every encoding.
+//! One scenario: every RPC, answered and refused, and every failure there is, at TRACE, with metrics and the audit log, over mTLS and
+//! through the command line. Everything that came out is searched for each secret and each key that went in, in every encoding.
 //!
 //! Whoever adds an RPC or a reason adds it here: the end compares what was seen with what there is.
 
