@@ -28,6 +28,8 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 pub(super) const LOOK: Duration = Duration::from_secs(30);
 /// A connection without a call is ended after so many looks: 5 minutes, before a network load balancer forgets it (350 s).
 pub(super) const IDLE_LOOKS: u32 = 10;
+/// A connection may grow so much older or less old than it is set to, so that connections do not end in step.
+pub(super) const AGE_JITTER: f64 = 0.1;
 /// After GOAWAY a connection has so long: the longest deadline of a call, and time to send its answer.
 pub(super) const GRACE: Duration = Duration::from_secs(15);
 /// A connection whose other end answers no ping for [`PING_TIMEOUT`] is closed; one is sent so often.
