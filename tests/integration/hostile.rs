@@ -23,8 +23,8 @@ use crate::support::http2::{
     ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, PING, PRIORITY,
     RST_STREAM, SETTINGS, Spoken, WINDOW_UPDATE, frame, header, headers, message, speak, speak_with, stream,
 };
-use crate::support::tls::{CALLER, HOUR, Secured, client_hello, until};
-use crate::support::{PATIENCE, encrypt, opaque};
+use crate::support::tls::{CALLER, HOUR, Secured, client_hello};
+use crate::support::{PATIENCE, encrypt, opaque, until};
 
 /// docs/OPERATING.md promises it: the memory that the service takes at most, under each of these attacks, in MiB.
 const MEMORY: u64 = 512;

@@ -16,8 +16,8 @@ use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use v1::acquire_refresh_response::Outcome;
 
 use crate::support::salesforce::{Refresh, Salesforce};
-use crate::support::tls::{Secured, until};
-use crate::support::{Service, data, decrypt, dev, encrypt, oauth, password, reason};
+use crate::support::tls::Secured;
+use crate::support::{Service, data, decrypt, dev, encrypt, oauth, password, reason, until};
 use product::{PRODUCTS, Product, deployed};
 
 const CUSTOMER: &str = "demo";
