@@ -31,10 +31,8 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service;
 
-use super::limits::{
-    self, Admission, Admitted, Calls, DEFAULT_DEADLINE, Load, MAX_CONNECTIONS_EACH, MAX_DEADLINE, MAX_OTHERS,
-    PIECE_OCTETS, Share, Shed, UnderWay,
-};
+use super::admission::{Admission, Admitted, Calls, Load, Share, Shed, UnderWay};
+use super::limits::{self, DEFAULT_DEADLINE, MAX_CONNECTIONS_EACH, MAX_DEADLINE, MAX_OTHERS, PIECE_OCTETS};
 use super::status;
 use crate::ids::{Caller, RequestId, TraceId};
 use crate::telemetry;

@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::admission::{Calls, Look};
 use super::call::{ConnectionService, Endpoint, Phase};
-use super::limits::{self, Calls, Look};
+use super::limits;
 use super::preface;
 use crate::ids::Caller;
 use crate::jitter::jittered;
