@@ -1,5 +1,5 @@
 //! Refresh leases: one caller at a time refreshes a Salesforce token. What becomes of a call is decided here, in pure code over the row;
-//! the order of the steps around that is `vault::refreshing`'s, and who waits for whom is `waiting`'s.
+//! the order of the steps around that is `vault::refreshing`'s and `vault::ending`'s, and who waits for whom is `waiting`'s.
 //!
 //! Salesforce takes each refresh token once, and a second use revokes the connection. So the token is disclosed to one holder at a time,
 //! and after a holder that never came back only when it can no longer be using it. docs/REFRESH.md tells the cases.

@@ -2,6 +2,7 @@
 //! contain was checked at the edge, and how the row is written is `store::change`'s.
 
 mod batch;
+mod ending;
 mod refreshing;
 mod reseal;
 
