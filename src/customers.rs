@@ -19,7 +19,7 @@ use crate::audit::{AuditError, AuditLog, Changing, Event, Made, Origin, Reason};
 use crate::crypto::Version;
 use crate::factors::{FactorError, KeyWrapper, WrapContext};
 use crate::ids::{Caller, CustomerId, Deployment};
-use crate::keyring::{Keyring, NO_CODEBASE_KEY, PageTokens};
+use crate::keyring::{Keyring, PageTokens};
 use crate::store::{
     ChangeError, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Decision, KeyRow, KeyVersion,
     KeyVersionState, Page, StoreError, WriteId, change, filtered, row_time,
@@ -233,12 +233,9 @@ impl CustomerDirectory {
         entries.settle(listed.map_err(CustomerError::from), |_| Made::default()).await
     }
 
-    /// What seals and opens the page tokens of lists.
-    ///
-    /// # Errors
-    /// [`CustomerError::Internal`], without a codebase key.
-    pub fn page_tokens(&self) -> Result<PageTokens, CustomerError> {
-        self.keyring.page_tokens().ok_or(CustomerError::Internal(NO_CODEBASE_KEY))
+    /// What seals and opens the page tokens of a list, for a caller.
+    pub fn page_tokens<'a>(&'a self, list: &'static str, caller: &'a Caller) -> PageTokens<'a> {
+        self.keyring.page_tokens(list, caller)
     }
 
     /// Nothing opens or seals for callers from now on; on other replicas within `customer_staleness`.

@@ -43,4 +43,5 @@ pub mod crypto;
 pub mod aws;
 pub mod config;
 pub mod ids;
+pub mod jitter;
 pub mod telemetry;

@@ -1,5 +1,5 @@
 //! Refresh leases: one caller at a time refreshes a Salesforce token. What becomes of a call is decided here, in pure code over the row;
-//! the order of the steps around that is `vault::refreshing`'s, and who waits for whom is `waiting`'s.
+//! the order of the steps around that is `vault::refreshing`'s and `vault::ending`'s, and who waits for whom is `waiting`'s.
 //!
 //! Salesforce takes each refresh token once, and a second use revokes the connection. So the token is disclosed to one holder at a time,
 //! and after a holder that never came back only when it can no longer be using it. docs/REFRESH.md tells the cases.
@@ -18,7 +18,8 @@ use crate::store::{
     AbandonCause, CredentialRow, IdempotencyKey, Lease, LeaseEnd, Life, Living, Revision, State, TokenHash,
 };
 
-/// Replicas' clocks may differ by so much: a lease has lapsed only so long after its expiry.
+/// A lease has lapsed only so long after its expiry: it was given by another replica's clock. A replica whose clock is more than 2 s off
+/// the store's is not ready, so two that are may be 4 s apart.
 pub const CLOCK_ALLOWANCE: SignedDuration = SignedDuration::from_secs(5);
 /// After a lease has lapsed, nobody gets the refresh token for so long: its holder may be on its way with the new ones.
 pub const LAPSE_GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -107,7 +108,8 @@ pub struct Acquire {
 }
 
 impl Acquire {
-    /// The shortest lease: one call to Salesforce, and the time to bring its answer.
+    /// The shortest lease. Its holder starts its call to Salesforce while the time-out of that call and 15 s remain: a lease that is good
+    /// for anything is longer by that time-out, and some.
     pub const MIN_TTL: Duration = Duration::from_secs(15);
     /// The longest: nobody else can refresh meanwhile.
     pub const MAX_TTL: Duration = Duration::from_secs(120);

@@ -2,6 +2,7 @@
 //! contain was checked at the edge, and how the row is written is `store::change`'s.
 
 mod batch;
+mod ending;
 mod refreshing;
 mod reseal;
 
@@ -17,7 +18,7 @@ use crate::audit::entry::Subject;
 use crate::audit::{AuditError, AuditLog, Changing, Disclosure, Event, Made, Origin, Reason};
 use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
 use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
-use crate::keyring::{Keyring, KeyringError, NO_CODEBASE_KEY, PageTokens};
+use crate::keyring::{Keyring, KeyringError, PageTokens};
 use crate::refresh::waiting::Waiting;
 use crate::secret::stored::{self, DecodeError};
 use crate::secret::{Kind, Secret, View};
@@ -375,12 +376,9 @@ impl Vault {
         entries.settle(listed, |_| Made::default()).await
     }
 
-    /// What seals and opens the page tokens of lists.
-    ///
-    /// # Errors
-    /// [`VaultError::Internal`], without a codebase key.
-    pub fn page_tokens(&self) -> Result<PageTokens, VaultError> {
-        self.keyring.page_tokens().ok_or(VaultError::Internal(NO_CODEBASE_KEY))
+    /// What seals and opens the page tokens of a list, for a caller.
+    pub fn page_tokens<'a>(&'a self, list: &'static str, caller: &'a Caller) -> PageTokens<'a> {
+        self.keyring.page_tokens(list, caller)
     }
 
     async fn listed(

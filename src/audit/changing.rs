@@ -44,6 +44,11 @@ impl<'a> Changing<'a> {
         Ok(())
     }
 
+    /// Whether anything was, so that something may have been written.
+    pub fn is_announced(&self) -> bool {
+        self.intent.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Another way was found, after all: what was announced, if anything was, is not done.
     pub async fn withdraw(self, reason: Reason) {
         let intent = self.intent.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -74,8 +74,8 @@ struct Fragment {
 }
 
 impl Verifier {
-    /// `heads`: what the store has of all streams, or had at some time. `partial`: the files are a part of the log, so that what lacks before or after
-    /// it, and streams that lack, are no findings.
+    /// `heads`: what the store has of all streams, or had at some time. `partial`: the files are a part of the log, so that what lacks
+    /// before or after it, and streams that lack, are no findings.
     pub fn new(heads: Option<Vec<Head>>, partial: bool) -> Self {
         let verdict = Verdict { heads: heads.as_ref().map(|heads| heads.len() as u64), ..Verdict::default() };
         let mut verifier = Self {

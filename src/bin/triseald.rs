@@ -238,7 +238,7 @@ async fn serve(
     let reporter = Reporter::new(replica, keyring.clone(), wraps_with, Arc::clone(&operations), Timestamp::now);
     let reporter = Arc::new(reporter);
     let load = server::Load::default();
-    let (calls, busy) = (load.clone(), settings.server.max_concurrent_requests.div_ceil(BUSY));
+    let (under_way, busy) = (load.clone(), settings.server.max_concurrent_requests.div_ceil(BUSY));
     let jobs = Arc::new(Jobs::new(jobs::Parts {
         vault: Arc::clone(&vault),
         directory: Arc::clone(&directory),
@@ -248,7 +248,7 @@ async fn serve(
         keyring: keyring.clone(),
         reporter: Arc::clone(&reporter),
         audit: audit.clone(),
-        is_busy: Box::new(move || calls.calls() >= busy),
+        is_busy: Box::new(move || under_way.places() >= busy),
         clock: Timestamp::now,
     }));
     tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));

@@ -17,6 +17,7 @@ enum Label {
     Bind,
     Record,
     Fingerprint,
+    PageTokens,
     LocalWrap,
 }
 
@@ -27,6 +28,7 @@ impl Label {
             Self::Bind => b"triseal/v1 bind",
             Self::Record => b"triseal/v1 record",
             Self::Fingerprint => b"triseal/v1 fingerprint",
+            Self::PageTokens => b"triseal/v1 page tokens",
             Self::LocalWrap => b"triseal/v1 local wrap",
         }
     }
@@ -78,6 +80,12 @@ pub(super) fn record_keys(root: &Root, header: &[u8; HEADER_OCTETS], context: &C
 /// `HKDF-Expand(key, "triseal/v1 fingerprint", 16)`: stored, so that two keys under one version number are noticed.
 pub fn fingerprint<F>(key: &Key<F>) -> Fingerprint {
     Fingerprint(*expand(key.expose_secret(), &[Label::Fingerprint.octets()]))
+}
+
+/// What page tokens are sealed under, without a key that only one environment or one customer has:
+/// `root = HKDF-Expand(codebase key, "triseal/v1 page tokens", 32)`. No combination of three factors gives it.
+pub fn page_root(codebase: &CodebaseKey) -> Root {
+    Root::new(expand(codebase.expose_secret(), &[Label::PageTokens.octets()]))
 }
 
 /// The key and nonce of the local stand-in for KMS, for one wrapping:

@@ -18,7 +18,7 @@ mod tests;
 
 pub use context::{Context, ContextTooLong};
 pub use envelope::{Envelope, Lineage, Malformed, NotAuthentic, SealError, Version, open, seal};
-pub use kdf::{combine, fingerprint};
+pub use kdf::{combine, fingerprint, page_root};
 pub use local_wrap::{unwrap_local, wrap_local};
 pub use secret::{
     Codebase, CodebaseKey, Customer, CustomerKey, Environment, EnvironmentKey, Fingerprint, Key, LocalWrapping,

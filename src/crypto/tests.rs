@@ -276,6 +276,15 @@ fn a_fingerprint_is_the_known_one() {
     assert_eq!(hex::encode(fingerprint(&key::<Codebase>(octets)).0), "ef9b6053ac04be5f828f98b260484913");
 }
 
+/// Python, with `key = bytes(range(32))`:
+/// `hmac.new(key, b"triseal/v1 page tokens\x01", hashlib.sha256).hexdigest()`
+#[test]
+fn the_root_of_page_tokens_is_the_known_one() {
+    let octets = std::array::from_fn(|index| u8::try_from(index).unwrap());
+    let wanted = "4aeee571f160b3cfc8ace2c5c7332aaae62f01651a329ae831fadec4ed2ee671";
+    assert_eq!(hex::encode(page_root(&key(octets)).expose_secret()), wanted);
+}
+
 /// Python, with `key = bytes(range(32))`, `salt = bytes(range(64, 96))` and the package `cryptography`:
 ///
 /// ```text

@@ -6,9 +6,10 @@
 //! every wait in it: for the rest of the request, for the store, for a pause before another attempt. Three things go on, on purpose, and
 //! each is bounded:
 //!
-//! - a look-up that others may have joined (`keyring::single_flight`): by the time in which a dependency must answer (`telemetry::dependency`)
-//! - a write that the store has taken (`store::embedded`, the group commit): by the writes that wait before it. One that nobody waits for is left out if its turn has not come. So the error at a deadline
-//!   says that a change may have happened
+//! - a look-up that others may have joined (`keyring::single_flight`): by the time in which a dependency must answer
+//!   (`telemetry::dependency`)
+//! - a write that the store has taken (`store::embedded`, the group commit): by the writes that wait before it. One that nobody waits for
+//!   is left out if its turn has not come. So the error at a deadline says that a change may have happened
 //! - the octets of an answer that the connection has taken: by its buffer (`limits::MAX_SEND_OCTETS`)
 
 use std::collections::HashMap;
@@ -30,10 +31,8 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service;
 
-use super::limits::{
-    self, Admission, Admitted, Calls, DEFAULT_DEADLINE, Load, MAX_CONNECTIONS_EACH, MAX_DEADLINE, MAX_OTHERS,
-    PIECE_OCTETS, Share, Shed, UnderWay,
-};
+use super::admission::{Admission, Admitted, Calls, Load, Share, Shed, UnderWay};
+use super::limits::{self, DEFAULT_DEADLINE, MAX_CONNECTIONS_EACH, MAX_DEADLINE, MAX_OTHERS, PIECE_OCTETS};
 use super::status;
 use crate::ids::{Caller, RequestId, TraceId};
 use crate::telemetry;
@@ -68,7 +67,7 @@ impl Endpoint {
     }
 }
 
-/// How long a connection lasts.
+/// What becomes of a connection, as far as its calls have to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Calls are served.

@@ -16,10 +16,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::admission::{Calls, Look};
 use super::call::{ConnectionService, Endpoint, Phase};
-use super::limits::{self, Calls, Look};
+use super::limits;
 use super::preface;
 use crate::ids::Caller;
+use crate::jitter::jittered;
 use crate::telemetry::metrics;
 
 /// After an error that is not one connection's own, such as too many open files, accepting waits so long for it to pass.
@@ -239,7 +241,7 @@ async fn serve<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     }
     let mut connection = pin!(http2().serve_connection(TokioIo::new(io), service));
     let mut looks = interval_at(Instant::now() + limits::LOOK, limits::LOOK);
-    let mut old = pin!(sleep(jittered(age)));
+    let mut old = pin!(sleep(jittered(age, limits::AGE_JITTER)));
     let cause = loop {
         tokio::select! {
             ended = &mut connection => return if ended.is_ok() { Cause::Peer } else { Cause::Broken },
@@ -284,13 +286,6 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(limits::PING)
         .keep_alive_timeout(limits::PING_TIMEOUT);
     builder
-}
-
-/// A time within a tenth of `time`, so that connections do not end in step.
-fn jittered(time: Duration) -> Duration {
-    // Without a generator there is no jitter, and nothing else to fear.
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    time.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

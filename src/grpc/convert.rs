@@ -5,7 +5,6 @@ mod batch;
 mod jobs;
 mod refresh;
 
-use base64ct::{Base64UrlUnpadded, Encoding};
 use jiff::Timestamp;
 use tonic::Status;
 use tonic_types::FieldViolation;
@@ -22,6 +21,7 @@ use crate::access::DecryptCredential;
 use crate::crypto::Lineage;
 use crate::customers::StateFilter;
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
+use crate::keyring::{NoPageToken, PageTokens};
 use crate::secret::stored::{self, to_timestamp as timestamp};
 use crate::secret::{Kind, Opaque, Password, SalesforceOAuth, Secret, SecretOctets, SecretString, View};
 use crate::store::{CustomerRow, CustomerState, IdempotencyKey, KeyVersionState, Page, Revision, State};
@@ -123,6 +123,18 @@ impl Check {
         usize::try_from(if size == 0 { DEFAULT_PAGE } else { size }).unwrap_or_default()
     }
 
+    /// Where a list goes on. `None`: from the start.
+    fn place<P>(&mut self, token: &str, tokens: &PageTokens<'_>, parse: impl FnOnce(&str) -> Option<P>) -> Option<P> {
+        if token.is_empty() {
+            return None;
+        }
+        let place = tokens.open(token).and_then(|text| parse(&text));
+        if place.is_none() {
+            self.wrong("page_token", "must be the next_page_token of the same list, asked for by the same caller");
+        }
+        place
+    }
+
     /// The value, if nothing was wrong.
     fn done<T>(self, value: Option<T>) -> Result<T, Status> {
         match value {
@@ -197,7 +209,10 @@ pub(super) fn delete_request(
 /// Of one customer or all; which; after which; how many at most.
 type ListRequest = (Option<CustomerId>, ListFilter, Option<CredentialRef>, usize);
 
-pub(super) fn list_request(request: &v1::ListCredentialsRequest) -> Result<ListRequest, Status> {
+pub(super) fn list_request(
+    request: &v1::ListCredentialsRequest,
+    tokens: &PageTokens<'_>,
+) -> Result<ListRequest, Status> {
     let mut check = Check::default();
     let customer = match request.customer_id.as_str() {
         "" => None,
@@ -224,21 +239,10 @@ pub(super) fn list_request(request: &v1::ListCredentialsRequest) -> Result<ListR
         }
     };
     let refreshed_before = check.time("refreshed_before", request.refreshed_before.as_ref());
-    let after = match request.page_token.as_str() {
-        "" => None,
-        token => {
-            let id = read_page_token(token).and_then(|text| {
-                let (customer, credential) = text.split_once('/')?;
-                let (customer, credential) = (CustomerId::parse(customer).ok()?, CredentialId::parse(credential).ok()?);
-                Some(CredentialRef { customer, credential })
-            });
-            let id = id.filter(|id| customer.as_ref().is_none_or(|customer| *customer == id.customer));
-            if id.is_none() {
-                check.wrong("page_token", "must be the next_page_token of the same list");
-            }
-            id
-        }
-    };
+    let after = check.place(&request.page_token, tokens, |text| {
+        let id = read_place(text)?;
+        customer.as_ref().is_none_or(|customer| *customer == id.customer).then_some(id)
+    });
     check.done(Some((customer, ListFilter { kind, needs_reauth, refreshed_before }, after, limit)))
 }
 
@@ -263,6 +267,7 @@ pub(super) fn destroy_request(request: &v1::DestroyCustomerRequest) -> Result<(C
 
 pub(super) fn list_customers_request(
     request: &v1::ListCustomersRequest,
+    tokens: &PageTokens<'_>,
 ) -> Result<(Option<StateFilter>, Option<CustomerId>, usize), Status> {
     let mut check = Check::default();
     let limit = check.page_size(request.page_size);
@@ -277,36 +282,19 @@ pub(super) fn list_customers_request(
             None
         }
     };
-    let after = match request.page_token.as_str() {
-        "" => None,
-        token => {
-            let id = read_page_token(token).and_then(|text| CustomerId::parse(&text).ok());
-            if id.is_none() {
-                check.wrong("page_token", "must be the next_page_token of the same list");
-            }
-            id
-        }
-    };
+    let after = check.place(&request.page_token, tokens, |text| CustomerId::parse(text).ok());
     check.done(Some((state, after, limit)))
 }
 
-/// What was in a page token. Of one that does not open, a text that is the token of no list, so that it is told with all else that is wrong.
-pub(super) fn place_of(opened: Option<String>) -> String {
-    opened.unwrap_or_else(|| "!".to_owned())
+/// What a page token of credentials stands for. Ids contain no slash.
+fn place(id: &CredentialRef) -> String {
+    format!("{}/{}", id.customer, id.credential)
 }
 
-/// A page token, if it could be sealed.
-pub(super) fn token_of(sealed: Option<String>) -> Result<String, Status> {
-    sealed.ok_or_else(super::status::no_page_token)
-}
-
-/// What is sealed into a page token names the last id of its page. Ids contain no slash.
-fn page_token(after: &str) -> String {
-    Base64UrlUnpadded::encode_string(after.as_bytes())
-}
-
-fn read_page_token(token: &str) -> Option<String> {
-    String::from_utf8(Base64UrlUnpadded::decode_vec(token).ok()?).ok()
+fn read_place(text: &str) -> Option<CredentialRef> {
+    let (customer, credential) = text.split_once('/')?;
+    let (customer, credential) = (CustomerId::parse(customer).ok()?, CredentialId::parse(credential).ok()?);
+    Some(CredentialRef { customer, credential })
 }
 
 /// Moves the secret out of the message, which wipes what it still holds when dropped.
@@ -441,12 +429,14 @@ fn lineage_message(lineage: Lineage) -> v1::Lineage {
     }
 }
 
-pub(super) fn list_response(page: &Page<Credential, CredentialRef>) -> v1::ListCredentialsResponse {
-    let next = page.next.as_ref().map(|id| page_token(&format!("{}/{}", id.customer, id.credential)));
-    v1::ListCredentialsResponse {
+pub(super) fn list_response(
+    page: &Page<Credential, CredentialRef>,
+    tokens: &PageTokens<'_>,
+) -> Result<v1::ListCredentialsResponse, NoPageToken> {
+    Ok(v1::ListCredentialsResponse {
         credentials: page.rows.iter().map(credential_message).collect(),
-        next_page_token: next.unwrap_or_default(),
-    }
+        next_page_token: tokens.seal(&page.next.as_ref().map(place).unwrap_or_default())?,
+    })
 }
 
 /// A customer, with its key versions.
@@ -491,12 +481,15 @@ pub(super) fn customer_message(row: &CustomerRow) -> v1::Customer {
     }
 }
 
-pub(super) fn list_customers_response(page: &Page<CustomerRow, CustomerId>) -> v1::ListCustomersResponse {
+pub(super) fn list_customers_response(
+    page: &Page<CustomerRow, CustomerId>,
+    tokens: &PageTokens<'_>,
+) -> Result<v1::ListCustomersResponse, NoPageToken> {
     let customers = page.rows.iter().map(|row| v1::Customer { key_versions: Vec::new(), ..customer_message(row) });
-    v1::ListCustomersResponse {
+    Ok(v1::ListCustomersResponse {
         customers: customers.collect(),
-        next_page_token: page.next.as_ref().map(|id| page_token(id.as_str())).unwrap_or_default(),
-    }
+        next_page_token: tokens.seal(page.next.as_ref().map_or("", CustomerId::as_str))?,
+    })
 }
 
 #[cfg(test)]

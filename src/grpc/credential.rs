@@ -95,15 +95,12 @@ impl CredentialService for Credentials {
         request: Request<v1::ListCredentialsRequest>,
     ) -> Result<Response<v1::ListCredentialsResponse>, Status> {
         let caller = self.gate.caller(&request)?;
-        let (mut request, tokens) = (request.into_inner(), self.vault.page_tokens()?);
-        request.page_token = convert::place_of(tokens.open(CREDENTIALS, &caller, &request.page_token));
-        let (customer, filter, after, limit) = convert::list_request(&request)?;
+        let tokens = self.vault.page_tokens(CREDENTIALS, &caller);
+        let (customer, filter, after, limit) = convert::list_request(request.get_ref(), &tokens)?;
         let permit = self.gate.permit(&caller, Event::ListCredentials, ListCredentials(customer)).await?;
         let may_see = |id: &_| self.gate.shows(&permit, &GetCredential(Clone::clone(id)));
         let page = self.vault.list(&permit, &filter, after, limit, may_see).await?;
-        let mut response = convert::list_response(&page);
-        response.next_page_token = convert::token_of(tokens.seal(CREDENTIALS, &caller, &response.next_page_token))?;
-        Ok(Response::new(response))
+        Ok(Response::new(convert::list_response(&page, &tokens)?))
     }
 
     async fn delete_credential(

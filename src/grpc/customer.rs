@@ -60,15 +60,12 @@ impl CustomerService for Customers {
         request: Request<v1::ListCustomersRequest>,
     ) -> Result<Response<v1::ListCustomersResponse>, Status> {
         let caller = self.gate.caller(&request)?;
-        let (mut request, tokens) = (request.into_inner(), self.directory.page_tokens()?);
-        request.page_token = convert::place_of(tokens.open(CUSTOMERS, &caller, &request.page_token));
-        let (state, after, limit) = convert::list_customers_request(&request)?;
+        let tokens = self.directory.page_tokens(CUSTOMERS, &caller);
+        let (state, after, limit) = convert::list_customers_request(request.get_ref(), &tokens)?;
         let permit = self.gate.permit(&caller, Event::ListCustomers, ListCustomers(AllCustomers)).await?;
         let may_see = |id: &_| self.gate.shows(&permit, &GetCustomer(Clone::clone(id)));
         let page = self.directory.list(&permit, state, after, limit, may_see).await?;
-        let mut response = convert::list_customers_response(&page);
-        response.next_page_token = convert::token_of(tokens.seal(CUSTOMERS, &caller, &response.next_page_token))?;
-        Ok(Response::new(response))
+        Ok(Response::new(convert::list_customers_response(&page, &tokens)?))
     }
 
     async fn disable_customer(

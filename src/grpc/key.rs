@@ -16,6 +16,9 @@ use crate::audit::Event;
 use crate::customers::CustomerDirectory;
 use crate::jobs::Jobs;
 
+/// The list that page tokens are of.
+const JOBS: &str = "jobs";
+
 /// KeyService over a directory and jobs.
 pub struct Keys {
     gate: Gate,
@@ -102,10 +105,11 @@ impl KeyService for Keys {
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
         let caller = self.gate.caller(&request)?;
-        let (after, limit) = convert::list_jobs_request(request.get_ref())?;
+        let tokens = self.directory.page_tokens(JOBS, &caller);
+        let (after, limit) = convert::list_jobs_request(request.get_ref(), &tokens)?;
         let permit = self.gate.permit(&caller, Event::ListJobs, ListJobs(AllCustomers)).await?;
         let page = self.jobs.list(&permit, after.as_ref(), limit).await?;
-        Ok(Response::new(convert::list_jobs_response(&page)))
+        Ok(Response::new(convert::list_jobs_response(&page, &tokens)?))
     }
 
     async fn cancel_job(

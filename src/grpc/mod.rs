@@ -1,6 +1,7 @@
 //! The edge: all that knows tonic and the generated code. A handler asks who calls, converts, makes one call, and converts
 //! back.
 
+mod admission;
 mod call;
 mod connection;
 mod convert;

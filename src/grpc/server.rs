@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tonic::service::Routes;
 use tracing::warn;
 
+pub use super::admission::Load;
 use super::call::Endpoint;
 use super::connection::{ConnectionLimits, Connections};
 pub use super::connection::{Handshake, Peer, Plaintext};
@@ -20,7 +21,6 @@ use super::customer::Customers;
 use super::gate::Gate;
 use super::key::Keys;
 use super::limits;
-pub use super::limits::Load;
 use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialServiceServer;
 use super::wire::v1::customer_service_server::CustomerServiceServer;

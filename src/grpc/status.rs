@@ -20,7 +20,7 @@ use crate::audit::AuditError;
 use crate::customers::{CustomerError, InUse};
 use crate::factors::FactorError;
 use crate::jobs::JobError;
-use crate::keyring::{ASK_AGAIN, KeyringError};
+use crate::keyring::{ASK_AGAIN, KeyringError, NoPageToken};
 use crate::store::{Revision, StoreError};
 use crate::vault::VaultError;
 
@@ -185,9 +185,10 @@ pub(super) fn audit_unavailable(error: AuditError) -> Status {
     Told::new(Code::Unavailable, "AUDIT_UNAVAILABLE", message).into_status()
 }
 
-/// There are no random numbers to seal a page token with.
-pub(super) fn no_page_token() -> Status {
-    internal("a page token can't be sealed").into_status()
+impl From<NoPageToken> for Status {
+    fn from(_: NoPageToken) -> Self {
+        internal("a page token can't be sealed").into_status()
+    }
 }
 
 /// A handler panicked.

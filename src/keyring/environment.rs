@@ -9,9 +9,10 @@ use tracing::{info, warn};
 
 use super::fingerprints::{self, FingerprintError};
 use super::single_flight::SingleFlight;
-use super::{ASK_AGAIN, ASKED, KeyringError, LOOK_UP, jittered};
+use super::{ASK_AGAIN, ASKED, JITTER, KeyringError, LOOK_UP};
 use crate::crypto::{Environment, Version};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, Lookup, Regression};
+use crate::jitter::jittered;
 use crate::store::Operations;
 use crate::telemetry::metrics::{EnvironmentRead, environment_read};
 
@@ -220,7 +221,7 @@ impl EnvironmentKeys {
 /// Reads the keys again and again, for as long as somebody else holds them.
 pub(super) async fn poll(keys: Weak<EnvironmentKeys>, every: Duration) {
     loop {
-        sleep(jittered(every)).await;
+        sleep(jittered(every, JITTER)).await;
         let Some(keys) = keys.upgrade() else { return };
         if let Err(error) = keys.read().await {
             warn!(%error, "environment keys not read; the last good ones stay");

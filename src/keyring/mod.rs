@@ -20,11 +20,12 @@ use tracing::{debug, warn};
 
 pub use environment::{EnvironmentError, EnvironmentTiming};
 pub use fingerprints::FingerprintError;
-pub use page_tokens::{NO_CODEBASE_KEY, PageTokens};
+pub use page_tokens::{NoPageToken, PageTokens};
 
 use crate::crypto::{Codebase, Environment, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
-use crate::ids::{CustomerId, Deployment};
+use crate::ids::{Caller, CustomerId, Deployment};
+use crate::jitter::jittered;
 use crate::store::{CustomerState, Customers, KeyVersion, KeyVersionState, Operations, StoreError};
 use crate::telemetry::metrics::{Counter, RootCache};
 use environment::EnvironmentKeys;
@@ -45,6 +46,8 @@ const REFRESH_AGAIN: Duration = Duration::from_secs(30);
 const PROVE_AGAIN: Duration = Duration::from_secs(1);
 /// At the start, a source that seems to lack a version is read again so often, while it may lag.
 const FETCH_AGAIN: Duration = Duration::from_secs(3);
+/// So replicas and roots do not keep step.
+const JITTER: f64 = 0.1;
 /// How often roots that have grown old are swept out, used or not.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -339,9 +342,9 @@ impl Keyring {
         self.0.active(customer).await.map(|_| ())
     }
 
-    /// What seals and opens page tokens. `None`: the codebase keys have no primary, which [`KeySet`] rules out.
-    pub fn page_tokens(&self) -> Option<PageTokens> {
-        PageTokens::new(&self.0.codebase, &self.0.deployment)
+    /// What seals and opens the page tokens of a list, for a caller.
+    pub fn page_tokens<'a>(&'a self, list: &'static str, caller: &'a Caller) -> PageTokens<'a> {
+        PageTokens::new(&self.0.codebase, &self.0.deployment, list, caller)
     }
 
     /// Forgets what is known of a customer, and its roots, after this process changed its state. A root that is being unwrapped
@@ -425,7 +428,7 @@ impl Inner {
                     if Some(version) == next && begun.elapsed() < self.environment.lag() =>
                 {
                     warn!(version = version.get(), "an environment key is not here yet, or lost; reading again");
-                    sleep(jittered(FETCH_AGAIN)).await;
+                    sleep(jittered(FETCH_AGAIN, JITTER)).await;
                     if let Err(error) = self.environment.start_again().await {
                         warn!(%error, "environment keys not read");
                     }
@@ -601,7 +604,7 @@ impl Inner {
             if Instant::now() < *refresh_at {
                 return;
             }
-            *refresh_at = Instant::now() + jittered(REFRESH_AGAIN);
+            *refresh_at = Instant::now() + jittered(REFRESH_AGAIN, JITTER);
         }
         let (this, work_key) = (Arc::clone(self), key.clone());
         // The flight's task runs by itself; nobody here waits for it.
@@ -633,7 +636,7 @@ impl Inner {
             (Lookup::Enabled(codebase), Lookup::Enabled(environment)) => combine(codebase, environment, customer_key),
             (_, _) => return Err(KeyringError::KeysStale),
         };
-        let refresh_at = Mutex::new(unwrapped_at + jittered(self.limits.refresh_after));
+        let refresh_at = Mutex::new(unwrapped_at + jittered(self.limits.refresh_after, JITTER));
         let cached = Arc::new(CachedRoot { root, unwrapped_at, refresh_at });
         // While the key was unwrapped, the customer may have been found disabled; then nothing is kept. Looked at again afterwards,
         // since the roots are dropped after the state is known.
@@ -657,7 +660,7 @@ impl Inner {
 /// Asks the store for the fingerprints until it answers, for as long as somebody else holds the keyring.
 async fn prove(keyring: Weak<Inner>) {
     loop {
-        sleep(jittered(PROVE_AGAIN)).await;
+        sleep(jittered(PROVE_AGAIN, JITTER)).await;
         let Some(keyring) = keyring.upgrade() else { return };
         match keyring.settled_fingerprints().await {
             Err(error) if error.may_pass() => debug!(%error, "fingerprints not compared"),
@@ -667,13 +670,6 @@ async fn prove(keyring: Weak<Inner>) {
             }
         }
     }
-}
-
-/// A time within a tenth of `time`, so that replicas and roots do not keep step.
-fn jittered(time: Duration) -> Duration {
-    // Without a generator there is no jitter, and nothing else to fear.
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    time.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Waiting for somebody else's refresh: one reader for each credential and replica, however many wait, woken at once by a change that this
-//! replica makes. It knows no lease: whoever waits looks at the row that was read.
+//! replica makes. It decides nothing: whoever waits looks at the row that was read.
 //!
 //! Readers are bounded by the calls that wait, and those by the calls that are admitted.
 
@@ -11,6 +11,7 @@ use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard, watch};
 use tokio::time::sleep;
 
 use crate::ids::CredentialRef;
+use crate::jitter::jittered;
 use crate::store::{CredentialRow, Credentials, StoreError};
 use crate::telemetry::metrics::Gauge;
 use crate::telemetry::metrics::refresh_waiters;
@@ -118,7 +119,7 @@ async fn read(
     id: CredentialRef,
 ) {
     loop {
-        let pause = sleep(jittered(READ_EVERY));
+        let pause = sleep(jittered(READ_EVERY, 0.2));
         {
             let Some(watched) = watched.upgrade() else { break };
             tokio::select! {
@@ -138,13 +139,6 @@ async fn read(
     if all.get(&id).is_some_and(|watched| watched.strong_count() == 0) {
         all.remove(&id);
     }
-}
-
-/// Within a fifth of `time`, so that replicas do not keep step.
-fn jittered(time: Duration) -> Duration {
-    // Without a generator there is no jitter, and nothing else to fear.
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    time.mul_f64(0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["store"],
     &["secret"],
     &["crypto"],
-    &["aws", "config", "ids", "telemetry"],
+    &["aws", "config", "ids", "jitter", "telemetry"],
 ];
 
 /// Files that use nothing of the crate but their own module, and why.

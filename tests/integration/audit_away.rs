@@ -12,8 +12,7 @@ use tokio::process::Command;
 use tonic::Status;
 use triseal::grpc::v1;
 
-use crate::support::tls::until;
-use crate::support::{Service, data, decrypt, dev, encrypt, limited, opaque, program, reason, run, triseal};
+use crate::support::{Service, data, decrypt, dev, encrypt, limited, opaque, program, reason, run, triseal, until};
 
 /// No file of the service may be larger, in octets. Its store stays far below.
 const LARGEST: u64 = 64 << 20;

@@ -335,7 +335,7 @@ async fn wrong_certificates_are_named_and_nothing_is_made() {
         ("ca.pem", authority.pem()),
         ("ca.crl", Authority::new("another CA").revocation_list(&[], 60)),
     ] {
-        support::tls::write(path(name).into(), &content);
+        support::write(path(name).into(), &content);
     }
     fs::set_permissions(path("open.key"), fs::Permissions::from_mode(0o604)).unwrap();
     let (server, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));

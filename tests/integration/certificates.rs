@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::support::tls::everything_permitted;
-use crate::support::tls::until;
-use crate::support::{Service, dev, run, triseal};
+use crate::support::policy::everything_permitted;
+use crate::support::{Service, dev, run, triseal, until};
 
 /// A service with certificates that `keygen` made, for two callers.
 struct Tried {

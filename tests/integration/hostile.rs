@@ -23,8 +23,8 @@ use crate::support::http2::{
     ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, PING, PRIORITY,
     RST_STREAM, SETTINGS, Spoken, WINDOW_UPDATE, frame, header, headers, message, speak, speak_with, stream,
 };
-use crate::support::tls::{CALLER, HOUR, Secured, client_hello, until};
-use crate::support::{PATIENCE, encrypt, opaque};
+use crate::support::tls::{CALLER, HOUR, Secured, client_hello};
+use crate::support::{PATIENCE, encrypt, opaque, until};
 
 /// docs/OPERATING.md promises it: the memory that the service takes at most, under each of these attacks, in MiB.
 const MEMORY: u64 = 512;
@@ -314,7 +314,8 @@ async fn a_message_of_a_gibibyte_is_refused_by_its_first_five_octets() {
     gone(&secured).await;
 }
 
-/// One octet at a time, of the preface, of headers and of bodies. What has a deadline ends by it, and the rest holds a place and nothing else.
+/// One octet at a time, of the preface, of headers and of bodies. What has a deadline ends by it, and the rest holds a place and nothing
+/// else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_writers_hold_their_own_connections_up_and_nobody_elses() {
     let secured = Secured::start().await;

@@ -24,8 +24,9 @@ use crate::support::http2::{
     self, CANCEL, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, HEADERS,
     PING, PROTOCOL_ERROR, REFUSED_STREAM, RST_STREAM, frame, speak, stream,
 };
-use crate::support::tls::until;
-use crate::support::{PATIENCE, Service, data, decrypt, dev, encrypt, fresh, opaque, reason, run, terminate, triseal};
+use crate::support::{
+    PATIENCE, Service, data, decrypt, dev, encrypt, fresh, opaque, reason, run, terminate, triseal, until,
+};
 
 async fn with(settings: &[(&str, &str)]) -> (Service, tempfile::TempDir) {
     let (folder, data) = data();

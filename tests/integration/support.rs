@@ -2,12 +2,15 @@
 
 pub(crate) mod certificates;
 pub(crate) mod http2;
+pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod salesforce;
 pub(crate) mod site;
 pub(crate) mod tls;
 
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -390,4 +393,20 @@ impl Random {
     pub(crate) fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
+}
+
+/// For its owner alone.
+pub(crate) fn write(path: PathBuf, content: &str) {
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Waits until it is so.
+pub(crate) async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("it was never {what}"));
 }

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::support::certificates::{Authority, Pair, good_between, uri};
-use crate::support::tls::{CALLER, HOUR, Secured, client_hello, until};
-use crate::support::{PATIENCE, Random, reason};
+use crate::support::tls::{CALLER, HOUR, Secured, client_hello};
+use crate::support::{PATIENCE, Random, reason, until};
 
 fn dns(name: &str) -> SanType {
     SanType::DnsName(name.try_into().unwrap())

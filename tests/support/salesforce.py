@@ -56,7 +56,8 @@ class Connection:
 class Salesforce:
     """All connections. Every method is atomic."""
 
-    def __init__(self, access_token_life):
+    def __init__(self, url, access_token_life):
+        self.url = url
         self.life = access_token_life
         self.lock = threading.Lock()
         self.connections = {}
@@ -243,8 +244,7 @@ def main():
     parser.add_argument("--access-token-life", type=float, default=7200.0, metavar="SECONDS")
     arguments = parser.parse_args()
     server = Server(("127.0.0.1", arguments.port), Handler)
-    salesforce = Salesforce(arguments.access_token_life)
-    salesforce.url = "http://127.0.0.1:%d" % server.server_address[1]
+    salesforce = Salesforce("http://127.0.0.1:%d" % server.server_address[1], arguments.access_token_life)
     Handler.salesforce = salesforce
     print("listening on " + salesforce.url, flush=True)
     # Whoever started it by a pipe and was killed takes it along.

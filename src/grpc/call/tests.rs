@@ -4,7 +4,7 @@ use http_body_util::BodyExt;
 use tokio::sync::{Notify, Semaphore};
 use tonic::server::NamedService;
 
-use super::super::limits::Look;
+use super::super::admission::Look;
 use super::*;
 
 /// A service whose methods do what their names say.

@@ -4,11 +4,12 @@ use std::num::NonZeroU32;
 
 use tonic::Status;
 
-use super::{Check, page_token, read_page_token, timestamp};
+use super::{Check, timestamp};
 use crate::crypto::Version;
 use crate::grpc::wire::v1;
 use crate::ids::CustomerId;
 use crate::jobs::{Job, JobId, JobKind, JobState, Progress, Replica, VersionCount};
+use crate::keyring::{NoPageToken, PageTokens};
 use crate::store::Page;
 
 /// Records a second: more than any store writes.
@@ -51,19 +52,13 @@ pub(in crate::grpc) fn job_id(id: &str) -> Result<JobId, Status> {
     check.done(id)
 }
 
-pub(in crate::grpc) fn list_jobs_request(request: &v1::ListJobsRequest) -> Result<(Option<JobId>, usize), Status> {
+pub(in crate::grpc) fn list_jobs_request(
+    request: &v1::ListJobsRequest,
+    tokens: &PageTokens<'_>,
+) -> Result<(Option<JobId>, usize), Status> {
     let mut check = Check::default();
     let limit = check.page_size(request.page_size);
-    let after = match request.page_token.as_str() {
-        "" => None,
-        token => {
-            let id = read_page_token(token).and_then(|text| JobId::parse(&text));
-            if id.is_none() {
-                check.wrong("page_token", "must be the next_page_token of the same list");
-            }
-            id
-        }
-    };
+    let after = check.place(&request.page_token, tokens, JobId::parse);
     check.done(Some((after, limit)))
 }
 
@@ -127,11 +122,14 @@ fn words(job: &Job) -> (v1::JobKind, v1::JobState) {
     (kind, state)
 }
 
-pub(in crate::grpc) fn list_jobs_response(page: &Page<Job, JobId>) -> v1::ListJobsResponse {
-    v1::ListJobsResponse {
+pub(in crate::grpc) fn list_jobs_response(
+    page: &Page<Job, JobId>,
+    tokens: &PageTokens<'_>,
+) -> Result<v1::ListJobsResponse, NoPageToken> {
+    Ok(v1::ListJobsResponse {
         jobs: page.rows.iter().map(|job| job_message(job, None)).collect(),
-        next_page_token: page.next.as_ref().map(|id| page_token(id.as_str())).unwrap_or_default(),
-    }
+        next_page_token: tokens.seal(page.next.as_ref().map_or("", JobId::as_str))?,
+    })
 }
 
 pub(in crate::grpc) fn list_replicas_response(replicas: Vec<Replica>) -> v1::ListReplicasResponse {

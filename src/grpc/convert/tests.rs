@@ -23,6 +23,10 @@ fn wrong<T>(outcome: Result<T, Status>) -> Vec<String> {
 /// Stands in every wrong value, and in no answer.
 const PLANTED: &str = "planted";
 
+fn tokens() -> PageTokens<'static> {
+    PageTokens::development("tests")
+}
+
 fn time(seconds: i64, nanos: i32) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds, nanos })
 }
@@ -197,7 +201,7 @@ fn decrypt_and_delete_name_a_credential_a_view_and_a_revision() {
 #[test]
 fn lists_are_asked_for_by_every_filter() {
     let request = v1::ListCredentialsRequest::default();
-    let (customer, filter, after, limit) = list_request(&request).unwrap();
+    let (customer, filter, after, limit) = list_request(&request, &tokens()).unwrap();
     assert!(customer.is_none() && filter.kind.is_none() && filter.needs_reauth.is_none());
     assert!(filter.refreshed_before.is_none() && after.is_none());
     assert_eq!(limit, 100);
@@ -210,7 +214,7 @@ fn lists_are_asked_for_by_every_filter() {
         refreshed_before: time(7, 0),
         ..v1::ListCredentialsRequest::default()
     };
-    let (customer, filter, _, limit) = list_request(&request).unwrap();
+    let (customer, filter, _, limit) = list_request(&request, &tokens()).unwrap();
     assert_eq!((customer.unwrap().as_str(), filter.kind, limit), ("acme", Some(Kind::Password), 1_000));
     assert_eq!((filter.needs_reauth, filter.refreshed_before.unwrap().as_second()), (Some(true), 7));
 
@@ -223,7 +227,7 @@ fn lists_are_asked_for_by_every_filter() {
         refreshed_before: time(0, 1_000_000_000),
     };
     let fields = ["customer_id", "page_size", "kind", "state", "refreshed_before", "page_token"];
-    assert_eq!(wrong(list_request(&request)), fields);
+    assert_eq!(wrong(list_request(&request, &tokens())), fields);
 
     let request = |state| v1::ListCustomersRequest { state, ..v1::ListCustomersRequest::default() };
     for (state, wanted) in [
@@ -233,9 +237,9 @@ fn lists_are_asked_for_by_every_filter() {
         (3, Some(StateFilter::PendingDestruction)),
         (4, Some(StateFilter::Destroyed)),
     ] {
-        let (filter, after, limit) = list_customers_request(&request(state)).unwrap();
+        let (filter, after, limit) = list_customers_request(&request(state), &tokens()).unwrap();
         assert_eq!((filter, after, limit), (wanted, None, 100));
     }
     let all_wrong = v1::ListCustomersRequest { page_size: -1, page_token: "!planted".to_owned(), ..request(5) };
-    assert_eq!(wrong(list_customers_request(&all_wrong)), ["page_size", "state", "page_token"]);
+    assert_eq!(wrong(list_customers_request(&all_wrong, &tokens())), ["page_size", "state", "page_token"]);
 }

@@ -32,17 +32,21 @@ fn pair(octets: &[u8]) -> usize {
 }
 
 impl Needles {
-    /// Each as it is, in base64, in hexadecimal digits, as a list of numbers and as Rust and JSON escape it.
+    /// Each as it is, in base64 wherever it begins there, in hexadecimal digits, as a list of numbers and as Rust and JSON escape it.
     fn new(secrets: &[&[u8]]) -> Self {
         let forms = |secret: &&[u8]| {
             let hex: String = secret.iter().map(|octet| format!("{octet:02x}")).collect();
             let numbers: Vec<_> = secret.iter().map(u8::to_string).collect();
-            // Whole groups of three octets, so that what surrounds them changes nothing.
-            let base64 = Base64::encode_string(secret.get(..secret.len() / 3 * 3).unwrap_or_default());
+            // It may begin at any octet of a group of three. Of whole groups, what surrounds them changes nothing.
+            let base64 = [0, 1, 2].map(|skipped| {
+                let (groups, _) = secret.get(skipped..).unwrap_or_default().as_chunks::<3>();
+                Base64::encode_string(groups.as_flattened())
+            });
             let text = String::from_utf8_lossy(secret);
             let escaped = text.escape_default().to_string();
-            let texts = [hex.to_uppercase(), hex, base64, numbers.join(", "), numbers.join(","), escaped];
-            texts.map(String::into_bytes).into_iter().chain([secret.to_vec()]).collect::<Vec<_>>()
+            let texts = [hex.to_uppercase(), hex, numbers.join(", "), numbers.join(","), escaped];
+            let texts = texts.into_iter().chain(base64).map(String::into_bytes);
+            texts.chain([secret.to_vec()]).collect::<Vec<_>>()
         };
         let needles: Vec<_> = secrets.iter().flat_map(forms).collect();
         let mut beginnings = vec![false; 1 << 16];
@@ -64,5 +68,20 @@ impl Needles {
             rest = after;
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_found_in_base64_wherever_it_begins() {
+        let needles = Needles::new(&[KEPT_SECRET.as_bytes()]);
+        for before in ["", "a", "ab", "abc"] {
+            let text = Base64::encode_string(format!("{before}{KEPT_SECRET} and more").as_bytes());
+            assert!(needles.stand_in(text.as_bytes()), "{before:?}");
+            assert!(!needles.stand_in(Base64::encode_string(format!("{before}another").as_bytes()).as_bytes()));
+        }
     }
 }

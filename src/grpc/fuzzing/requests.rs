@@ -1,5 +1,6 @@
 //! From octets to calls. An octet names the method by its place in [`METHODS`], and how its message is written: below 128 as a length
-//! (u16) and so many octets, as they are, or by the length 65,535 as the method's own sample; from 128 on as choices of what stands in each field ([`structure`]).
+//! (u16) and so many octets, as they are, or by the length 65,535 as the method's own sample; from 128 on as choices of what stands in
+//! each field ([`structure`]).
 //!
 //! [`structure`]: super::structure
 

@@ -1,5 +1,7 @@
 //! Jobs on the real vault, keyring and embedded store; two replicas are two of everything but the store.
 
+mod refreshing;
+
 use std::cell::Cell;
 use std::num::NonZeroU32;
 use std::sync::Mutex;

@@ -3,9 +3,9 @@
 use std::process::Output;
 
 use super::{proxies, through};
+use crate::support::policy::everything_permitted;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::site::{Aws, environment_of};
-use crate::support::tls::everything_permitted;
 use crate::support::{Service, run};
 
 const DENIED: Fault = Fault::Answers(400, "AccessDeniedException");

@@ -1,7 +1,7 @@
 //! A product that keeps the rules, as the clients of `docs/REFRESH.md` do: it reads, calls, and on a 401 runs the whole protocol. It knows
 //! nothing of the tests.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
@@ -11,13 +11,16 @@ use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use v1::acquire_refresh_response::Outcome;
 
 use super::{seconds, tokens};
-use crate::support::salesforce::{Refresh, SalesforceClient};
+use crate::support::salesforce::{HTTP_TIMEOUT, Refresh, SalesforceClient};
 use crate::support::tls::Secured;
 use crate::support::{is_ambiguous, reason};
 
 pub(super) const PRODUCTS: [&str; 3] = ["realsync", "realtask", "metasync"];
-/// A product gives up after this time.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// A product gives up after this time: longer than somebody else's lease takes to lapse.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What has to remain of a lease, besides Salesforce's time to answer, for bringing the new tokens.
+const TIME_TO_BRING: Duration = Duration::from_secs(15);
 
 /// A service under the delivered policy.
 pub(super) async fn deployed() -> Secured {
@@ -56,7 +59,7 @@ impl Product {
                 rejected_revision: rejected,
                 min_validity: seconds(30),
                 wait: seconds(8),
-                lease_ttl: seconds(15),
+                lease_ttl: seconds(30),
                 idempotency_key: key.clone(),
             });
             request.set_timeout(Duration::from_secs(10));
@@ -92,7 +95,11 @@ impl Product {
     /// The holder's one call to Salesforce, and what becomes of it.
     async fn refresh(&mut self, customer: &str, credential: &str, lease: v1::RefreshLease) -> Result<(), NoToken> {
         let refresh_token = tokens(lease.secret.clone()).refresh_token.clone();
-        let refreshed = self.salesforce.refresh(&refresh_token).await;
+        let refreshed = if remains(&lease) >= HTTP_TIMEOUT + TIME_TO_BRING {
+            self.salesforce.refresh(&refresh_token).await
+        } else {
+            Refresh::NotDone
+        };
         let cause = match refreshed {
             Refresh::Tokens(tokens) => {
                 let request = v1::CompleteRefreshRequest {
@@ -106,7 +113,9 @@ impl Product {
                 return Ok(());
             }
             Refresh::InvalidGrant(_) => v1::AbandonCause::InvalidGrant,
-            Refresh::Unavailable | Refresh::NoAnswer => v1::AbandonCause::Transient,
+            Refresh::NotDone => v1::AbandonCause::Transient,
+            // The request may yet arrive, and the next holder's would be a second use: the lease lapses.
+            Refresh::NoAnswer => return Ok(()),
         };
         let request = v1::AbandonRefreshRequest {
             customer_id: customer.to_owned(),
@@ -136,6 +145,12 @@ impl Product {
             sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// How long the lease lasts.
+fn remains(lease: &v1::RefreshLease) -> Duration {
+    let expires = SystemTime::try_from(lease.expire_time.expect("it is set")).expect("a time");
+    expires.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 fn new_key() -> String {

@@ -2,8 +2,7 @@
 
 use super::came_out::CameOut;
 use super::{Scenario, TYPED};
-use crate::support::tls::write;
-use crate::support::{run_with_input, triseal};
+use crate::support::{run_with_input, triseal, write};
 
 impl Scenario {
     pub(super) async fn command_line(&self, out: &mut CameOut) {

@@ -9,8 +9,7 @@ use triseal::grpc::v1::View;
 use super::came_out::CameOut;
 use super::{DATA, OTHER, REFUSED, Scenario, TRACE, marked, tampering};
 use crate::support::http2::{END_HEADERS, HEADERS, frame, header, headers, speak, stream};
-use crate::support::tls::until;
-use crate::support::{Service, decrypt, encrypt, limited, opaque, reason};
+use crate::support::{Service, decrypt, encrypt, limited, opaque, reason, until};
 
 impl Scenario {
     /// Two callers that have their shares under way, and a third one.

@@ -1,5 +1,5 @@
-//! What someone with access to the store can do to it, and what a newer release or an AWS account may have left there: for the failures that
-//! no call leads to. Each has a credential of its own that was whole before.
+//! What someone with access to the store can do to it, and what a newer release or an AWS account may have left there: for the failures
+//! that no call leads to. Each has a credential of its own that was whole before.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use triseal::grpc::v1;
 use super::{PATIENCE, program};
 
 /// A product's time-out for a call to Salesforce.
-const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A Salesforce, which ends when this is dropped.
 pub(crate) struct Salesforce {
@@ -33,8 +33,8 @@ pub(crate) struct SalesforceClient {
 pub(crate) enum Refresh {
     Tokens(v1::SalesforceOAuth),
     InvalidGrant(String),
-    /// It was not done, by Salesforce's own word.
-    Unavailable,
+    /// It was not done: Salesforce says so, or was not asked.
+    NotDone,
     /// Nobody knows.
     NoAnswer,
 }
@@ -93,7 +93,7 @@ impl SalesforceClient {
             Some((400, body)) if body["error"] == "invalid_grant" => {
                 Refresh::InvalidGrant(body["error_description"].as_str().unwrap().to_owned())
             }
-            Some((503, _)) => Refresh::Unavailable,
+            Some((503, _)) => Refresh::NotDone,
             Some((status, body)) => panic!("{status}: {body}"),
             None => Refresh::NoAnswer,
         }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,27 +30,11 @@ use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 
 use super::certificates::{Authority, Pair};
-use super::{PATIENCE, Service, dev};
+use super::policy::everything_permitted;
+use super::{PATIENCE, Service, dev, write};
 
 pub(crate) const CALLER: &str = "spiffe://datasert.com/realtask";
 pub(crate) const HOUR: i64 = 3600;
-
-/// A policy that permits the callers of these tests everything: they are about who is a caller at all.
-pub(crate) fn everything_permitted(folder: &Path) -> PathBuf {
-    let directory = folder.join("policy");
-    fs::create_dir(&directory).unwrap();
-    let callers = [CALLER, "spiffe://datasert.com/security", "dns:realtask.internal"];
-    let entities =
-        callers.map(|id| serde_json::json!({ "uid": { "type": "Caller", "id": id }, "attrs": {}, "parents": [] }));
-    for (name, content) in [
-        ("triseal.cedarschema", include_str!("../../../deploy/policy/triseal.cedarschema").to_owned()),
-        ("entities.json", serde_json::json!(entities).to_string()),
-        ("all.cedar", "@id(\"all\")\npermit (principal, action, resource);".to_owned()),
-    ] {
-        fs::write(directory.join(name), content).unwrap();
-    }
-    directory
-}
 
 /// `triseald --dev` with TLS, its files in this folder.
 fn command(folder: &Path, settings: &[(String, String)]) -> Command {
@@ -76,12 +59,9 @@ pub(crate) struct Secured {
     pub(crate) authority: Authority,
     settings: Vec<(String, String)>,
     /// Where it listens now, for clients that dial again.
-    addresses: Addresses,
+    address: Arc<Mutex<SocketAddr>>,
     folder: TempDir,
 }
-
-/// Of all replicas that are there.
-type Addresses = Arc<Mutex<Vec<SocketAddr>>>;
 
 impl Secured {
     /// With an empty revocation list.
@@ -103,8 +83,8 @@ impl Secured {
         }
         let settings: Vec<_> = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let service = Service::start(command(folder.path(), &settings)).await;
-        let addresses = Arc::new(Mutex::new(vec![service.address()]));
-        Self { service, authority, settings, addresses, folder }
+        let address = Arc::new(Mutex::new(service.address()));
+        Self { service, authority, settings, address, folder }
     }
 
     /// SIGKILL, and the same again on another port.
@@ -116,7 +96,7 @@ impl Secured {
 
     /// Another process serves in the place of the one before. Clients that are there find it.
     pub(crate) fn now_served_by(&mut self, service: Service) {
-        *self.addresses.lock().unwrap() = vec![service.address()];
+        *self.address.lock().unwrap() = service.address();
         self.service = service;
     }
 
@@ -212,8 +192,8 @@ impl Secured {
     /// A connection of its own that is made anew when it breaks, to wherever the service is then; and how many were made so far.
     pub(crate) fn channel(&self, config: ClientConfig) -> (Channel, Arc<AtomicUsize>) {
         let dialed = Arc::new(AtomicUsize::new(0));
-        let addresses = Arc::clone(&self.addresses);
-        let dial = Dial { addresses, config: Arc::new(config), dialed: Arc::clone(&dialed) };
+        let address = Arc::clone(&self.address);
+        let dial = Dial { address, config: Arc::new(config), dialed: Arc::clone(&dialed) };
         (Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial), dialed)
     }
 }
@@ -242,7 +222,7 @@ impl Calls {
 
 #[derive(Clone)]
 struct Dial {
-    addresses: Addresses,
+    address: Arc<Mutex<SocketAddr>>,
     config: Arc<ClientConfig>,
     dialed: Arc<AtomicUsize>,
 }
@@ -257,13 +237,10 @@ impl tower::Service<Uri> for Dial {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { addresses, config, dialed } = self.clone();
+        let Self { address, config, dialed } = self.clone();
         Box::pin(async move {
-            let times = dialed.fetch_add(1, Ordering::Relaxed);
-            let address = {
-                let addresses = addresses.lock().unwrap();
-                addresses[times % addresses.len()]
-            };
+            dialed.fetch_add(1, Ordering::Relaxed);
+            let address = *address.lock().unwrap();
             let socket = TcpStream::connect(address).await?;
             socket.set_nodelay(true)?;
             Ok(TokioIo::new(TlsConnector::from(config).connect(server_name(), socket).await?))
@@ -291,20 +268,4 @@ fn chain(pair: &Pair) -> Vec<CertificateDer<'static>> {
 
 fn private_key(pair: &Pair) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap()
-}
-
-/// For its owner alone.
-pub(crate) fn write(path: PathBuf, content: &str) {
-    fs::write(&path, content).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-/// Waits until it is so.
-pub(crate) async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
-    let waited = async {
-        while !so().await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("it was never {what}"));
 }

@@ -34,7 +34,7 @@ const ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Between two lines that tell how far it is, where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// More than a report can have.
+/// Held in memory at the same time. More are marked in parts: a list is split, and of times the later ones are named first.
 const MAX_CREDENTIALS: usize = 1_000_000;
 
 /// Which credentials, and at which revisions.
@@ -101,13 +101,21 @@ async fn refreshed_since(since: jiff::Timestamp, service: &Service) -> Result<Ma
             }
         }
         if marks.len() > MAX_CREDENTIALS {
-            return Err(Failure::failed(format!("there are more than {MAX_CREDENTIALS} of them: name a later time")));
+            return Err(too_many());
         }
         if page.next_page_token.is_empty() {
             return Ok(marks);
         }
         page_token = page.next_page_token;
     }
+}
+
+/// A later time alone would leave the rest to whoever has their tokens.
+fn too_many() -> Failure {
+    Failure::failed(format!("there are more than {MAX_CREDENTIALS} of them: nothing was marked")).with_hint(
+        "name a later time first, then earlier ones: what is marked is not listed again, so go on until this time \
+         is done",
+    )
 }
 
 async fn mark(service: &Service, id: &CredentialRef, seen: &Seen, reason: &str) -> Outcome {
@@ -134,7 +142,8 @@ async fn mark(service: &Service, id: &CredentialRef, seen: &Seen, reason: &str) 
 /// Makes the call, again if that may help.
 async fn call(service: &Service, id: &CredentialRef, if_revision: Option<u64>, reason: &str) -> Result<(), Status> {
     let mut pause = FIRST_PAUSE;
-    for attempt in 1.. {
+    let mut attempt = 1;
+    loop {
         let request = service.request(v1::MarkNeedsReauthRequest {
             customer_id: id.customer.to_string(),
             credential_id: id.credential.to_string(),
@@ -146,9 +155,9 @@ async fn call(service: &Service, id: &CredentialRef, if_revision: Option<u64>, r
             Some(delay) if attempt < ATTEMPTS => sleep(delay.max(pause)).await,
             Some(_) | None => return Err(status),
         }
+        attempt += 1;
         pause *= 2;
     }
-    Ok(())
 }
 
 fn current_revision(status: &Status) -> Option<u64> {

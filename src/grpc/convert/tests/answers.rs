@@ -79,7 +79,7 @@ fn a_customer_is_shown_with_its_key_versions_and_listed_without() {
     assert_eq!(states, [(1, Retired), (2, Primary), (3, Enabled)]);
     assert_eq!(shown.key_versions[0].kms_key_arn, "arn:1");
     assert_eq!(shown.key_versions[0].create_time, time(-1, 999_999_000));
-    let listed = list_customers_response(&Page { rows: vec![row], next: None });
+    let listed = list_customers_response(&Page { rows: vec![row], next: None }, &tokens()).unwrap();
     assert!(listed.customers[0].key_versions.is_empty() && listed.next_page_token.is_empty());
 
     let destroy_time = microsecond(5_000_000);
@@ -103,7 +103,7 @@ fn a_page_token_is_read_as_it_was_given() {
     for (owner, name) in [("a", "b"), ("00D5g000004XyZ", "crm.prod_1-2"), (&*"a".repeat(128), &*"b".repeat(128))] {
         let next = credential_ref(owner, name);
         let page = Page { rows: vec![credential(State::Active)], next: Some(next.clone()) };
-        let response = list_response(&page);
+        let response = list_response(&page, &tokens()).unwrap();
         assert_eq!(response.credentials.len(), 1);
         for customer_id in ["", owner] {
             let request = v1::ListCredentialsRequest {
@@ -111,35 +111,37 @@ fn a_page_token_is_read_as_it_was_given() {
                 page_token: response.next_page_token.clone(),
                 ..v1::ListCredentialsRequest::default()
             };
-            assert_eq!(list_request(&request).unwrap().2, Some(next.clone()));
+            assert_eq!(list_request(&request, &tokens()).unwrap().2, Some(next.clone()));
         }
         let page = Page { rows: vec![], next: Some(id(owner)) };
-        let page_token = list_customers_response(&page).next_page_token;
+        let page_token = list_customers_response(&page, &tokens()).unwrap().next_page_token;
         let request = v1::ListCustomersRequest { page_token, ..v1::ListCustomersRequest::default() };
-        assert_eq!(list_customers_request(&request).unwrap().1, Some(id(owner)));
+        assert_eq!(list_customers_request(&request, &tokens()).unwrap().1, Some(id(owner)));
     }
-    assert_eq!(list_response(&Page { rows: vec![], next: None }).next_page_token, "");
+    assert_eq!(list_response(&Page { rows: vec![], next: None }, &tokens()).unwrap().next_page_token, "");
 }
 
 #[test]
 fn a_page_token_of_another_list_or_of_none_is_refused() {
+    let sealed = |place: &str| tokens().seal(place).unwrap();
     let credentials = |customer_id: &str, page_token: String| {
-        list_request(&v1::ListCredentialsRequest {
-            customer_id: customer_id.to_owned(),
-            page_token,
-            ..v1::ListCredentialsRequest::default()
-        })
+        let customer_id = customer_id.to_owned();
+        list_request(&v1::ListCredentialsRequest { customer_id, page_token, ..Default::default() }, &tokens())
     };
-    assert_eq!(wrong(credentials("other", page_token("acme/crm"))), ["page_token"]);
-    let texts = ["acme", "acme/", "/crm", "/", "a/b/c", "acme/cr m", "acme\0crm", "", "ä/b"];
-    let tokens = texts.map(page_token).into_iter().chain(["!", "YQ==", "YW", "-_", " "].map(str::to_owned));
-    for token in tokens.filter(|token| !token.is_empty()) {
-        assert_eq!(wrong(credentials("", token.clone())), ["page_token"], "{token:?}");
+    assert!(credentials("acme", sealed("acme/crm")).is_ok());
+    assert_eq!(wrong(credentials("other", sealed("acme/crm"))), ["page_token"]);
+    let elsewhere = PageTokens::development("elsewhere").seal("acme/crm").unwrap();
+    assert_eq!(wrong(credentials("acme", elsewhere)), ["page_token"]);
+    for place in ["acme", "acme/", "/crm", "/", "a/b/c", "acme/cr m", "acme\0crm", "ä/b"] {
+        assert_eq!(wrong(credentials("", sealed(place))), ["page_token"], "{place:?}");
     }
-    let customers = |page_token| {
-        list_customers_request(&v1::ListCustomersRequest { page_token, ..v1::ListCustomersRequest::default() })
-    };
-    for token in [page_token("acme/crm"), page_token(".acme"), "!".to_owned()] {
+    for token in ["!", "YQ==", "YW", "-_", " ", "acme/crm"] {
+        assert_eq!(wrong(credentials("", token.to_owned())), ["page_token"], "{token:?}");
+    }
+    let customers =
+        |page_token| list_customers_request(&v1::ListCustomersRequest { page_token, ..Default::default() }, &tokens());
+    assert!(customers(sealed("acme")).is_ok());
+    for token in [sealed("acme/crm"), sealed(".acme"), "!".to_owned()] {
         assert_eq!(wrong(customers(token)), ["page_token"]);
     }
 }

@@ -59,13 +59,13 @@ fn a_version_is_from_1_and_a_job_has_a_name_of_its_form() {
 #[test]
 fn a_list_of_jobs_goes_on_where_its_page_ended() {
     let page = Page { rows: vec![job(JobKind::Rewrap, JobState::Done)], next: Some(JobId::parse(ID).unwrap()) };
-    let shown = list_jobs_response(&page);
+    let shown = list_jobs_response(&page, &tokens()).unwrap();
     assert_eq!((shown.jobs.len(), shown.jobs[0].kind()), (1, v1::JobKind::Rewrap));
     let request = v1::ListJobsRequest { page_size: 5, page_token: shown.next_page_token };
-    assert_eq!(list_jobs_request(&request).unwrap(), (Some(JobId::parse(ID).unwrap()), 5));
+    assert_eq!(list_jobs_request(&request, &tokens()).unwrap(), (Some(JobId::parse(ID).unwrap()), 5));
     let bad = v1::ListJobsRequest { page_size: 1_001, page_token: "x".to_owned() };
-    assert_eq!(wrong(list_jobs_request(&bad)), ["page_size", "page_token"]);
-    assert_eq!(list_jobs_response(&Page { rows: vec![], next: None }).next_page_token, "");
+    assert_eq!(wrong(list_jobs_request(&bad, &tokens())), ["page_size", "page_token"]);
+    assert_eq!(list_jobs_response(&Page { rows: vec![], next: None }, &tokens()).unwrap().next_page_token, "");
 }
 
 #[test]

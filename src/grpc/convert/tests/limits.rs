@@ -155,9 +155,9 @@ fn times_are_protobufs() {
 fn pages_have_a_size() {
     let request = |page_size| v1::ListCredentialsRequest { page_size, ..v1::ListCredentialsRequest::default() };
     for (size, wanted) in [(0, 100), (1, 1), (1_000, 1_000)] {
-        assert_eq!(list_request(&request(size)).unwrap().3, wanted);
+        assert_eq!(list_request(&request(size), &tokens()).unwrap().3, wanted);
     }
     for size in [-1, 1_001, i32::MIN, i32::MAX] {
-        assert_eq!(wrong(list_request(&request(size))), ["page_size"]);
+        assert_eq!(wrong(list_request(&request(size), &tokens())), ["page_size"]);
     }
 }

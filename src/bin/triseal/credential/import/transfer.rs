@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Response, Status};
 use triseal::grpc::{check_encrypt_request, v1};
+use triseal::jitter::jittered;
 
 use super::entry::{EncodedSecret, Entry, Id};
 use crate::client::Service;
@@ -214,7 +215,8 @@ impl<'a> Transfer<'a> {
                 Err(status) => status,
             };
             let Some(asked) = status::retry_after(&status) else { return Err(Refusal { status, given_up: false }) };
-            let pause = asked + jittered(longest);
+            // A half to all of it, so that lines do not keep step.
+            let pause = asked + jittered(longest.mul_f64(0.75), 1.0 / 3.0);
             longest = (longest * 2).min(LONGEST_PAUSE);
             self.trouble.replace(Some(Failure::from_status(&status, Subject::default()).message));
             if began.elapsed() + pause > self.retry_for || self.stopping.get() {
@@ -270,11 +272,4 @@ fn random_key() -> Result<String, Failure> {
     getrandom::fill(&mut octets)
         .map_err(|_| Failure::failed("the operating system gives no random numbers".to_owned()))?;
     Ok(format!("import-{:032x}", u128::from_be_bytes(octets)))
-}
-
-/// Between a half and all of `longest`, so that lines do not keep step.
-fn jittered(longest: Duration) -> Duration {
-    // Without a generator there is no jitter, and nothing else to fear.
-    let random = getrandom::u32().unwrap_or(u32::MAX);
-    longest.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
 }
