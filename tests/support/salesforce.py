@@ -23,6 +23,7 @@ For tests alone, and without authentication:
     POST /admin/faults               {"connection": "…", "faults": [{"kind": "…", "seconds": …}, …]}  what becomes of the next refreshes,
                                      one each: slow (answered late), lost_before (not done, no answer), lost_after (done, no answer),
                                      unavailable (503, not done)
+    POST /admin/expire               {"id": "…"}  the access tokens of a connection die now
     GET  /admin/report               {"connections": {ID: {"refreshes", "reuses", "deaths", "revoked", "consents", "calls", "refused"}}, "reuses": N}
                                      `reuses`: refresh tokens that were used twice. `deaths`: access tokens that the API has refused for
                                      their age, each counted once
@@ -76,6 +77,13 @@ class Salesforce:
     def add_faults(self, name, faults):
         with self.lock:
             self.connections[name].faults.extend(faults)
+
+    def expire(self, name):
+        with self.lock:
+            now = time.monotonic()
+            for token, (connection, consent, dies) in self.access_tokens.items():
+                if connection.name == name:
+                    self.access_tokens[token] = (connection, consent, min(dies, now))
 
     def next_fault(self, token):
         """What becomes of a refresh with this token, before anything is done."""
@@ -185,6 +193,9 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/admin/faults":
             asked = json.loads(body)
             self.salesforce.add_faults(asked["connection"], asked["faults"])
+            self.answer(200, {})
+        elif self.path == "/admin/expire":
+            self.salesforce.expire(json.loads(body)["id"])
             self.answer(200, {})
         else:
             self.answer(404, {})
