@@ -262,6 +262,29 @@ func TestDisconnectingRevokesAndErases(t *testing.T) {
 	refused(t, task.CallWithToken(ctx, customer, crm.name, limits), "CREDENTIAL_NOT_FOUND")
 }
 
+func TestACertificateThatIsExchangedIsTaken(t *testing.T) {
+	ctx, folder, crm := context.Background(), t.TempDir(), crm{t, "realsync.go"}
+	exchange := func(caller string) {
+		for _, kind := range []string{".pem", ".key"} {
+			octets, err := os.ReadFile(os.Getenv("TRISEAL_CERTIFICATES") + "/" + caller + kind)
+			check(t, err)
+			check(t, os.WriteFile(folder+"/new", octets, 0o600))
+			check(t, os.Rename(folder+"/new", folder+"/own"+kind))
+		}
+	}
+	exchange("realsync")
+	changing, err := surroundings.NewClientOf(folder+"/own.pem", folder+"/own.key")
+	check(t, err)
+	defer changing.Close()
+	_, err = changing.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})
+	check(t, err)
+	crm.call(changing)
+	exchange("realtask")
+	// A new connection.
+	killAndRestart(t)
+	refused(t, changing.CallWithToken(ctx, customer, crm.name, limits), "NOT_PERMITTED")
+}
+
 func TestNothingPrintsASecret(t *testing.T) {
 	app := triseal.ConnectedApp{ClientID: "test", ClientSecret: "app-secret"}
 	config := triseal.Config{App: app}

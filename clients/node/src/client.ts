@@ -2,19 +2,15 @@
 // single calls.
 
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { setTimeout as sleepFor } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 
 import * as grpc from "@grpc/grpc-js";
-import { loadSync } from "@grpc/proto-loader";
 
+import { Channel, type Endpoint } from "./channel.js";
 import { backoffMs, SalesforceError, TrisealError, Unauthorized } from "./errors.js";
-import type { ProtoGrpcType } from "./generated/credential_service.js";
 import type { AbandonCause } from "./generated/triseal/v1/AbandonCause.js";
 import type { AcquireRefreshResponse__Output } from "./generated/triseal/v1/AcquireRefreshResponse.js";
 import type { Credential__Output } from "./generated/triseal/v1/Credential.js";
-import type { CredentialServiceClient } from "./generated/triseal/v1/CredentialService.js";
 import type { DecryptCredentialResponse__Output } from "./generated/triseal/v1/DecryptCredentialResponse.js";
 import type { EncryptCredentialResponse__Output } from "./generated/triseal/v1/EncryptCredentialResponse.js";
 import type { GetCredentialResponse__Output } from "./generated/triseal/v1/GetCredentialResponse.js";
@@ -31,17 +27,6 @@ import {
   type TokenAnswer,
 } from "./salesforce.js";
 
-const { triseal } = grpc.loadPackageDefinition(
-  loadSync("triseal/v1/credential_service.proto", {
-    includeDirs: [fileURLToPath(new URL("../proto", import.meta.url))],
-    longs: String,
-    enums: String,
-    defaults: true,
-    oneofs: true,
-  }),
-) as unknown as ProtoGrpcType;
-const serviceConfig = readFileSync(new URL("../service-config.json", import.meta.url), "utf8");
-
 /** One call, unless it waits for somebody else's refresh. */
 const CALL_MS = 5_000;
 const WAIT_S = 8;
@@ -54,14 +39,8 @@ const BRING_MS = 300_000;
 /** So many refused access tokens in a row, each newer than the one before, mean that Salesforce refuses more. */
 const MAX_REFUSED = 5;
 
-export interface ClientOptions {
-  /** `HOST:PORT`; every address that HOST has is used in turn. */
-  endpoint: string;
+export interface ClientOptions extends Endpoint {
   app: ConnectedApp;
-  /** PEM files. */
-  ca: string;
-  certificate: string;
-  key: string;
 }
 
 export interface StoreOptions {
@@ -85,22 +64,15 @@ type Call<T> = (options: grpc.CallOptions, done: grpc.requestCallback<T>) => voi
 /** One for a process. */
 export class Client {
   readonly #app: ConnectedApp;
-  readonly #stub: CredentialServiceClient;
+  readonly #channel: Channel;
 
-  constructor({ endpoint, app, ca, certificate, key }: ClientOptions) {
+  constructor({ app, ...options }: ClientOptions) {
     this.#app = app;
-    const credentials = grpc.credentials.createSsl(readFileSync(ca), readFileSync(key), readFileSync(certificate));
-    this.#stub = new triseal.v1.CredentialService(`dns:///${endpoint}`, credentials, {
-      "grpc.service_config": serviceConfig,
-      // A replica that is gone without a word is noticed, and one that comes back is found.
-      "grpc.keepalive_time_ms": 60_000,
-      "grpc.keepalive_timeout_ms": 10_000,
-      "grpc.max_reconnect_backoff_ms": 5_000,
-    });
+    this.#channel = new Channel(options);
   }
 
   close(): void {
-    this.#stub.close();
+    this.#channel.close();
   }
 
   /** Stores the answer of Salesforce's token endpoint after a customer's consent. */
@@ -120,7 +92,7 @@ export class Client {
     };
     const deadline = performance.now() + timeoutMs;
     const stored = await call<EncryptCredentialResponse__Output>(
-      (options, done) => this.#stub.encryptCredential(request, options, done),
+      (options, done) => this.#channel.stub.encryptCredential(request, options, done),
       deadline,
     );
     return stored.credential!;
@@ -168,7 +140,7 @@ export class Client {
     let revoked = false;
     try {
       const known = await call<GetCredentialResponse__Output>(
-        (options, done) => this.#stub.getCredential(place, options, done),
+        (options, done) => this.#channel.stub.getCredential(place, options, done),
         deadline,
       );
       let revision = known.credential!.revision;
@@ -182,7 +154,7 @@ export class Client {
       }
       // At this revision: what a customer who connects anew has stored meanwhile is not erased.
       const erase = { ...place, ifRevision: revision };
-      await call((options, done) => this.#stub.deleteCredential(erase, options, done), deadline);
+      await call((options, done) => this.#channel.stub.deleteCredential(erase, options, done), deadline);
     } catch (error) {
       if (!hasReason(error, "CREDENTIAL_NOT_FOUND")) throw error;
     }
@@ -230,7 +202,7 @@ export class Client {
       };
       const began = performance.now();
       const make: Call<AcquireRefreshResponse__Output> = (options, done) =>
-        this.#stub.acquireRefresh(request, options, done);
+        this.#channel.stub.acquireRefresh(request, options, done);
       try {
         return [await call(make, deadline, CALL_THAT_WAITS_MS), began];
       } catch (error) {
@@ -259,7 +231,7 @@ export class Client {
       return sleep(backoffMs(3), deadline, error);
     }
     const request = { ...placeOf(lease), leaseToken: lease.leaseToken, salesforceOauth: brought };
-    await settle((options, done) => this.#stub.completeRefresh(request, options, done), isOpen);
+    await settle((options, done) => this.#channel.stub.completeRefresh(request, options, done), isOpen);
   }
 
   async #revoke(lease: RefreshLease__Output): Promise<void> {
@@ -275,7 +247,7 @@ export class Client {
     const printable = detail.replace(/[^ -~]/g, "").slice(0, 200);
     const request = { ...placeOf(lease), leaseToken: lease.leaseToken, cause, detail: printable };
     await settle(
-      (options, done) => this.#stub.abandonRefresh(request, options, done),
+      (options, done) => this.#channel.stub.abandonRefresh(request, options, done),
       () => false,
     );
   }

@@ -1,12 +1,14 @@
 // The client against a real triseald and the Salesforce of tests/support. Run by clients/test.
 
 import assert from "node:assert/strict";
+import { copyFileSync, mkdtempSync, renameSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
 
 import { NeedsReauth, TrisealError, Unauthorized } from "../src/index.js";
-import { client, consent, CUSTOMER, expire, faults, killAndRestart, limits, seen } from "./support.js";
+import { client, consent, CUSTOMER, expire, faults, killAndRestart, limits, seen, variable } from "./support.js";
 
 const [sync, task] = [client("realsync"), client("realtask")];
 after(() => {
@@ -127,6 +129,30 @@ test("disconnecting revokes and erases", async () => {
   await hasSeen(crm, { revoked: true });
   await assert.rejects(task.callWithToken(CUSTOMER, crm, limits), refusedFor("CREDENTIAL_NOT_FOUND"));
   assert.equal(await sync.disconnect(CUSTOMER, crm), false, "nothing was left to revoke");
+});
+
+test("a certificate that is exchanged is taken", async () => {
+  const folder = mkdtempSync(`${tmpdir()}/triseal-`);
+  const exchange = (caller: string): void => {
+    for (const kind of ["pem", "key"]) {
+      copyFileSync(`${variable("TRISEAL_CERTIFICATES")}/${caller}.${kind}`, `${folder}/new`);
+      renameSync(`${folder}/new`, `${folder}/own.${kind}`);
+    }
+  };
+  exchange("realsync");
+  const changing = client("realsync", { certificate: `${folder}/own.pem`, key: `${folder}/own.key` });
+  await changing.storeConnection(CUSTOMER, "realsync.node", await consent("realsync.node"));
+  await changing.callWithToken(CUSTOMER, "realsync.node", limits);
+  exchange("realtask");
+  const refused = async (): Promise<void> => {
+    for (let times = 0; times < 60; times++) {
+      await sleep(500);
+      await changing.callWithToken(CUSTOMER, "realsync.node", limits);
+    }
+  };
+  await assert.rejects(refused, refusedFor("NOT_PERMITTED"), "it is another caller now");
+  changing.close();
+  rmSync(folder, { recursive: true });
 });
 
 test("nothing prints a secret", async () => {

@@ -12,14 +12,15 @@ export function variable(name: string): string {
 }
 
 /** As a product makes one. */
-export function client(caller: string): Client {
-  const files = variable("TRISEAL_CERTIFICATES");
+export function client(caller: string, files: { certificate?: string; key?: string } = {}): Client {
+  const folder = variable("TRISEAL_CERTIFICATES");
   return new Client({
     endpoint: variable("TRISEAL_ENDPOINT"),
     app: { clientId: "test", clientSecret: "app-secret" },
-    ca: `${files}/ca.pem`,
-    certificate: `${files}/${caller}.pem`,
-    key: `${files}/${caller}.key`,
+    ca: `${folder}/ca.pem`,
+    certificate: `${folder}/${caller}.pem`,
+    key: `${folder}/${caller}.key`,
+    ...files,
   });
 }
 

@@ -7,7 +7,9 @@ import { client, CUSTOMER, limits, variable } from "./support.js";
 
 const end = performance.now() + Number(variable("SECONDS")) * 1_000;
 const outcome = { calls: 0, failures: [] as string[] };
-const clients = variable("CALLERS").split(" ").map(client);
+const clients = variable("CALLERS")
+  .split(" ")
+  .map((caller) => client(caller));
 
 async function work(made: (typeof clients)[number]): Promise<void> {
   while (performance.now() < end) {

@@ -1,4 +1,6 @@
-"""What the tests and the worker of clients/test share: clients by the environment that it gives, and what is asked of its Salesforce."""
+"""What the tests and the worker of clients/test share: clients by the environment that it gives, and what is asked
+of its Salesforce.
+"""
 
 import json
 import os
@@ -8,15 +10,15 @@ import urllib.request
 from triseal import Client, ConnectedApp, Unauthorized
 
 SALESFORCE = os.environ["SALESFORCE_URL"]
+CERTIFICATES = os.environ["TRISEAL_CERTIFICATES"]
 CUSTOMER = "demo"
 
 
-def client(caller: str) -> Client:
+def client(caller: str, **files: str) -> Client:
     """As a product makes one."""
-    files = os.environ["TRISEAL_CERTIFICATES"]
+    own = {"certificate": f"{CERTIFICATES}/{caller}.pem", "key": f"{CERTIFICATES}/{caller}.key", **files}
     app = ConnectedApp("test", "app-secret")
-    certificate, key = f"{files}/{caller}.pem", f"{files}/{caller}.key"
-    return Client(os.environ["TRISEAL_ENDPOINT"], app, ca=f"{files}/ca.pem", certificate=certificate, key=key)
+    return Client(os.environ["TRISEAL_ENDPOINT"], app, ca=f"{CERTIFICATES}/ca.pem", **own)
 
 
 def limits(access_token: str, instance_url: str) -> dict:

@@ -1,11 +1,13 @@
 """The client against a real triseald and the Salesforce of tests/support. Run by clients/test."""
 
 import itertools
+import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import CUSTOMER, client, consent, expire, faults, kill_and_restart, limits, seen
+from support import CERTIFICATES, CUSTOMER, client, consent, expire, faults, kill_and_restart, limits, seen
 
 from triseal import NeedsReauth, TrisealError, Unauthorized
 
@@ -135,6 +137,25 @@ def test_disconnecting_revokes_and_erases(sync, task, crm):
         task.call_with_token(CUSTOMER, crm, limits)
     assert refused.value.reason == "CREDENTIAL_NOT_FOUND"
     assert not sync.disconnect(CUSTOMER, crm), "nothing was left to revoke"
+
+
+def test_a_certificate_that_is_exchanged_is_taken(tmp_path):
+    def exchange(caller):
+        for kind in ("pem", "key"):
+            shutil.copy(f"{CERTIFICATES}/{caller}.{kind}", tmp_path / "new")
+            (tmp_path / "new").rename(tmp_path / f"own.{kind}")
+
+    exchange("realsync")
+    own = {"certificate": str(tmp_path / "own.pem"), "key": str(tmp_path / "own.key")}
+    with client("realsync", **own) as changing:
+        changing.store_connection(CUSTOMER, "realsync.python", consent("realsync.python"))
+        changing.call_with_token(CUSTOMER, "realsync.python", limits)
+        exchange("realtask")
+        with pytest.raises(TrisealError) as refused:
+            for _ in range(60):
+                time.sleep(0.5)
+                changing.call_with_token(CUSTOMER, "realsync.python", limits)
+        assert refused.value.reason == "NOT_PERMITTED", "it is another caller now"
 
 
 def test_nothing_prints_a_secret(sync, crm, capfd, caplog):

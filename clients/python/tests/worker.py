@@ -1,4 +1,6 @@
-"""One of the four languages of `clients/test mixed`: workers of three products on shared connections. Prints what came of it."""
+"""One of the four languages of `clients/test mixed`: workers of three products on shared connections. Prints what
+came of it.
+"""
 
 import json
 import os

@@ -22,12 +22,17 @@ var salesforce = &http.Client{Timeout: time.Minute}
 
 // NewClient makes one as a product does.
 func NewClient(caller string) (*triseal.Client, error) {
-	files := os.Getenv("TRISEAL_CERTIFICATES")
+	own := os.Getenv("TRISEAL_CERTIFICATES") + "/" + caller
+	return NewClientOf(own+".pem", own+".key")
+}
+
+// NewClientOf makes one with this certificate.
+func NewClientOf(certificate, key string) (*triseal.Client, error) {
 	return triseal.New(triseal.Config{
 		Endpoint:    os.Getenv("TRISEAL_ENDPOINT"),
-		CA:          files + "/ca.pem",
-		Certificate: files + "/" + caller + ".pem",
-		Key:         files + "/" + caller + ".key",
+		CA:          os.Getenv("TRISEAL_CERTIFICATES") + "/ca.pem",
+		Certificate: certificate,
+		Key:         key,
 		App:         triseal.ConnectedApp{ClientID: "test", ClientSecret: "app-secret"},
 	})
 }

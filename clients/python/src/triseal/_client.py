@@ -1,7 +1,8 @@
-"""The client, and docs/REFRESH.md's protocol. It reads downward: what products call, then the steps of a refresh, then single calls."""
+"""The client, and docs/REFRESH.md's protocol. It reads downward: what products call, then the steps of a refresh,
+then single calls.
+"""
 
 import itertools
-import pathlib
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -10,9 +11,10 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from ._errors import NeedsReauth, SalesforceError, TrisealError, Unauthorized, backoff
+from ._channel import Channel
+from ._errors import SalesforceError, TrisealError, Unauthorized, backoff
 from ._salesforce import HTTP_TIMEOUT, ConnectedApp, token_url_of, tokens
-from .v1 import credential_pb2, credential_service_pb2, credential_service_pb2_grpc
+from .v1 import credential_pb2, credential_service_pb2
 
 T = TypeVar("T")
 messages = credential_service_pb2
@@ -31,21 +33,15 @@ _MAX_REFUSED = 5
 
 
 class Client:
-    """One for a process. `endpoint` is `HOST:PORT`; every address that HOST has is used in turn."""
+    """One for a process.
+
+    `endpoint` is `HOST:PORT`; every address that HOST has is used in turn. `ca`, `certificate` and `key` name PEM
+    files, which may be exchanged.
+    """
 
     def __init__(self, endpoint: str, app: ConnectedApp, *, ca: str, certificate: str, key: str):
         self._app = app
-        read = [pathlib.Path(path).read_bytes() for path in (ca, key, certificate)]
-        config = pathlib.Path(__file__).with_name("service-config.json").read_text()
-        options = [
-            ("grpc.service_config", config),
-            # A replica that is gone without a word is noticed, and one that comes back is found.
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.max_reconnect_backoff_ms", 5_000),
-        ]
-        self._channel = grpc.secure_channel(f"dns:///{endpoint}", grpc.ssl_channel_credentials(*read), options)
-        self._stub = credential_service_pb2_grpc.CredentialServiceStub(self._channel)
+        self._channel = Channel(endpoint, ca, key, certificate)
 
     def close(self) -> None:
         self._channel.close()
@@ -69,9 +65,9 @@ class Client:
     ) -> credential_pb2.Credential:
         """Stores the answer of Salesforce's token endpoint after a customer's consent.
 
-        `token_url` is where it came from; by default it is derived from the answer's `id`. `if_revision`: 0, nothing may be stored there yet;
-        N, that revision must be; None, it is written over. Whoever may be stopped on the way gives an `idempotency_key` of their own,
-        under which the same answer is stored once.
+        `token_url` is where it came from; by default it is derived from the answer's `id`. `if_revision`: 0, nothing
+        may be stored there yet; N, that revision must be; None, it is written over. Whoever may be stopped on the way
+        gives an `idempotency_key` of their own, under which the same answer is stored once.
         """
         secret = credential_pb2.Secret(salesforce_oauth=tokens(answer, token_url or token_url_of(answer)))
         request = messages.EncryptCredentialRequest(
@@ -81,40 +77,43 @@ class Client:
             if_revision=if_revision,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
         )
-        return self._call(self._stub.EncryptCredential, request, time.monotonic() + timeout).credential
+        return self._call(self._channel.stub.EncryptCredential, request, time.monotonic() + timeout).credential
 
     def call_with_token(
         self, customer_id: str, credential_id: str, function: Callable[[str, str], T], *, timeout: float = 45.0
     ) -> T:
         """Calls `function(access_token, instance_url)`, and again with newer tokens when it raises `Unauthorized`.
 
-        Raises `NeedsReauth` if the customer has to consent again, `SalesforceError` or `TrisealError` if there was no living token within `timeout`
-        seconds. It takes longer only where it holds the lease: what was begun at Salesforce has to be brought to an end.
+        Raises `NeedsReauth` if the customer has to consent again, `SalesforceError` or `TrisealError` if there was no
+        living token within `timeout` seconds. It takes longer only where it holds the lease: what was begun at
+        Salesforce has to be brought to an end.
         """
         deadline = time.monotonic() + timeout
         rejected: int | None = None
-        for refused in itertools.count(1):
+        refused = 0
+        while True:
             fresh = self._fresh(customer_id, credential_id, rejected, deadline)
             connection = fresh.secret.salesforce_oauth
             try:
                 return function(connection.access_token, connection.instance_url)
             except Unauthorized:
+                refused += 1
                 if refused == _MAX_REFUSED:
                     raise
                 rejected = fresh.credential.revision
-        raise AssertionError("unreachable")
 
     def disconnect(self, customer_id: str, credential_id: str, *, timeout: float = 45.0) -> bool:
         """Revokes the connection at Salesforce, and erases it. May be repeated.
 
-        False: it was erased, or was gone, without being revoked: there was no refresh token that this caller may see, as in NEEDS_REAUTH.
+        False: it was erased, or was gone, without being revoked: there was no refresh token that this caller may see,
+        as in NEEDS_REAUTH.
         """
         deadline = time.monotonic() + timeout
         place = {"customer_id": customer_id, "credential_id": credential_id}
         revoked = False
         try:
             request = messages.GetCredentialRequest(**place)
-            revision = self._call(self._stub.GetCredential, request, deadline).credential.revision
+            revision = self._call(self._channel.stub.GetCredential, request, deadline).credential.revision
             try:
                 lease, revision = self._lease(customer_id, credential_id, revision, deadline)
                 self._revoke(lease)
@@ -124,7 +123,7 @@ class Client:
                     raise
             # At this revision: what a customer who connects anew has stored meanwhile is not erased.
             erase = messages.DeleteCredentialRequest(**place, if_revision=revision)
-            self._call(self._stub.DeleteCredential, erase, deadline)
+            self._call(self._channel.stub.DeleteCredential, erase, deadline)
         except TrisealError as error:
             if error.reason != "CREDENTIAL_NOT_FOUND":
                 raise
@@ -151,7 +150,8 @@ class Client:
     def _acquire(self, customer_id: str, credential_id: str, rejected: int | None, deadline: float):
         """An answer, and since when a lease in it may have been running, by this machine's clock."""
         while True:
-            # A new name for each call, and the same one when it is tried again: then a lease whose answer was lost is given again.
+            # A new name for each call, and the same one when it is tried again: then a lease whose answer was lost is
+            # given again.
             request = messages.AcquireRefreshRequest(
                 customer_id=customer_id,
                 credential_id=credential_id,
@@ -162,7 +162,7 @@ class Client:
             )
             began = time.monotonic()
             try:
-                return self._call(self._stub.AcquireRefresh, request, deadline, _CALL_THAT_WAITS), began
+                return self._call(self._channel.stub.AcquireRefresh, request, deadline, _CALL_THAT_WAITS), began
             except TrisealError as error:
                 if error.reason != "REFRESH_IN_PROGRESS":
                     raise
@@ -191,7 +191,7 @@ class Client:
             lease_token=lease.lease_token,
             salesforce_oauth=brought,
         )
-        self._settle(self._stub.CompleteRefresh, request, _is_undecided)
+        self._settle(self._channel.stub.CompleteRefresh, request, _is_open)
 
     def _revoke(self, lease: messages.RefreshLease) -> None:
         try:
@@ -208,11 +208,11 @@ class Client:
             cause=cause,
             detail="".join(letter for letter in detail if " " <= letter <= "~")[:200],
         )
-        self._settle(self._stub.AbandonRefresh, request, lambda error: error.delay(0) is not None)
+        self._settle(self._channel.stub.AbandonRefresh, request)
 
     # --- Single calls ---
 
-    def _settle(self, method: Callable, request: Any, again: Callable[[TrisealError], bool]) -> None:
+    def _settle(self, method: Callable, request: Any, again: Callable[[TrisealError], bool] = lambda _: False) -> None:
         """Makes a call until it is known what became of it, whatever the caller's deadline is."""
         try:
             self._call(method, request, time.monotonic() + _BRING, again=again)
@@ -227,9 +227,11 @@ class Client:
         request: Any,
         deadline: float,
         seconds: float = _CALL,
-        again: Callable[[TrisealError], bool] = lambda error: False,
+        again: Callable[[TrisealError], bool] = lambda _: False,
     ) -> Any:
-        """Makes a call, again after what passes, until the deadline. Its request is the same each time, idempotency key and all."""
+        """Makes a call, again after what passes, until the deadline. Its request is the same each time, idempotency
+        key and all.
+        """
         for attempt in itertools.count():
             try:
                 return method(request, timeout=max(min(seconds, deadline - time.monotonic()), 0.1))
@@ -243,7 +245,7 @@ class Client:
             _sleep(delay, deadline, failure)
 
 
-def _is_undecided(error: TrisealError) -> bool:
+def _is_open(error: TrisealError) -> bool:
     """Whether it is still open what becomes of a CompleteRefresh. A request that is not well-formed never will be."""
     return error.code not in (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
 
@@ -253,6 +255,3 @@ def _sleep(delay: float, deadline: float, failure: Exception) -> None:
     if time.monotonic() + delay >= deadline:
         raise failure
     time.sleep(delay)
-
-
-__all__ = ["Client", "NeedsReauth"]

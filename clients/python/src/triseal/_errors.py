@@ -32,7 +32,9 @@ class SalesforceError(Exception):
 
 
 class TrisealError(Exception):
-    """The service refused. `reason` is one of those in triseal's interface, empty if the call did not reach a decision."""
+    """The service refused. `reason` is one of those in triseal's interface, empty if the call did not reach a
+    decision.
+    """
 
     def __init__(self, code: grpc.StatusCode, reason: str, message: str, retry_after: float | None = None):
         super().__init__(f"{code.name} {reason}: {message}" if reason else f"{code.name}: {message}")
@@ -60,7 +62,9 @@ class TrisealError(Exception):
 
 
 class NeedsReauth(TrisealError):
-    """The customer has to consent again: no refresh token is good any more. Store the new connection, and calls go on."""
+    """The customer has to consent again: no refresh token is good any more. Store the new connection, and calls go
+    on.
+    """
 
 
 def backoff(attempt: int) -> float:

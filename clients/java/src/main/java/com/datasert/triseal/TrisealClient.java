@@ -5,19 +5,25 @@ import com.datasert.triseal.Refreshes.Place;
 import com.google.gson.Gson;
 import com.google.gson.JsonObject;
 import com.google.gson.reflect.TypeToken;
+import io.grpc.ChannelCredentials;
 import io.grpc.Grpc;
 import io.grpc.ManagedChannel;
 import io.grpc.TlsChannelCredentials;
+import io.grpc.util.AdvancedTlsX509KeyManager;
+import io.grpc.util.AdvancedTlsX509TrustManager;
+import java.io.File;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.Reader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
+import java.security.GeneralSecurityException;
 import java.time.Duration;
 import java.util.Map;
 import java.util.UUID;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 import triseal.v1.CredentialOuterClass.Credential;
 import triseal.v1.CredentialOuterClass.SalesforceOAuth;
@@ -37,13 +43,17 @@ public final class TrisealClient implements AutoCloseable {
   /** So many refused access tokens in a row, each newer than the one before, mean that Salesforce refuses more than tokens. */
   private static final int MAX_REFUSED = 5;
 
+  /** How often the certificates' files are looked at. The service looks at its own as often. */
+  private static final long LOOK_EVERY_SECONDS = 2;
+
   private final ManagedChannel channel;
+  private final ScheduledExecutorService watcher = Executors.newSingleThreadScheduledExecutor(TrisealClient::daemon);
   private final ExecutorService holders = Executors.newCachedThreadPool(TrisealClient::daemon);
   private final Calls calls;
   private final Refreshes refreshes;
 
   /**
-   * Makes a client, which connects when it is first used.
+   * Makes a client, which connects when it is first used. The files may be exchanged.
    *
    * @param endpoint {@code HOST:PORT}; every address that HOST has is used in turn
    * @param ca PEM file of the service's CA
@@ -51,15 +61,7 @@ public final class TrisealClient implements AutoCloseable {
    * @param key PEM file of its private key, in PKCS #8
    */
   public TrisealClient(String endpoint, ConnectedApp app, Path ca, Path certificate, Path key) throws IOException {
-    var credentials =
-        TlsChannelCredentials.newBuilder().trustManager(ca.toFile()).keyManager(certificate.toFile(), key.toFile()).build();
-    channel =
-        Grpc.newChannelBuilder("dns:///" + endpoint, credentials)
-            .defaultServiceConfig(serviceConfig())
-            // A replica that is gone without a word is noticed.
-            .keepAliveTime(60, TimeUnit.SECONDS)
-            .keepAliveTimeout(10, TimeUnit.SECONDS)
-            .build();
+    channel = channel(endpoint, credentials(ca.toFile(), certificate.toFile(), key.toFile()));
     calls = new Calls(CredentialServiceGrpc.newBlockingStub(channel));
     refreshes = new Refreshes(calls, new Salesforce(app), holders);
   }
@@ -153,11 +155,44 @@ public final class TrisealClient implements AutoCloseable {
     } catch (InterruptedException interrupted) {
       Thread.currentThread().interrupt();
     }
+    watcher.shutdownNow();
     channel.shutdown();
   }
 
+  /** By the files as they are when a connection is made, or were a moment before. */
+  private ChannelCredentials credentials(File ca, File certificate, File key) throws IOException {
+    try {
+      var trusted = AdvancedTlsX509TrustManager.newBuilder().build();
+      var own = new AdvancedTlsX509KeyManager();
+      trusted.updateTrustCredentials(ca);
+      own.updateIdentityCredentials(certificate, key);
+      Runnable look =
+          () -> {
+            try {
+              trusted.updateTrustCredentials(ca);
+              own.updateIdentityCredentials(certificate, key);
+            } catch (IOException | GeneralSecurityException ignored) {
+              // A file that is not there, or is not good, is about to be.
+            }
+          };
+      watcher.scheduleWithFixedDelay(look, LOOK_EVERY_SECONDS, LOOK_EVERY_SECONDS, TimeUnit.SECONDS);
+      return TlsChannelCredentials.newBuilder().trustManager(trusted).keyManager(own).build();
+    } catch (GeneralSecurityException error) {
+      throw new IOException("the certificates can't be used", error);
+    }
+  }
+
+  private static ManagedChannel channel(String endpoint, ChannelCredentials credentials) throws IOException {
+    return Grpc.newChannelBuilder("dns:///" + endpoint, credentials)
+        .defaultServiceConfig(serviceConfig())
+        // A replica that is gone without a word is noticed.
+        .keepAliveTime(60, TimeUnit.SECONDS)
+        .keepAliveTimeout(10, TimeUnit.SECONDS)
+        .build();
+  }
+
   private static Thread daemon(Runnable work) {
-    Thread thread = new Thread(work, "triseal-holder");
+    Thread thread = new Thread(work, "triseal");
     thread.setDaemon(true);
     return thread;
   }

@@ -27,16 +27,19 @@ final class Surroundings {
     return value;
   }
 
+  static Path file(String name) {
+    return Path.of(variable("TRISEAL_CERTIFICATES"), name);
+  }
+
   /** As a product makes one. */
   static TrisealClient client(String caller) {
-    Path files = Path.of(variable("TRISEAL_CERTIFICATES"));
+    return client(file(caller + ".pem"), file(caller + ".key"));
+  }
+
+  static TrisealClient client(Path certificate, Path key) {
     try {
-      return new TrisealClient(
-          variable("TRISEAL_ENDPOINT"),
-          new ConnectedApp("test", "app-secret"),
-          files.resolve("ca.pem"),
-          files.resolve(caller + ".pem"),
-          files.resolve(caller + ".key"));
+      ConnectedApp app = new ConnectedApp("test", "app-secret");
+      return new TrisealClient(variable("TRISEAL_ENDPOINT"), app, file("ca.pem"), certificate, key);
     } catch (IOException error) {
       throw new UncheckedIOException(error);
     }

@@ -14,8 +14,14 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
 import com.google.protobuf.util.Timestamps;
+import java.io.IOException;
 import java.io.PrintWriter;
 import java.io.StringWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.attribute.FileTime;
+import java.time.Instant;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
@@ -28,6 +34,7 @@ import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import triseal.v1.CredentialOuterClass.Credential;
 
 /** The client against a real triseald and the Salesforce of tests/support. Run by clients/test. */
@@ -212,6 +219,35 @@ class TrisealClientTest {
     assertTrue(seen(crm).get("revoked").getAsBoolean());
     refused("CREDENTIAL_NOT_FOUND", () -> call(task, crm));
     assertFalse(sync.disconnect(CUSTOMER, crm), "nothing was left to revoke");
+  }
+
+  @Test
+  void aCertificateThatIsExchangedIsTaken(@TempDir Path folder) throws Exception {
+    String crm = "realsync.java";
+    exchange(folder, "realsync");
+    try (TrisealClient changing = Surroundings.client(folder.resolve("own.pem"), folder.resolve("own.key"))) {
+      changing.storeConnection(CUSTOMER, crm, consent(crm), StoreOptions.NEW);
+      call(changing, crm);
+      exchange(folder, "realtask");
+      refused(
+          "NOT_PERMITTED",
+          () -> {
+            for (int times = 0; times < 60; times++) {
+              // A new connection.
+              killAndRestart();
+              call(changing, crm);
+              Thread.sleep(500);
+            }
+          });
+    }
+  }
+
+  private static void exchange(Path folder, String caller) throws IOException {
+    for (String kind : List.of(".pem", ".key")) {
+      Files.copy(Surroundings.file(caller + kind), folder.resolve("new"));
+      Files.setLastModifiedTime(folder.resolve("new"), FileTime.from(Instant.now()));
+      Files.move(folder.resolve("new"), folder.resolve("own" + kind), StandardCopyOption.REPLACE_EXISTING);
+    }
   }
 
   @Test
