@@ -14,8 +14,9 @@ export function variable(name: string): string {
 /** As a product makes one. */
 export function client(caller: string, files: { certificate?: string; key?: string } = {}): Client {
   const folder = variable("TRISEAL_CERTIFICATES");
+  const replicas = variable("TRISEAL_ENDPOINT").split(" ");
   return new Client({
-    endpoint: variable("TRISEAL_ENDPOINT"),
+    endpoint: replicas[Math.floor(Math.random() * replicas.length)]!,
     app: { clientId: "test", clientSecret: "app-secret" },
     ca: `${folder}/ca.pem`,
     certificate: `${folder}/${caller}.pem`,

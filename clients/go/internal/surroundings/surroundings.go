@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"datasert.com/triseal"
@@ -28,8 +30,9 @@ func NewClient(caller string) (*triseal.Client, error) {
 
 // NewClientOf makes one with this certificate.
 func NewClientOf(certificate, key string) (*triseal.Client, error) {
+	replicas := strings.Fields(os.Getenv("TRISEAL_ENDPOINT"))
 	return triseal.New(triseal.Config{
-		Endpoint:    os.Getenv("TRISEAL_ENDPOINT"),
+		Endpoint:    replicas[rand.IntN(len(replicas))],
 		CA:          os.Getenv("TRISEAL_CERTIFICATES") + "/ca.pem",
 		Certificate: certificate,
 		Key:         key,

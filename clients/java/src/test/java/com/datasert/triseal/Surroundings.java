@@ -10,6 +10,7 @@ import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.stream.Collectors;
 
 /** What the tests and the worker of clients/test share: clients by the environment that it gives, and what is asked of its Salesforce. */
@@ -39,7 +40,9 @@ final class Surroundings {
   static TrisealClient client(Path certificate, Path key) {
     try {
       ConnectedApp app = new ConnectedApp("test", "app-secret");
-      return new TrisealClient(variable("TRISEAL_ENDPOINT"), app, file("ca.pem"), certificate, key);
+      String[] replicas = variable("TRISEAL_ENDPOINT").split(" ");
+      String replica = replicas[ThreadLocalRandom.current().nextInt(replicas.length)];
+      return new TrisealClient(replica, app, file("ca.pem"), certificate, key);
     } catch (IOException error) {
       throw new UncheckedIOException(error);
     }
