@@ -104,12 +104,15 @@ func (c *Client) StoreConnection(
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	var parsed answer
-	if json.Unmarshal(said, &parsed) != nil || parsed.AccessToken == "" {
+	if json.Unmarshal(said, &parsed) != nil || parsed.text("access_token") == "" {
 		// Without the decoder's text: it may repeat what it read.
 		return nil, errors.New("this is not an answer with tokens of Salesforce's token endpoint")
 	}
 	if options.TokenURL == "" {
-		options.TokenURL = parsed.tokenURL()
+		var err error
+		if options.TokenURL, err = parsed.tokenURL(); err != nil {
+			return nil, err
+		}
 	}
 	if options.IdempotencyKey == "" {
 		options.IdempotencyKey = rand.Text()

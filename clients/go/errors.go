@@ -1,6 +1,7 @@
 package triseal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -34,9 +35,17 @@ func (e *Error) Error() string {
 	return strings.TrimSuffix("triseal: "+e.Code.String()+" "+e.Reason, " ") + ": " + e.Message
 }
 
-// Is makes errors.Is(err, ErrNeedsReauth) work.
+// Is makes errors.Is work with ErrNeedsReauth and the errors of contexts.
 func (e *Error) Is(target error) bool {
-	return target == ErrNeedsReauth && e.Reason == "NEEDS_REAUTH"
+	switch target {
+	case ErrNeedsReauth:
+		return e.Reason == "NEEDS_REAUTH"
+	case context.Canceled:
+		return e.Code == codes.Canceled
+	case context.DeadlineExceeded:
+		return e.Code == codes.DeadlineExceeded
+	}
+	return false
 }
 
 // SalesforceError says that Salesforce's token endpoint did not do what it was asked. Code is its word for it, if it had one;

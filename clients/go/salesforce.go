@@ -31,16 +31,13 @@ type ConnectedApp struct {
 func (a ConnectedApp) String() string   { return "ConnectedApp(" + a.ClientID + ")" }
 func (a ConnectedApp) GoString() string { return a.String() }
 
-// answer is what Salesforce's token endpoint says.
-type answer struct {
-	AccessToken  string `json:"access_token"`
-	RefreshToken string `json:"refresh_token"`
-	InstanceURL  string `json:"instance_url"`
-	ID           string `json:"id"`
-	Scope        string `json:"scope"`
-	IssuedAt     string `json:"issued_at"`
-	Error        string `json:"error"`
-	Description  string `json:"error_description"`
+// answer is what Salesforce's token endpoint says, by field.
+type answer map[string]any
+
+// text is empty for what is not there, or is no text.
+func (a answer) text(name string) string {
+	found, _ := a[name].(string)
+	return found
 }
 
 // A token goes where it was to go, and nowhere else. Go sends no POST twice once anything of it was sent.
@@ -56,7 +53,7 @@ func (a ConnectedApp) refresh(ctx context.Context, connection *trisealv1.Salesfo
 	if err != nil {
 		return nil, err
 	}
-	if said.AccessToken == "" {
+	if said.text("access_token") == "" {
 		return nil, &SalesforceError{Status: http.StatusOK, Code: "no access_token"}
 	}
 	return said.tokens(""), nil
@@ -74,7 +71,7 @@ func (a ConnectedApp) revoke(ctx context.Context, connection *trisealv1.Salesfor
 	return err
 }
 
-func (a ConnectedApp) post(ctx context.Context, address string, form url.Values) (*answer, error) {
+func (a ConnectedApp) post(ctx context.Context, address string, form url.Values) (answer, error) {
 	form.Set("client_id", a.ClientID)
 	if a.ClientSecret != "" {
 		form.Set("client_secret", a.ClientSecret)
@@ -97,34 +94,35 @@ func (a ConnectedApp) post(ctx context.Context, address string, form url.Values)
 	malformed := len(octets) > 0 && json.Unmarshal(octets, &said) != nil
 	switch {
 	case response.StatusCode != http.StatusOK:
-		return nil, &SalesforceError{Status: response.StatusCode, Code: said.Error, description: said.Description}
+		return nil, &SalesforceError{Status: response.StatusCode, Code: said.text("error"), description: said.text("error_description")}
 	case malformed:
 		return nil, &SalesforceError{Status: response.StatusCode, Code: "no JSON object"}
 	}
-	return &said, nil
+	return said, nil
 }
 
-// tokens is the answer as it is to be stored. What it does not say stays empty.
-func (a *answer) tokens(tokenURL string) *trisealv1.SalesforceOAuth {
+// tokens is the answer as it is to be stored. What it does not say stays empty. Nothing but its access token is required: tokens must not be
+// lost because something beside them is odd.
+func (a answer) tokens(tokenURL string) *trisealv1.SalesforceOAuth {
 	found := &trisealv1.SalesforceOAuth{
-		AccessToken:  a.AccessToken,
-		RefreshToken: a.RefreshToken,
-		InstanceUrl:  a.InstanceURL,
+		AccessToken:  a.text("access_token"),
+		RefreshToken: a.text("refresh_token"),
+		InstanceUrl:  a.text("instance_url"),
 		TokenUrl:     tokenURL,
-		IdentityUrl:  a.ID,
-		Scopes:       strings.Fields(a.Scope),
+		IdentityUrl:  a.text("id"),
+		Scopes:       strings.Fields(a.text("scope")),
 	}
-	if milliseconds, err := strconv.ParseInt(a.IssuedAt, 10, 64); err == nil {
+	if milliseconds, err := strconv.ParseInt(a.text("issued_at"), 10, 64); err == nil {
 		found.IssueTime = timestamppb.New(time.UnixMilli(milliseconds))
 	}
 	return found
 }
 
 // tokenURL makes `https://HOST/services/oauth2/token` of `https://HOST/id/…`: production and sandboxes differ in the host.
-func (a *answer) tokenURL() string {
-	identity, err := url.Parse(a.ID)
+func (a answer) tokenURL() (string, error) {
+	identity, err := url.Parse(a.text("id"))
 	if err != nil || identity.Host == "" {
-		return ""
+		return "", errors.New("Salesforce's answer has no id: say its token URL")
 	}
-	return identity.Scheme + "://" + identity.Host + "/services/oauth2/token"
+	return identity.Scheme + "://" + identity.Host + "/services/oauth2/token", nil
 }

@@ -22,7 +22,7 @@ For tests alone, and without authentication:
     POST /admin/connections          {"id": "…"}  a customer consents: the connection, new or anew. Answers as the token endpoint does
     POST /admin/faults               {"connection": "…", "faults": [{"kind": "…", "seconds": …}, …]}  what becomes of the next refreshes,
                                      one each: slow (answered late), lost_before (not done, no answer), lost_after (done, no answer),
-                                     unavailable (503, not done)
+                                     unavailable (503, not done), odd (done, with fields of other types than usual)
     POST /admin/expire               {"id": "…"}  the access tokens of a connection die now
     GET  /admin/report               {"connections": {ID: {"refreshes", "reuses", "deaths", "revoked", "consents", "calls", "refused"}}, "reuses": N}
                                      `reuses`: refresh tokens that were used twice. `deaths`: access tokens that the API has refused for
@@ -219,6 +219,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         if kind == "slow":
             time.sleep(seconds)
+        if kind == "odd" and answer[0] == 200:
+            answer[1].update(issued_at=int(answer[1]["issued_at"]), scope=None, sfdc_community_id=[])
         self.answer(*answer)
 
     def hang_up(self, seconds):

@@ -82,6 +82,9 @@ export class Client {
     answer: TokenAnswer,
     { tokenUrl, ifRevision, idempotencyKey = randomUUID(), timeoutMs = 30_000 }: StoreOptions = {},
   ): Promise<Credential__Output> {
+    if (!answer.access_token) {
+      throw new TypeError("this is not an answer with tokens of Salesforce's token endpoint");
+    }
     const secret = { salesforceOauth: tokens(answer, tokenUrl ?? tokenUrlOf(answer)) };
     const request = {
       customerId,

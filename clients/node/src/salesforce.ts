@@ -27,8 +27,8 @@ export interface TokenAnswer {
 export async function refresh(app: ConnectedApp, connection: SalesforceOAuth__Output): Promise<SalesforceOAuth> {
   const form = { grant_type: "refresh_token", refresh_token: connection.refreshToken };
   const answer = await post(app, connection.tokenUrl, form);
-  if (typeof answer.access_token !== "string") throw new SalesforceError(200, "no access_token");
-  return tokens(answer as Partial<TokenAnswer> as TokenAnswer);
+  if (word(answer.access_token) === "") throw new SalesforceError(200, "no access_token");
+  return tokens(answer);
 }
 
 /** Revokes the refresh token, and with it the connection. */
@@ -74,21 +74,25 @@ function parsed(text: string): Record<string, unknown> | undefined {
 
 const word = (value: unknown): string => (typeof value === "string" ? value : "");
 
-/** An answer, as it is to be stored. What it does not say stays empty. */
-export function tokens(answer: TokenAnswer, tokenUrl = ""): SalesforceOAuth {
-  const issued = answer.issued_at === undefined ? undefined : Number(answer.issued_at);
+/**
+ * An answer, as it is to be stored. What it does not say stays empty. Nothing but its access token is required: tokens
+ * must not be lost because something beside them is odd.
+ */
+export function tokens(answer: { [name in keyof TokenAnswer]?: unknown }, tokenUrl = ""): SalesforceOAuth {
+  const issued = Math.trunc(Number(answer.issued_at));
   return {
-    accessToken: answer.access_token,
-    refreshToken: answer.refresh_token ?? "",
-    instanceUrl: answer.instance_url ?? "",
+    accessToken: word(answer.access_token),
+    refreshToken: word(answer.refresh_token),
+    instanceUrl: word(answer.instance_url),
     tokenUrl,
-    identityUrl: answer.id ?? "",
-    scopes: answer.scope?.split(" ") ?? [],
+    identityUrl: word(answer.id),
+    scopes: word(answer.scope).split(" ").filter(Boolean),
     issueTime: issued ? { seconds: Math.floor(issued / 1_000), nanos: (issued % 1_000) * 1_000_000 } : null,
   };
 }
 
 /** `https://HOST/id/…` → `https://HOST/services/oauth2/token`: production and sandboxes differ in the host. */
 export function tokenUrlOf(answer: TokenAnswer): string {
-  return answer.id ? new URL("/services/oauth2/token", answer.id).href : "";
+  if (!answer.id) throw new TypeError("Salesforce's answer has no id: say its token URL");
+  return new URL("/services/oauth2/token", answer.id).href;
 }

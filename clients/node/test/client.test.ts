@@ -8,7 +8,18 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
 
 import { NeedsReauth, TrisealError, Unauthorized } from "../src/index.js";
-import { client, consent, CUSTOMER, expire, faults, killAndRestart, limits, seen, variable } from "./support.js";
+import {
+  client,
+  consent,
+  CUSTOMER,
+  drainAndRestart,
+  expire,
+  faults,
+  killAndRestart,
+  limits,
+  seen,
+  variable,
+} from "./support.js";
 
 const [sync, task] = [client("realsync"), client("realtask")];
 after(() => {
@@ -77,18 +88,20 @@ test("what somebody else has refreshed is taken", async () => {
   await hasSeen(crm, { deaths: 1, refreshes: 1 });
 });
 
-test("those who wait get what one brings", async () => {
+test("those who wait get what one brings, even from another service", async () => {
   const crm = await stored();
   await faults(crm, "slow");
   await expire(crm);
   const calls = Array.from({ length: 8 }, (_, index) => (index % 2 ? sync : task).callWithToken(CUSTOMER, crm, limits));
+  await sleep(500);
+  await drainAndRestart();
   for (const { connection } of await Promise.all(calls)) assert.equal(connection, crm);
   await hasSeen(crm, { deaths: 1, refreshes: 1, reuses: 0 });
 });
 
 test("a Salesforce that is away for a moment is asked again", async () => {
   const crm = await stored();
-  await faults(crm, "unavailable", "lost_before");
+  await faults(crm, "unavailable", "lost_before", "odd");
   await expire(crm);
   await sync.callWithToken(CUSTOMER, crm, limits);
   await hasSeen(crm, { refreshes: 1, reuses: 0 });

@@ -58,4 +58,6 @@ export async function seen(connection: string): Promise<Record<string, number | 
   return report.connections[connection]!;
 }
 
-export const killAndRestart = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/restart`, {});
+export const killAndRestart = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/kill`, {});
+
+export const drainAndRestart = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/drain`, {});

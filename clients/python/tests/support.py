@@ -59,4 +59,8 @@ def seen(connection: str) -> dict:
 
 
 def kill_and_restart() -> None:
-    post("/restart", {}, os.environ["CONTROL_URL"])
+    post("/kill", {}, os.environ["CONTROL_URL"])
+
+
+def drain_and_restart() -> None:
+    post("/drain", {}, os.environ["CONTROL_URL"])

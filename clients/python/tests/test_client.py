@@ -7,7 +7,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import CERTIFICATES, CUSTOMER, client, consent, expire, faults, kill_and_restart, limits, seen
+from support import (
+    CERTIFICATES,
+    CUSTOMER,
+    client,
+    consent,
+    drain_and_restart,
+    expire,
+    faults,
+    kill_and_restart,
+    limits,
+    seen,
+)
 
 from triseal import NeedsReauth, TrisealError, Unauthorized
 
@@ -81,17 +92,19 @@ def test_what_somebody_else_has_refreshed_is_taken(sync, task, crm):
     assert len(set(tokens)) == 2 and count(crm, "refreshes", "deaths") == [1, 1]
 
 
-def test_those_who_wait_get_what_one_brings(sync, task, crm):
+def test_those_who_wait_get_what_one_brings_even_from_another_service(sync, task, crm):
     faults(crm, "slow", seconds=1.5)
     expire(crm)
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(who.call_with_token, CUSTOMER, crm, limits) for who in [sync, task] * 4]
+        time.sleep(0.5)
+        drain_and_restart()
         assert all(call.result()["connection"] == crm for call in calls)
     assert count(crm, "refreshes", "deaths", "reuses") == [1, 1, 0]
 
 
 def test_a_salesforce_that_is_away_for_a_moment_is_asked_again(sync, crm):
-    faults(crm, "unavailable", "lost_before")
+    faults(crm, "unavailable", "lost_before", "odd")
     expire(crm)
     sync.call_with_token(CUSTOMER, crm, limits)
     assert count(crm, "refreshes", "reuses") == [1, 0]

@@ -69,6 +69,8 @@ class Client:
         may be stored there yet; N, that revision must be; None, it is written over. Whoever may be stopped on the way
         gives an `idempotency_key` of their own, under which the same answer is stored once.
         """
+        if not answer.get("access_token"):
+            raise ValueError("this is not an answer with tokens of Salesforce's token endpoint")
         secret = credential_pb2.Secret(salesforce_oauth=tokens(answer, token_url or token_url_of(answer)))
         request = messages.EncryptCredentialRequest(
             customer_id=customer_id,

@@ -28,7 +28,7 @@ class ConnectedApp:
     def refresh(self, connection: messages.SalesforceOAuth) -> messages.SalesforceOAuth:
         """Asks for new tokens, once: each refresh token is good for one use, so nothing here may try again."""
         answer = self._post(connection.token_url, grant_type="refresh_token", refresh_token=connection.refresh_token)
-        if not isinstance(answer.get("access_token"), str):
+        if not _text(answer, "access_token"):
             raise SalesforceError(200, "no access_token")
         return tokens(answer)
 
@@ -54,9 +54,7 @@ class ConnectedApp:
         except urllib.error.HTTPError as error:
             with error:
                 said = _object(error.read(_MAX_ANSWER_OCTETS), error.code)
-            raise SalesforceError(
-                error.code, str(said.get("error", "")), str(said.get("error_description", ""))
-            ) from None
+            raise SalesforceError(error.code, _text(said, "error"), _text(said, "error_description")) from None
         except (OSError, HTTPException):
             raise SalesforceError(None) from None
 
@@ -84,21 +82,32 @@ def _object(octets: bytes, status: int) -> Mapping[str, Any]:
 
 
 def tokens(answer: Mapping[str, Any], token_url: str = "") -> messages.SalesforceOAuth:
-    """The answer of Salesforce's token endpoint, as it is to be stored. What it does not say stays empty."""
+    """The answer of Salesforce's token endpoint, as it is to be stored. What it does not say stays empty.
+
+    Nothing but its access token is required: tokens must not be lost because something beside them is odd.
+    """
     found = messages.SalesforceOAuth(
-        access_token=answer["access_token"],
-        refresh_token=answer.get("refresh_token", ""),
-        instance_url=answer.get("instance_url", ""),
+        access_token=_text(answer, "access_token"),
+        refresh_token=_text(answer, "refresh_token"),
+        instance_url=_text(answer, "instance_url"),
         token_url=token_url,
-        identity_url=answer.get("id", ""),
-        scopes=answer.get("scope", "").split(),
+        identity_url=_text(answer, "id"),
+        scopes=_text(answer, "scope").split(),
     )
-    if "issued_at" in answer:
-        found.issue_time.FromMilliseconds(int(answer["issued_at"]))
+    issued_at = str(answer.get("issued_at", ""))
+    if issued_at.isdecimal():
+        found.issue_time.FromMilliseconds(int(issued_at))
     return found
 
 
 def token_url_of(answer: Mapping[str, Any]) -> str:
     """`https://HOST/id/…` → `https://HOST/services/oauth2/token`: production and sandboxes differ in the host."""
-    scheme, host, *_ = urlsplit(answer["id"])
+    scheme, host, *_ = urlsplit(_text(answer, "id"))
+    if not host:
+        raise ValueError("Salesforce's answer has no id: say its token URL")
     return f"{scheme}://{host}/services/oauth2/token"
+
+
+def _text(answer: Mapping[str, Any], name: str) -> str:
+    found = answer.get(name)
+    return found if isinstance(found, str) else ""

@@ -13,10 +13,10 @@ import java.net.http.HttpResponse;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletionException;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import triseal.v1.CredentialOuterClass.SalesforceOAuth;
 
 /** What is said to Salesforce's token endpoint, and how its answers are read. It knows nothing of triseal's protocol. */
@@ -95,12 +95,15 @@ final class Salesforce {
     }
   }
 
-  private static String text(JsonObject object, String name) {
+  static String text(JsonObject object, String name) {
     JsonElement found = object.get(name);
     return found != null && found.isJsonPrimitive() ? found.getAsString() : "";
   }
 
-  /** An answer, as it is to be stored. What it does not say stays empty. */
+  /**
+   * An answer, as it is to be stored. What it does not say stays empty. Nothing but its access token is required: tokens must not be lost
+   * because something beside them is odd.
+   */
   static SalesforceOAuth tokens(JsonObject answer, String tokenUrl) {
     SalesforceOAuth.Builder found =
         SalesforceOAuth.newBuilder()
@@ -109,9 +112,9 @@ final class Salesforce {
             .setInstanceUrl(text(answer, "instance_url"))
             .setTokenUrl(tokenUrl)
             .setIdentityUrl(text(answer, "id"))
-            .addAllScopes(List.of(text(answer, "scope").split(" ")).stream().filter(scope -> !scope.isEmpty()).toList());
+            .addAllScopes(Stream.of(text(answer, "scope").split(" ")).filter(scope -> !scope.isEmpty()).toList());
     String issued = text(answer, "issued_at");
-    if (!issued.isEmpty()) {
+    if (issued.matches("\\d{1,15}")) {
       found.setIssueTime(Timestamps.fromMillis(Long.parseLong(issued)));
     }
     return found.build();
@@ -120,6 +123,9 @@ final class Salesforce {
   /** {@code https://HOST/id/…} → {@code https://HOST/services/oauth2/token}: production and sandboxes differ in the host. */
   static String tokenUrlOf(JsonObject answer) {
     String identity = text(answer, "id");
-    return identity.isEmpty() ? "" : URI.create(identity).resolve("/services/oauth2/token").toString();
+    if (identity.isEmpty()) {
+      throw new IllegalArgumentException("Salesforce's answer has no id: say its token URL");
+    }
+    return URI.create(identity).resolve("/services/oauth2/token").toString();
   }
 }

@@ -69,6 +69,9 @@ public final class TrisealClient implements AutoCloseable {
   /** Stores the JSON that Salesforce's token endpoint answered after a customer's consent. */
   public Credential storeConnection(String customerId, String credentialId, String answer, StoreOptions options) {
     JsonObject said = Salesforce.parsed(answer);
+    if (Salesforce.text(said, "access_token").isEmpty()) {
+      throw new IllegalArgumentException("this is not an answer with tokens of Salesforce's token endpoint");
+    }
     String tokenUrl = options.tokenUrl() != null ? options.tokenUrl() : Salesforce.tokenUrlOf(said);
     EncryptCredentialRequest.Builder request =
         EncryptCredentialRequest.newBuilder()

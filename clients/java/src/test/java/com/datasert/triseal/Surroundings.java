@@ -81,7 +81,11 @@ final class Surroundings {
   }
 
   static void killAndRestart() {
-    post(variable("CONTROL_URL") + "/restart", "{}");
+    post(variable("CONTROL_URL") + "/kill", "{}");
+  }
+
+  static void drainAndRestart() {
+    post(variable("CONTROL_URL") + "/drain", "{}");
   }
 
   private static String id(String connection) {

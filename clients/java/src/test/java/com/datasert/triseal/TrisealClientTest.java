@@ -2,6 +2,7 @@ package com.datasert.triseal;
 
 import static com.datasert.triseal.Surroundings.CUSTOMER;
 import static com.datasert.triseal.Surroundings.consent;
+import static com.datasert.triseal.Surroundings.drainAndRestart;
 import static com.datasert.triseal.Surroundings.expire;
 import static com.datasert.triseal.Surroundings.faults;
 import static com.datasert.triseal.Surroundings.killAndRestart;
@@ -132,7 +133,7 @@ class TrisealClientTest {
   }
 
   @Test
-  void thoseWhoWaitGetWhatOneBrings() {
+  void thoseWhoWaitGetWhatOneBringsEvenFromAnotherService() throws InterruptedException {
     String crm = stored();
     faults(crm, "slow");
     expire(crm);
@@ -141,6 +142,8 @@ class TrisealClientTest {
         IntStream.range(0, 8)
             .mapToObj(number -> CompletableFuture.runAsync(() -> call(number % 2 == 0 ? sync : task, crm), threads))
             .toArray(CompletableFuture[]::new);
+    Thread.sleep(500);
+    drainAndRestart();
     CompletableFuture.allOf(calls).join();
     threads.shutdown();
     hasSeen(crm, 1, 1, 0);
@@ -149,7 +152,7 @@ class TrisealClientTest {
   @Test
   void aSalesforceThatIsAwayForAMomentIsAskedAgain() {
     String crm = stored();
-    faults(crm, "unavailable", "lost_before");
+    faults(crm, "unavailable", "lost_before", "odd");
     expire(crm);
     call(sync, crm);
     hasSeen(crm, 1, 1, 0);
