@@ -117,7 +117,8 @@ class Client:
             request = messages.GetCredentialRequest(**place)
             revision = self._call(self._channel.stub.GetCredential, request, deadline).credential.revision
             try:
-                lease, revision = self._lease(customer_id, credential_id, revision, deadline)
+                lease = self._lease(customer_id, credential_id, revision, deadline)
+                revision = lease.credential.revision
                 self._revoke(lease)
                 revoked = True
             except TrisealError as error:
@@ -133,7 +134,9 @@ class Client:
 
     # --- The steps of a refresh ---
 
-    def _fresh(self, customer_id: str, credential_id: str, rejected: int | None, deadline: float):
+    def _fresh(
+        self, customer_id: str, credential_id: str, rejected: int | None, deadline: float
+    ) -> messages.DecryptCredentialResponse:
         """Tokens that are newer than the rejected ones, whoever refreshes them."""
         while True:
             outcome, began = self._acquire(customer_id, credential_id, rejected, deadline)
@@ -141,15 +144,17 @@ class Client:
                 return outcome.fresh
             self._refresh(outcome.lease, began, deadline)
 
-    def _lease(self, customer_id: str, credential_id: str, revision: int, deadline: float):
+    def _lease(self, customer_id: str, credential_id: str, revision: int, deadline: float) -> messages.RefreshLease:
         """The lease, at whatever revision the credential comes to."""
         while True:
             outcome, _ = self._acquire(customer_id, credential_id, revision, deadline)
             if outcome.HasField("lease"):
-                return outcome.lease, outcome.lease.credential.revision
+                return outcome.lease
             revision = outcome.fresh.credential.revision
 
-    def _acquire(self, customer_id: str, credential_id: str, rejected: int | None, deadline: float):
+    def _acquire(
+        self, customer_id: str, credential_id: str, rejected: int | None, deadline: float
+    ) -> tuple[messages.AcquireRefreshResponse, float]:
         """An answer, and since when a lease in it may have been running, by this machine's clock."""
         while True:
             # A new name for each call, and the same one when it is tried again: then a lease whose answer was lost is
