@@ -22,7 +22,8 @@ For tests alone, and without authentication:
     POST /admin/connections          {"id": "…"}  a customer consents: the connection, new or anew. Answers as the token endpoint does
     POST /admin/faults               {"connection": "…", "faults": [{"kind": "…", "seconds": …}, …]}  what becomes of the next refreshes,
                                      one each: slow (answered late), lost_before (not done, no answer), lost_after (done, no answer),
-                                     unavailable (503, not done)
+                                     unavailable (503, not done), odd (done, with fields of other types than usual)
+    POST /admin/expire               {"id": "…"}  the access tokens of a connection die now
     GET  /admin/report               {"connections": {ID: {"refreshes", "reuses", "deaths", "revoked", "consents", "calls", "refused"}}, "reuses": N}
                                      `reuses`: refresh tokens that were used twice. `deaths`: access tokens that the API has refused for
                                      their age, each counted once
@@ -77,6 +78,13 @@ class Salesforce:
     def add_faults(self, name, faults):
         with self.lock:
             self.connections[name].faults.extend(faults)
+
+    def expire(self, name):
+        with self.lock:
+            now = time.monotonic()
+            for token, (connection, consent, dies) in self.access_tokens.items():
+                if connection.name == name:
+                    self.access_tokens[token] = (connection, consent, min(dies, now))
 
     def next_fault(self, token):
         """What becomes of a refresh with this token, before anything is done."""
@@ -187,6 +195,9 @@ class Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             self.salesforce.add_faults(asked["connection"], asked["faults"])
             self.answer(200, {})
+        elif self.path == "/admin/expire":
+            self.salesforce.expire(json.loads(body)["id"])
+            self.answer(200, {})
         else:
             self.answer(404, {})
 
@@ -209,6 +220,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         if kind == "slow":
             time.sleep(seconds)
+        if kind == "odd" and answer[0] == 200:
+            answer[1].update(issued_at=int(answer[1]["issued_at"]), scope=None, sfdc_community_id=[])
         self.answer(*answer)
 
     def hang_up(self, seconds):

@@ -1,0 +1,306 @@
+package triseal_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"datasert.com/triseal"
+	"datasert.com/triseal/internal/surroundings"
+)
+
+// Against a real triseald and the Salesforce of tests/support. Run by clients/test.
+
+const customer = surroundings.Customer
+
+var limits = surroundings.Limits
+
+func client(t *testing.T, caller string) *triseal.Client {
+	t.Helper()
+	made, err := surroundings.NewClient(caller)
+	check(t, err)
+	t.Cleanup(func() { _ = made.Close() })
+	return made
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func salesforce(t *testing.T, path string, body any) []byte {
+	t.Helper()
+	said, err := surroundings.Post(os.Getenv("SALESFORCE_URL")+path, body)
+	check(t, err)
+	return said
+}
+
+func killAndRestart(t *testing.T) {
+	t.Helper()
+	_, err := surroundings.Post(os.Getenv("CONTROL_URL")+"/kill", nil)
+	check(t, err)
+}
+
+func drainAndRestart(t *testing.T) {
+	t.Helper()
+	_, err := surroundings.Post(os.Getenv("CONTROL_URL")+"/drain", nil)
+	check(t, err)
+}
+
+// crm is a connection of one test.
+type crm struct {
+	*testing.T
+	name string
+}
+
+func consented(t *testing.T) crm { return crm{t, "shared.go-" + strings.ToLower(t.Name())} }
+
+// stored is one that realsync has stored.
+func stored(t *testing.T, by *triseal.Client) crm {
+	t.Helper()
+	made := consented(t)
+	_, err := by.StoreConnection(context.Background(), customer, made.name, made.consent(), triseal.StoreOptions{})
+	check(t, err)
+	return made
+}
+
+func (c crm) consent() []byte {
+	return salesforce(c.T, "/admin/connections", map[string]string{"id": c.name})
+}
+
+func (c crm) expire() { salesforce(c.T, "/admin/expire", map[string]string{"id": c.name}) }
+
+func (c crm) faults(kinds ...string) {
+	faults := []map[string]any{}
+	for _, kind := range kinds {
+		faults = append(faults, map[string]any{"kind": kind, "seconds": map[string]float64{"slow": 1.5}[kind]})
+	}
+	salesforce(c.T, "/admin/faults", map[string]any{"connection": c.name, "faults": faults})
+}
+
+// seen compares what Salesforce has seen of it.
+func (c crm) seen(wanted map[string]any) {
+	c.Helper()
+	said, err := surroundings.Get(os.Getenv("SALESFORCE_URL") + "/admin/report")
+	check(c.T, err)
+	var report struct{ Connections map[string]map[string]any }
+	check(c.T, json.Unmarshal(said, &report))
+	for name, value := range wanted {
+		if found := report.Connections[c.name][name]; !reflect.DeepEqual(found, value) {
+			c.Errorf("%s: %v, not %v", name, found, value)
+		}
+	}
+}
+
+func (c crm) call(by *triseal.Client) {
+	c.Helper()
+	check(c.T, by.CallWithToken(context.Background(), customer, c.name, limits))
+}
+
+// refused has the reason of a refusal.
+func refused(t *testing.T, err error, reason string) {
+	t.Helper()
+	var found *triseal.Error
+	if !errors.As(err, &found) || found.Reason != reason {
+		t.Fatalf("%v, not %s", err, reason)
+	}
+}
+
+func TestAConnectionIsStoredOnceAndReadByAnotherProduct(t *testing.T) {
+	sync, task, ctx := client(t, "realsync"), client(t, "realtask"), context.Background()
+	crm := consented(t)
+	said := crm.consent()
+	options := triseal.StoreOptions{IfRevision: new(uint64), IdempotencyKey: "consent-" + crm.name}
+	for range 2 {
+		credential, err := sync.StoreConnection(ctx, customer, crm.name, said, options)
+		check(t, err)
+		if credential.GetRevision() != 1 || credential.GetRefreshTime() == nil {
+			t.Fatal(credential)
+		}
+	}
+	_, err := sync.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{IfRevision: new(uint64)})
+	refused(t, err, "CREDENTIAL_EXISTS")
+	var answer map[string]string
+	check(t, json.Unmarshal(said, &answer))
+	check(t, task.CallWithToken(ctx, customer, crm.name, func(_ context.Context, token, url string) error {
+		if token != answer["access_token"] || url != answer["instance_url"] {
+			t.Error("other tokens")
+		}
+		return nil
+	}))
+}
+
+func TestWhatPolicyRefusesIsSaidAtOnce(t *testing.T) {
+	err := client(t, "realtask").CallWithToken(context.Background(), customer, "realsync.crm", limits)
+	refused(t, err, "NOT_PERMITTED")
+}
+
+func TestADeadTokenIsRefreshedAndTheCallMadeAgain(t *testing.T) {
+	sync := client(t, "realsync")
+	crm := stored(t, sync)
+	crm.call(sync)
+	for deaths := 1.0; deaths <= 2; deaths++ {
+		crm.expire()
+		crm.call(sync)
+		crm.seen(map[string]any{"deaths": deaths, "refreshes": deaths, "reuses": 0.0})
+	}
+}
+
+func TestWhatSomebodyElseHasRefreshedIsTaken(t *testing.T) {
+	sync, task := client(t, "realsync"), client(t, "realtask")
+	crm := stored(t, sync)
+	crm.expire()
+	calls := 0
+	check(t, sync.CallWithToken(context.Background(), customer, crm.name, func(ctx context.Context, token, url string) error {
+		if calls++; calls == 1 {
+			crm.call(task)
+		}
+		return limits(ctx, token, url)
+	}))
+	crm.seen(map[string]any{"deaths": 1.0, "refreshes": 1.0})
+}
+
+func TestThoseWhoWaitGetWhatOneBringsEvenFromAnotherService(t *testing.T) {
+	products := []*triseal.Client{client(t, "realsync"), client(t, "realtask")}
+	crm := stored(t, products[0])
+	crm.faults("slow")
+	crm.expire()
+	var calls sync.WaitGroup
+	for number := range 8 {
+		calls.Go(func() {
+			if err := products[number%2].CallWithToken(context.Background(), customer, crm.name, limits); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	time.Sleep(500 * time.Millisecond)
+	drainAndRestart(t)
+	calls.Wait()
+	crm.seen(map[string]any{"deaths": 1.0, "refreshes": 1.0, "reuses": 0.0})
+}
+
+func TestASalesforceThatIsAwayForAMomentIsAskedAgain(t *testing.T) {
+	sync := client(t, "realsync")
+	crm := stored(t, sync)
+	crm.faults("unavailable", "lost_before", "odd")
+	crm.expire()
+	crm.call(sync)
+	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
+}
+
+func TestALostAnswerIsFoundOutAndTheCustomerConsentsAgain(t *testing.T) {
+	sync, task, ctx := client(t, "realsync"), client(t, "realtask"), context.Background()
+	crm := stored(t, sync)
+	crm.faults("lost_after")
+	crm.expire()
+	for _, who := range []*triseal.Client{sync, task} {
+		if err := who.CallWithToken(ctx, customer, crm.name, limits); !errors.Is(err, triseal.ErrNeedsReauth) {
+			t.Fatal(err)
+		}
+	}
+	crm.seen(map[string]any{"refreshes": 1.0, "revoked": true})
+	_, err := sync.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})
+	check(t, err)
+	crm.call(task)
+}
+
+func TestAServiceThatIsKilledWhileSalesforceAnswersLosesNoTokens(t *testing.T) {
+	sync := client(t, "realsync")
+	crm := stored(t, sync)
+	crm.faults("slow")
+	crm.expire()
+	killed := make(chan struct{})
+	time.AfterFunc(500*time.Millisecond, func() {
+		defer close(killed)
+		killAndRestart(t)
+	})
+	crm.call(sync)
+	<-killed
+	killAndRestart(t)
+	crm.call(sync)
+	crm.seen(map[string]any{"deaths": 1.0, "refreshes": 1.0, "reuses": 0.0})
+}
+
+func TestACallersEndDoesNotEndARefresh(t *testing.T) {
+	sync := client(t, "realsync")
+	crm := stored(t, sync)
+	crm.faults("slow")
+	crm.expire()
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(500*time.Millisecond, cancel)
+	if err := sync.CallWithToken(ctx, customer, crm.name, limits); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	crm.call(sync)
+	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
+}
+
+func TestA401ThatIsNoTokensFaultEnds(t *testing.T) {
+	sync := client(t, "realsync")
+	crm := stored(t, sync)
+	err := sync.CallWithToken(context.Background(), customer, crm.name, func(context.Context, string, string) error {
+		return fmt.Errorf("limits: %w", triseal.ErrUnauthorized)
+	})
+	if !errors.Is(err, triseal.ErrUnauthorized) {
+		t.Fatal(err)
+	}
+	crm.seen(map[string]any{"refreshes": 4.0, "reuses": 0.0})
+}
+
+func TestDisconnectingRevokesAndErases(t *testing.T) {
+	sync, task, ctx := client(t, "realsync"), client(t, "realtask"), context.Background()
+	crm := stored(t, sync)
+	for _, wanted := range []bool{true, false} {
+		revoked, err := sync.Disconnect(ctx, customer, crm.name)
+		check(t, err)
+		if revoked != wanted {
+			t.Fatal(revoked)
+		}
+	}
+	crm.seen(map[string]any{"revoked": true})
+	refused(t, task.CallWithToken(ctx, customer, crm.name, limits), "CREDENTIAL_NOT_FOUND")
+}
+
+func TestACertificateThatIsExchangedIsTaken(t *testing.T) {
+	ctx, folder, crm := context.Background(), t.TempDir(), crm{t, "realsync.go"}
+	exchange := func(caller string) {
+		for _, kind := range []string{".pem", ".key"} {
+			octets, err := os.ReadFile(os.Getenv("TRISEAL_CERTIFICATES") + "/" + caller + kind)
+			check(t, err)
+			check(t, os.WriteFile(folder+"/new", octets, 0o600))
+			check(t, os.Rename(folder+"/new", folder+"/own"+kind))
+		}
+	}
+	exchange("realsync")
+	changing, err := surroundings.NewClientOf(folder+"/own.pem", folder+"/own.key")
+	check(t, err)
+	defer changing.Close()
+	_, err = changing.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})
+	check(t, err)
+	crm.call(changing)
+	exchange("realtask")
+	// A new connection.
+	killAndRestart(t)
+	refused(t, changing.CallWithToken(ctx, customer, crm.name, limits), "NOT_PERMITTED")
+}
+
+func TestNothingPrintsASecret(t *testing.T) {
+	app := triseal.ConnectedApp{ClientID: "test", ClientSecret: "app-secret"}
+	config := triseal.Config{App: app}
+	sync := client(t, "realsync")
+	_, malformed := sync.StoreConnection(context.Background(), customer, "shared.x", []byte(`{"access_token": "secret`), triseal.StoreOptions{})
+	for _, value := range []any{app, config, sync, malformed} {
+		if text := fmt.Sprintf("%v %+v %#v", value, value, value); strings.Contains(text, "secret") {
+			t.Error(text)
+		}
+	}
+}

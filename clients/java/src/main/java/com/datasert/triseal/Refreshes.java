@@ -1,0 +1,163 @@
+package com.datasert.triseal;
+
+import com.datasert.triseal.Calls.Deadline;
+import java.time.Duration;
+import java.util.UUID;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.ExecutorService;
+import triseal.v1.CredentialOuterClass.SalesforceOAuth;
+import triseal.v1.CredentialServiceOuterClass.AbandonCause;
+import triseal.v1.CredentialServiceOuterClass.AbandonRefreshRequest;
+import triseal.v1.CredentialServiceOuterClass.AcquireRefreshRequest;
+import triseal.v1.CredentialServiceOuterClass.AcquireRefreshResponse;
+import triseal.v1.CredentialServiceOuterClass.CompleteRefreshRequest;
+import triseal.v1.CredentialServiceOuterClass.DecryptCredentialResponse;
+import triseal.v1.CredentialServiceOuterClass.RefreshLease;
+
+/** The steps of docs/REFRESH.md. */
+final class Refreshes {
+  private static final Duration WAIT = Duration.ofSeconds(8);
+  private static final Duration CALL_THAT_WAITS = Duration.ofSeconds(10);
+  private static final Duration LEASE = Duration.ofMinutes(1);
+
+  /** What has to remain of a lease after the call to Salesforce, to bring its answer. */
+  private static final Duration RESERVE = Duration.ofSeconds(15);
+
+  private final Calls calls;
+  private final Salesforce salesforce;
+  private final ExecutorService holders;
+
+  Refreshes(Calls calls, Salesforce salesforce, ExecutorService holders) {
+    this.calls = calls;
+    this.salesforce = salesforce;
+    this.holders = holders;
+  }
+
+  record Place(String customerId, String credentialId) {}
+
+  /** An answer, and since when a lease in it may have been running, by this machine's clock. */
+  private record Acquired(AcquireRefreshResponse outcome, long began) {}
+
+  /** Tokens that are newer than the rejected ones, whoever refreshes them. */
+  DecryptCredentialResponse fresh(Place place, Long rejected, Deadline deadline) {
+    while (true) {
+      Acquired acquired = acquire(place, rejected, deadline);
+      if (acquired.outcome.hasFresh()) {
+        return acquired.outcome.getFresh();
+      }
+      undisturbed(() -> refresh(acquired.outcome.getLease(), acquired.began, deadline));
+    }
+  }
+
+  /** The lease, at whatever revision the credential comes to. */
+  RefreshLease lease(Place place, long revision, Deadline deadline) {
+    while (true) {
+      AcquireRefreshResponse outcome = acquire(place, revision, deadline).outcome;
+      if (outcome.hasLease()) {
+        return outcome.getLease();
+      }
+      revision = outcome.getFresh().getCredential().getRevision();
+    }
+  }
+
+  /** Revokes the connection at Salesforce, under its lease. */
+  void revoke(RefreshLease lease) {
+    undisturbed(
+        () -> {
+          try {
+            salesforce.revoke(lease.getSecret().getSalesforceOauth());
+          } catch (SalesforceException error) {
+            abandon(lease, AbandonCause.ABANDON_CAUSE_TRANSIENT, "");
+            throw error;
+          }
+        });
+  }
+
+  private Acquired acquire(Place place, Long rejected, Deadline deadline) {
+    while (true) {
+      AcquireRefreshRequest.Builder request =
+          AcquireRefreshRequest.newBuilder()
+              .setCustomerId(place.customerId)
+              .setCredentialId(place.credentialId)
+              .setWait(seconds(WAIT))
+              .setLeaseTtl(seconds(LEASE))
+              // New for each call, and the same when it is tried again: then a lease whose answer was lost is given again.
+              .setIdempotencyKey(UUID.randomUUID().toString());
+      if (rejected != null) {
+        request.setRejectedRevision(rejected);
+      }
+      long began = System.nanoTime();
+      try {
+        return new Acquired(calls.call(deadline, CALL_THAT_WAITS, stub -> stub.acquireRefresh(request.build()), error -> false), began);
+      } catch (TrisealException error) {
+        if (!error.has("REFRESH_IN_PROGRESS")) {
+          throw error;
+        }
+        deadline.sleep(error.retryAfter(), error);
+      }
+    }
+  }
+
+  /** The holder's one call to Salesforce, and what becomes of it. */
+  private void refresh(RefreshLease lease, long began, Deadline deadline) {
+    Duration held = Duration.ofNanos(System.nanoTime() - began);
+    if (held.compareTo(LEASE.minus(Salesforce.HTTP_TIMEOUT).minus(RESERVE)) > 0) {
+      abandon(lease, AbandonCause.ABANDON_CAUSE_TRANSIENT, "");
+      return;
+    }
+    SalesforceOAuth brought;
+    try {
+      brought = salesforce.refresh(lease.getSecret().getSalesforceOauth());
+    } catch (SalesforceException error) {
+      if (error.status() == 400 && error.error().equals("invalid_grant")) {
+        // The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
+        abandon(lease, AbandonCause.ABANDON_CAUSE_INVALID_GRANT, error.description());
+        return;
+      }
+      abandon(lease, AbandonCause.ABANDON_CAUSE_TRANSIENT, "");
+      if (!error.mayPass()) {
+        throw error;
+      }
+      deadline.sleep(TrisealException.backoff(3), error);
+      return;
+    }
+    CompleteRefreshRequest request =
+        CompleteRefreshRequest.newBuilder()
+            .setCustomerId(lease.getCredential().getCustomerId())
+            .setCredentialId(lease.getCredential().getCredentialId())
+            .setLeaseToken(lease.getLeaseToken())
+            .setSalesforceOauth(brought)
+            .build();
+    calls.settle(stub -> stub.completeRefresh(request), Calls::isOpen);
+  }
+
+  private void abandon(RefreshLease lease, AbandonCause cause, String detail) {
+    String printable = detail.replaceAll("[^ -~]", "");
+    AbandonRefreshRequest request =
+        AbandonRefreshRequest.newBuilder()
+            .setCustomerId(lease.getCredential().getCustomerId())
+            .setCredentialId(lease.getCredential().getCredentialId())
+            .setLeaseToken(lease.getLeaseToken())
+            .setCause(cause)
+            .setDetail(printable.substring(0, Math.min(printable.length(), 200)))
+            .build();
+    calls.settle(stub -> stub.abandonRefresh(request), error -> false);
+  }
+
+  /** On a thread that nobody interrupts: a refresh token that was used up has to be followed by its successor. */
+  private void undisturbed(Runnable work) {
+    try {
+      CompletableFuture.runAsync(work, holders).join();
+    } catch (CompletionException failed) {
+      if (failed.getCause() instanceof RuntimeException cause) {
+        throw cause;
+      }
+      throw failed;
+    }
+  }
+
+  private static com.google.protobuf.Duration seconds(Duration time) {
+    return com.google.protobuf.Duration.newBuilder().setSeconds(time.toSeconds()).build();
+  }
+}

@@ -1,0 +1,39 @@
+package com.datasert.triseal;
+
+/** Salesforce's token endpoint did not do what it was asked. */
+public final class SalesforceException extends RuntimeException {
+  private static final long serialVersionUID = 1;
+
+  private final int status;
+  private final String error;
+  private final String description;
+
+  SalesforceException() {
+    this(0, "", "");
+  }
+
+  SalesforceException(int status, String error, String description) {
+    super(status == 0 ? "Salesforce did not answer" : ("Salesforce answered " + status + " " + error).strip());
+    this.status = status;
+    this.error = error;
+    this.description = description;
+  }
+
+  /** The HTTP status; 0: there was no answer. */
+  public int status() {
+    return status;
+  }
+
+  /** Salesforce's word for it, or empty. */
+  public String error() {
+    return error;
+  }
+
+  String description() {
+    return description;
+  }
+
+  boolean mayPass() {
+    return status == 0 || status == 429 || status >= 500;
+  }
+}

@@ -1,0 +1,106 @@
+package com.datasert.triseal;
+
+import com.google.gson.JsonObject;
+import com.google.gson.JsonParser;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.stream.Collectors;
+
+/** What the tests and the worker of clients/test share: clients by the environment that it gives, and what is asked of its Salesforce. */
+final class Surroundings {
+  static final String CUSTOMER = "demo";
+  private static final HttpClient HTTP = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+
+  private Surroundings() {}
+
+  static String variable(String name) {
+    String value = System.getenv(name);
+    if (value == null) {
+      throw new IllegalStateException(name + " is not set: run clients/test");
+    }
+    return value;
+  }
+
+  static Path file(String name) {
+    return Path.of(variable("TRISEAL_CERTIFICATES"), name);
+  }
+
+  /** As a product makes one. */
+  static TrisealClient client(String caller) {
+    return client(file(caller + ".pem"), file(caller + ".key"));
+  }
+
+  static TrisealClient client(Path certificate, Path key) {
+    try {
+      ConnectedApp app = new ConnectedApp("test", "app-secret");
+      String[] replicas = variable("TRISEAL_ENDPOINT").split(" ");
+      String replica = replicas[ThreadLocalRandom.current().nextInt(replicas.length)];
+      return new TrisealClient(replica, app, file("ca.pem"), certificate, key);
+    } catch (IOException error) {
+      throw new UncheckedIOException(error);
+    }
+  }
+
+  /** A call to Salesforce's API, as a product makes it. */
+  static String limits(String accessToken, String instanceUrl) {
+    URI url = URI.create(instanceUrl + "/services/data/v62.0/limits");
+    HttpResponse<String> answer = send(HttpRequest.newBuilder(url).header("authorization", "Bearer " + accessToken).build());
+    if (answer.statusCode() == 401) {
+      throw new UnauthorizedException();
+    }
+    return JsonParser.parseString(answer.body()).getAsJsonObject().get("connection").getAsString();
+  }
+
+  static String consent(String connection) {
+    return post(variable("SALESFORCE_URL") + "/admin/connections", id(connection));
+  }
+
+  static void expire(String connection) {
+    post(variable("SALESFORCE_URL") + "/admin/expire", id(connection));
+  }
+
+  static void faults(String connection, String... kinds) {
+    String faults =
+        Arrays.stream(kinds)
+            .map(kind -> "{\"kind\": \"" + kind + "\", \"seconds\": " + (kind.equals("slow") ? 1.5 : 0) + "}")
+            .collect(Collectors.joining(", "));
+    post(variable("SALESFORCE_URL") + "/admin/faults", "{\"connection\": \"" + connection + "\", \"faults\": [" + faults + "]}");
+  }
+
+  static JsonObject seen(String connection) {
+    URI url = URI.create(variable("SALESFORCE_URL") + "/admin/report");
+    JsonObject report = JsonParser.parseString(send(HttpRequest.newBuilder(url).build()).body()).getAsJsonObject();
+    return report.getAsJsonObject("connections").getAsJsonObject(connection);
+  }
+
+  static void killAndRestart() {
+    post(variable("CONTROL_URL") + "/kill", "{}");
+  }
+
+  static void drainAndRestart() {
+    post(variable("CONTROL_URL") + "/drain", "{}");
+  }
+
+  private static String id(String connection) {
+    return "{\"id\": \"" + connection + "\"}";
+  }
+
+  private static String post(String url, String body) {
+    HttpResponse<String> answer = send(HttpRequest.newBuilder(URI.create(url)).POST(HttpRequest.BodyPublishers.ofString(body)).build());
+    if (answer.statusCode() != 200) {
+      throw new IllegalStateException(url + ": " + answer.statusCode());
+    }
+    return answer.body();
+  }
+
+  private static HttpResponse<String> send(HttpRequest request) {
+    return HTTP.sendAsync(request, HttpResponse.BodyHandlers.ofString()).join();
+  }
+}

@@ -1,0 +1,185 @@
+// The client against a real triseald and the Salesforce of tests/support. Run by clients/test.
+
+import assert from "node:assert/strict";
+import { copyFileSync, mkdtempSync, renameSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { after, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { inspect } from "node:util";
+
+import { NeedsReauth, TrisealError, Unauthorized } from "../src/index.js";
+import {
+  client,
+  consent,
+  CUSTOMER,
+  drainAndRestart,
+  expire,
+  faults,
+  killAndRestart,
+  limits,
+  seen,
+  variable,
+} from "./support.js";
+
+const [sync, task] = [client("realsync"), client("realtask")];
+after(() => {
+  sync.close();
+  task.close();
+});
+
+let number = 0;
+const name = (): string => `shared.node-${++number}`;
+
+/** A connection that is stored. */
+async function stored(): Promise<string> {
+  const crm = name();
+  await sync.storeConnection(CUSTOMER, crm, await consent(crm));
+  return crm;
+}
+
+async function hasSeen(crm: string, wanted: Record<string, number | boolean>): Promise<void> {
+  const found = await seen(crm);
+  assert.deepEqual(Object.fromEntries(Object.keys(wanted).map((key) => [key, found[key]])), wanted);
+}
+
+const refusedFor =
+  (reason: string) =>
+  (error: unknown): boolean =>
+    error instanceof TrisealError && error.reason === reason;
+
+test("a connection is stored once and read by another product", async () => {
+  const crm = name();
+  const answer = await consent(crm);
+  for (let times = 0; times < 2; times++) {
+    const options = { ifRevision: 0, idempotencyKey: `consent-${crm}` };
+    const credential = await sync.storeConnection(CUSTOMER, crm, answer, options);
+    assert.equal(credential.revision, "1");
+    assert.equal(Number(credential.refreshTime!.seconds), Math.floor(Number(answer.issued_at) / 1_000));
+  }
+  const anew = sync.storeConnection(CUSTOMER, crm, await consent(crm), { ifRevision: 0 });
+  await assert.rejects(anew, refusedFor("CREDENTIAL_EXISTS"));
+  const given = await task.callWithToken(CUSTOMER, crm, async (...given) => given);
+  assert.deepEqual(given, [answer.access_token, answer.instance_url]);
+});
+
+test("what policy refuses is said at once", async () => {
+  await assert.rejects(task.callWithToken(CUSTOMER, "realsync.crm", limits), refusedFor("NOT_PERMITTED"));
+});
+
+test("a dead token is refreshed and the call made again", async () => {
+  const crm = await stored();
+  assert.equal((await sync.callWithToken(CUSTOMER, crm, limits)).connection, crm);
+  for (const deaths of [1, 2]) {
+    await expire(crm);
+    assert.equal((await sync.callWithToken(CUSTOMER, crm, limits)).connection, crm);
+    await hasSeen(crm, { deaths, refreshes: deaths, reuses: 0 });
+  }
+});
+
+test("what somebody else has refreshed is taken", async () => {
+  const crm = await stored();
+  await expire(crm);
+  const used: string[] = [];
+  await sync.callWithToken(CUSTOMER, crm, async (token, url) => {
+    if (used.push(token) === 1) await task.callWithToken(CUSTOMER, crm, limits);
+    return limits(token, url);
+  });
+  assert.equal(new Set(used).size, 2);
+  await hasSeen(crm, { deaths: 1, refreshes: 1 });
+});
+
+test("those who wait get what one brings, even from another service", async () => {
+  const crm = await stored();
+  await faults(crm, "slow");
+  await expire(crm);
+  const calls = Array.from({ length: 8 }, (_, index) => (index % 2 ? sync : task).callWithToken(CUSTOMER, crm, limits));
+  await sleep(500);
+  await drainAndRestart();
+  for (const { connection } of await Promise.all(calls)) assert.equal(connection, crm);
+  await hasSeen(crm, { deaths: 1, refreshes: 1, reuses: 0 });
+});
+
+test("a Salesforce that is away for a moment is asked again", async () => {
+  const crm = await stored();
+  await faults(crm, "unavailable", "lost_before", "odd");
+  await expire(crm);
+  await sync.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { refreshes: 1, reuses: 0 });
+});
+
+test("a lost answer is found out and the customer consents again", async () => {
+  const crm = await stored();
+  await faults(crm, "lost_after");
+  await expire(crm);
+  for (const who of [sync, task]) await assert.rejects(who.callWithToken(CUSTOMER, crm, limits), NeedsReauth);
+  await hasSeen(crm, { refreshes: 1, revoked: true });
+  await sync.storeConnection(CUSTOMER, crm, await consent(crm));
+  await task.callWithToken(CUSTOMER, crm, limits);
+});
+
+test("a service that is killed while Salesforce answers loses no tokens", async () => {
+  const crm = await stored();
+  await faults(crm, "slow");
+  await expire(crm);
+  await Promise.all([sync.callWithToken(CUSTOMER, crm, limits), sleep(500).then(killAndRestart)]);
+  await killAndRestart();
+  await sync.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { deaths: 1, refreshes: 1, reuses: 0 });
+});
+
+test("a 401 that is no token's fault ends", async () => {
+  const crm = await stored();
+  const refused = sync.callWithToken(CUSTOMER, crm, async () => {
+    throw new Unauthorized();
+  });
+  await assert.rejects(refused, Unauthorized);
+  await hasSeen(crm, { refreshes: 4, reuses: 0 });
+});
+
+test("disconnecting revokes and erases", async () => {
+  const crm = await stored();
+  assert.equal(await sync.disconnect(CUSTOMER, crm), true);
+  await hasSeen(crm, { revoked: true });
+  await assert.rejects(task.callWithToken(CUSTOMER, crm, limits), refusedFor("CREDENTIAL_NOT_FOUND"));
+  assert.equal(await sync.disconnect(CUSTOMER, crm), false, "nothing was left to revoke");
+});
+
+test("a certificate that is exchanged is taken", async () => {
+  const folder = mkdtempSync(`${tmpdir()}/triseal-`);
+  const exchange = (caller: string): void => {
+    for (const kind of ["pem", "key"]) {
+      copyFileSync(`${variable("TRISEAL_CERTIFICATES")}/${caller}.${kind}`, `${folder}/new`);
+      renameSync(`${folder}/new`, `${folder}/own.${kind}`);
+    }
+  };
+  exchange("realsync");
+  const changing = client("realsync", { certificate: `${folder}/own.pem`, key: `${folder}/own.key` });
+  await changing.storeConnection(CUSTOMER, "realsync.node", await consent("realsync.node"));
+  await changing.callWithToken(CUSTOMER, "realsync.node", limits);
+  exchange("realtask");
+  const refused = async (): Promise<void> => {
+    for (let times = 0; times < 60; times++) {
+      await sleep(500);
+      await changing.callWithToken(CUSTOMER, "realsync.node", limits);
+    }
+  };
+  await assert.rejects(refused, refusedFor("NOT_PERMITTED"), "it is another caller now");
+  changing.close();
+  rmSync(folder, { recursive: true });
+});
+
+test("nothing prints a secret", async () => {
+  const crm = await stored();
+  const answer = await consent(crm);
+  await sync.storeConnection(CUSTOMER, crm, answer);
+  await faults(crm, "lost_after");
+  await expire(crm);
+  const error = await sync.callWithToken(CUSTOMER, crm, limits).catch((error: unknown) => error);
+  assert.ok(error instanceof NeedsReauth);
+  for (const text of [
+    inspect(error, { depth: 20, showHidden: true }),
+    inspect(sync, { depth: 20, showHidden: true }),
+  ]) {
+    for (const secret of [answer.access_token, answer.refresh_token, "app-secret"]) assert.ok(!text.includes(secret));
+  }
+});
