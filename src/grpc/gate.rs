@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use tonic::{Request, Status};
 
+use super::call::Standing;
 use super::identity;
-use super::status::audit_unavailable;
+use super::status::{audit_unavailable, no_client_certificate};
 use crate::access::{Access, Ask, Permit, Question};
 use crate::audit::entry::Subject;
 use crate::audit::{AuditLog, Event, Origin, Reason};
@@ -25,11 +26,14 @@ impl Gate {
         Self { access, audit }
     }
 
-    /// Who calls.
+    /// Who calls, now that the whole message is there: a certificate may have been revoked while it came.
     ///
     /// # Errors
     /// UNAUTHENTICATED, NO_CLIENT_CERTIFICATE.
     pub(super) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        if Standing::is_lost_by(request) {
+            return Err(no_client_certificate());
+        }
         identity::caller(request)
     }
 

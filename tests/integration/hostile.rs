@@ -395,6 +395,62 @@ async fn slow_readers_cost_no_more_memory_than_there_is() {
     gone(&secured).await;
 }
 
+/// A call is admitted by its headers; its body comes when the certificate has been revoked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_comes_after_the_revocation_opens_nothing() {
+    const SECRET: &[u8] = b"the secret of c";
+    let secured = Secured::start().await;
+    let pair = secured.authority.client(CALLER);
+    let mut client = secured.credentials(secured.client(&pair));
+    client.encrypt_credential(encrypt("demo", "c", opaque(SECRET))).await.unwrap();
+    let request = crate::support::decrypt("demo", "c", v1::View::Full).into_inner();
+    let body = prost::Message::encode_to_vec(&request);
+    let body = message(u32::try_from(body.len()).unwrap(), &body);
+    let (mut reading, mut writing) = tokio::io::split(secured.dial(secured.client(&pair)).await.unwrap());
+    writing.write_all(&[crate::support::http2::PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    let mut told = Vec::new();
+    let times_told = |told: &[u8]| told.windows(SECRET.len()).filter(|octets| *octets == SECRET).count();
+
+    // The same call tells it to whoever is still a caller.
+    writing.write_all(&[call(DECRYPT, 0), frame(DATA, END_STREAM, stream(0), &body)].concat()).await.unwrap();
+    while times_told(&told) == 0 {
+        assert_ne!(timeout(PATIENCE, reading.read_buf(&mut told)).await.expect("it answers").unwrap(), 0);
+    }
+
+    secured.replace("clients.crl", &secured.authority.revocation_list(&[&pair], HOUR));
+    // Calls that wait for their bodies, one of which is young enough when the revocation is in force.
+    let mut calls = 0;
+    while !refused(&secured, secured.client(&pair)).await {
+        calls += 1;
+        let _ = writing.write_all(&call(DECRYPT, calls)).await;
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(calls > 0);
+    while !kinds(&told).contains(&GOAWAY) {
+        assert_ne!(timeout(PATIENCE, reading.read_buf(&mut told)).await.expect("it says so").unwrap(), 0);
+    }
+    let disowned =
+        "triseal_requests_total{rpc=\"DecryptCredential\",code=\"UNAUTHENTICATED\",reason=\"NO_CLIENT_CERTIFICATE\"}";
+    for number in 1..=calls {
+        let _ = writing.write_all(&frame(DATA, END_STREAM, stream(number), &body)).await;
+    }
+    until("refused", async || secured.service.metric(disowned).await > 0.0).await;
+    drop(writing);
+    let _ = timeout(SIEGE, reading.read_to_end(&mut told)).await;
+    assert_eq!(times_told(&told), 1, "opened for a caller that had been revoked");
+}
+
+/// Of the whole frames in these octets.
+fn kinds(mut octets: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let [a, b, c, kind, ..] = *octets {
+        let Some(rest) = octets.get(9 + u32::from_be_bytes([0, a, b, c]) as usize..) else { break };
+        kinds.push(kind);
+        octets = rest;
+    }
+    kinds
+}
+
 /// What the attacks are written with is understood where it keeps to the rules.
 #[tokio::test]
 async fn frames_that_are_written_here_are_read_and_answered() {
