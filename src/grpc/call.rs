@@ -75,7 +75,7 @@ pub(super) enum Phase {
     Open,
     /// It is about to end: no new streams, and the old ones end.
     Ending,
-    /// Whoever is at its other end is no longer who they were: nothing more is served.
+    /// Whoever is at its other end is no longer who they were: they are served as nobody.
     Disowned,
 }
 

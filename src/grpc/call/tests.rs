@@ -267,6 +267,20 @@ async fn a_caller_is_who_the_connection_says_and_nobody_is_served_nothing() {
 }
 
 #[tokio::test]
+async fn nobody_has_health_and_reflection_and_no_call() {
+    let playground = Playground::new();
+    let endpoint = Arc::new(playground.endpoint(4));
+    let disowned = Client::of(&endpoint, Some("realtask"));
+    disowned.phase.send_replace(Phase::Disowned);
+    for client in [Client::of(&endpoint, None), disowned] {
+        // What is no method of the protocol.
+        let mut other = client.call("Watch", &[]).await;
+        assert!(other.body_mut().frame().await.unwrap().is_ok());
+        assert_eq!(outcome(client.call("Who", &[]).await).await, ("UNAUTHENTICATED", "NO_CLIENT_CERTIFICATE"));
+    }
+}
+
+#[tokio::test]
 async fn whoever_is_disowned_while_a_call_is_under_way_is_told_nothing_and_what_was_begun_is_ended() {
     let (playground, client) = playground(4);
     for (phase, wanted) in
