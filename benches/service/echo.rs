@@ -2,13 +2,16 @@
 //! request of one field and answers with octets that it has ready.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::task::{Context, Poll};
 
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use prost::Message;
+use tokio::net::TcpStream;
 use tonic::body::Body;
 use tonic::client;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -20,6 +23,8 @@ use tower::Service;
 
 use crate::load::Caller;
 use crate::process::Process;
+use crate::service::Wire;
+use crate::tls;
 
 /// The argument that makes this program the echo; after it stand the octets of a reply.
 pub const ARGUMENT: &str = "--echo";
@@ -29,19 +34,31 @@ type Octets = Vec<u8>;
 type Codec = ProstCodec<Octets, Octets>;
 
 /// Starts an echo whose encoded replies have so many octets.
-pub fn start(reply_octets: usize) -> Process {
+pub fn start(wire: Wire, reply_octets: usize) -> Process {
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-    command.args([ARGUMENT, &reply_octets.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args([ARGUMENT, wire.name(), &reply_octets.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
     Process::start(command, |child| child.stdout.take(), |line| line.strip_prefix("serving ")?.parse().ok())
 }
 
 /// The echo itself.
-pub async fn serve(reply_octets: usize) {
+pub async fn serve(wire: Wire, reply_octets: usize) {
     let address: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let incoming = TcpIncoming::bind(address).expect("a port").with_nodelay(Some(true));
     println!("serving {}", incoming.local_addr().expect("an address"));
     let echo = Echo { reply: octets_encoding_to(reply_octets) };
-    Server::builder().add_service(echo).serve_with_incoming(incoming).await.expect("it serves");
+    let router = Server::builder().add_service(echo);
+    let served = match wire {
+        Wire::Plaintext => router.serve_with_incoming(incoming).await,
+        Wire::Mtls => {
+            let acceptor = tls::acceptor();
+            let accept = move |socket: io::Result<TcpStream>| {
+                let acceptor = acceptor.clone();
+                async move { Ok::<_, io::Error>(tls::Accepted(acceptor.accept(socket?).await?)) }
+            };
+            router.serve_with_incoming(incoming.then(accept)).await
+        }
+    };
+    served.expect("it serves");
 }
 
 /// A message that has so many octets when encoded: tag and length take two or three.

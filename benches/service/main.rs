@@ -19,14 +19,19 @@ mod process;
 mod rows;
 mod service;
 mod table;
+mod tls;
+mod unaudited;
 
 use futures_util::future::LocalBoxFuture;
+use service::{Configuration, Wire};
 use table::Row;
 
 type Measure = fn() -> LocalBoxFuture<'static, Vec<Row>>;
 
 const MEASUREMENTS: &[(&str, Measure)] = &[
-    ("decrypt", || Box::pin(rows::decrypt())),
+    ("decrypt-unaudited", || Box::pin(rows::decrypt(Configuration::Unaudited))),
+    ("decrypt-dev", || Box::pin(rows::decrypt(Configuration::Dev))),
+    ("decrypt-mtls", || Box::pin(rows::decrypt(Configuration::Mtls))),
     ("batch", || Box::pin(rows::batch())),
     ("encrypt", || Box::pin(rows::encrypt())),
     ("start", || Box::pin(rows::start())),
@@ -36,9 +41,12 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [echo::ARGUMENT, reply_octets] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        runtime.block_on(echo::serve(reply_octets.parse().expect("a number of octets")));
-        return;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [echo::ARGUMENT, wire, octets] => {
+            return runtime.block_on(echo::serve(Wire::named(wire), octets.parse().expect("a number of octets")));
+        }
+        [unaudited::ARGUMENT, data] => return runtime.block_on(unaudited::serve(data.as_ref())),
+        _ => {}
     }
     // Cargo adds `--bench`.
     let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();

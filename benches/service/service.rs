@@ -13,6 +13,7 @@ use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 
 use crate::load::{self, Caller, Until};
 use crate::process::Process;
+use crate::{tls, unaudited};
 
 /// Calls in flight under load, and the connections that they share.
 pub const IN_FLIGHT: usize = 64;
@@ -21,40 +22,100 @@ pub const CONNECTIONS: usize = 8;
 const REMEMBERED: usize = 8;
 const CREDENTIAL: &str = "realtask.salesforce";
 
-/// A way to run the service. All that costs something a call is measured in each.
+/// A way to run the service.
 #[derive(Clone, Copy)]
-pub struct Configuration {
-    pub name: &'static str,
-    arguments: &'static [&'static str],
+pub enum Configuration {
+    /// Neither identity nor an audit log; policy permits everything.
+    Unaudited,
+    /// As the README tries it: no identity, policy permits everything, an audit log.
+    Dev,
+    /// As in production: mTLS, the policies of `deploy/policy`, an audit log.
+    Mtls,
 }
 
-pub const CONFIGURATIONS: &[Configuration] = &[Configuration { name: "--dev", arguments: &["--dev"] }];
+/// How messages come and go.
+#[derive(Clone, Copy)]
+pub enum Wire {
+    Plaintext,
+    Mtls,
+}
 
 impl Configuration {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unaudited => "no audit log",
+            Self::Dev => "--dev",
+            Self::Mtls => "mTLS, policy, audit",
+        }
+    }
+
+    pub fn wire(self) -> Wire {
+        match self {
+            Self::Unaudited | Self::Dev => Wire::Plaintext,
+            Self::Mtls => Wire::Mtls,
+        }
+    }
+
     /// Starts the service on data that it may find or not, and waits until it serves.
-    pub fn start(&self, data: &Path) -> Process {
+    pub fn start(self, data: &Path) -> Process {
+        if matches!(self, Self::Unaudited) {
+            return unaudited::start(data);
+        }
         let mut command = Command::new(env!("CARGO_BIN_EXE_triseald"));
-        command
-            .args(self.arguments)
-            .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--data"])
-            .arg(data);
+        command.args(["--dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--data"]).arg(data);
+        if matches!(self, Self::Mtls) {
+            let certificates = tls::directory();
+            let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/policy");
+            command
+                .env("TRISEAL__INSECURE__PLAINTEXT", "false")
+                .env("TRISEAL__TLS__CERTIFICATE", certificates.join("server.pem"))
+                .env("TRISEAL__TLS__PRIVATE_KEY", certificates.join("server.key"))
+                .env("TRISEAL__TLS__CLIENT_CA", certificates.join("ca.pem"))
+                .env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com")
+                .env("TRISEAL__POLICY__DIRECTORY", policy);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         Process::start(command, |child| child.stderr.take(), serving)
     }
 
     /// Connections of their own.
-    pub async fn connect(&self, address: SocketAddr, connections: usize) -> Vec<Channel> {
-        connect(address, connections).await
+    pub async fn connect(self, address: SocketAddr, connections: usize) -> Vec<Channel> {
+        self.wire().connect(address, connections).await
     }
 }
 
-pub async fn connect(address: SocketAddr, connections: usize) -> Vec<Channel> {
-    let mut channels = Vec::new();
-    for _ in 0..connections {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URL");
-        channels.push(endpoint.connect().await.expect("the server is there"));
+impl Wire {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::Mtls => "mtls",
+        }
     }
-    channels
+
+    /// As the table names its limit.
+    pub fn echo(self) -> &'static str {
+        match self {
+            Self::Plaintext => "bare echo",
+            Self::Mtls => "bare echo over mTLS",
+        }
+    }
+
+    pub fn named(name: &str) -> Self {
+        if name == Self::Mtls.name() { Self::Mtls } else { Self::Plaintext }
+    }
+
+    pub async fn connect(self, address: SocketAddr, connections: usize) -> Vec<Channel> {
+        let mut channels = Vec::new();
+        for _ in 0..connections {
+            let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URL");
+            let connected = match self {
+                Self::Plaintext => endpoint.connect().await,
+                Self::Mtls => endpoint.connect_with_connector(tls::Connector::new(address)).await,
+            };
+            channels.push(connected.expect("the server is there"));
+        }
+        channels
+    }
 }
 
 /// The address in the log line that says that the service serves.
@@ -78,7 +139,7 @@ impl Data {
     /// Signs so many customers up. `changes`: how often each stores its credential.
     pub async fn prepare(customers: usize, changes: Changes) -> Self {
         let data = Self { folder: folder(), customers };
-        let configuration = CONFIGURATIONS.first().expect("there is one");
+        let configuration = Configuration::Dev;
         let service = configuration.start(&data.path());
         let channels = configuration.connect(service.address, CONNECTIONS).await;
         let shares = data.shares(IN_FLIGHT);

@@ -22,11 +22,17 @@ fn tests(directory: &Path, names: &mut BTreeSet<String>) {
     }
 }
 
-/// The functions that follow an attribute such as `#[test]` or `#[tokio::test(…)]`, other attributes between.
+/// The functions that follow an attribute such as `#[test]` or `#[tokio::test(…)]`, other attributes between; and those that
+/// `on_both_sites!` lists.
 fn tests_in(source: &str) -> Vec<String> {
-    let (mut names, mut is_test) = (Vec::new(), false);
+    let (mut names, mut is_test, mut is_listed) = (Vec::new(), false, false);
     for line in source.lines().map(str::trim) {
-        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+        if line.starts_with("on_both_sites! {") {
+            is_listed = true;
+        } else if is_listed {
+            is_listed = line != "}";
+            names.extend(line.strip_suffix(',').map(str::to_owned));
+        } else if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
             is_test = true;
         } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) {
             names.extend(rest.split(['(', '<']).next().map(str::to_owned));
@@ -73,9 +79,8 @@ fn each_defence_names_a_test_that_is_there() {
 
 #[test]
 fn a_name_that_is_not_there_and_a_row_without_one_are_found() {
-    let source =
-        "#[test]\nfn one() {}\n#[tokio::test(start_paused = true)]\n#[ignore]\nasync fn two() {}\nfn three() {}\n";
-    assert_eq!(tests_in(source), ["one", "two"]);
+    let source = "#[test]\nfn one() {}\n#[tokio::test(start_paused = true)]\n#[ignore]\nasync fn two() {}\nfn three() {}\non_both_sites! {\n    four,\n}\n";
+    assert_eq!(tests_in(source), ["one", "two", "four"]);
     let page = "## Defences\n\n| defence | shown by |\n|---|---|\n| a | `Cargo.toml`: `one` |\n| b | `three` |\n\
         | c | `src/lib.rs` |\n| d | the compiler |\n\n| e | f |\n";
     let found = faults(page, &["one", "two"].map(str::to_owned).into());
