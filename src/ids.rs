@@ -147,6 +147,15 @@ impl RequestId {
         }
     }
 
+    /// The name of a call whose caller gave it this id: `given~` and 64 random bits, in hexadecimal. Two calls have two names, whatever
+    /// their callers say, so that no entry of one in the audit log is taken for the other's.
+    pub fn of_call(given: &Self) -> Self {
+        let mut octets = [0; 8];
+        // As in `random`.
+        let _ = getrandom::fill(&mut octets);
+        Self(format!("{}~{:016x}", given.as_str(), u64::from_be_bytes(octets)).into())
+    }
+
     /// A new one: 128 random bits, in hexadecimal.
     pub fn random() -> Self {
         let mut octets = [0; 16];
@@ -194,6 +203,14 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(RequestId::parse(one.as_str()), Ok(one.clone()));
         assert!(one.as_str().len() == 32 && one.as_str().bytes().all(|octet| octet.is_ascii_hexdigit()));
+
+        let (once, twice) = (RequestId::of_call(&one), RequestId::of_call(&one));
+        assert_ne!(once, twice, "a caller can't give two calls one name");
+        for call in [once, twice] {
+            let (given, made) = call.as_str().rsplit_once('~').unwrap();
+            assert_eq!(given, one.as_str());
+            assert!(made.len() == 16 && made.bytes().all(|octet| octet.is_ascii_hexdigit()));
+        }
     }
 
     #[test]

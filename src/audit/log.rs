@@ -69,7 +69,7 @@ pub struct Timing {
 /// Who asks, and under which names: the same in every entry of one request.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// `None`: the service itself, or for [`Reason::NoClientCertificate`] somebody who is not known.
+    /// `None`: the service itself.
     pub caller: Option<Caller>,
     /// The request, or a job.
     pub request: Option<RequestId>,
@@ -199,7 +199,8 @@ impl AuditLog {
         self.write(entry(origin, event, subject, Outcome::Ok), true).await
     }
 
-    /// Something was refused, or failed before anything was to be changed.
+    /// Something was refused, or failed before anything was to be changed. As of readings, there are never so many of them that an outcome
+    /// has no room; given up before it is written, it may be left out.
     ///
     /// # Errors
     /// An [`AuditError`]. What was refused stays refused.
@@ -210,7 +211,21 @@ impl AuditLog {
         subject: Subject,
         reason: Reason,
     ) -> Result<Audited, AuditError> {
-        self.write(entry(origin, event, subject, Outcome::Refused(reason)), false).await
+        self.write(entry(origin, event, subject, Outcome::Refused(reason)), true).await
+    }
+
+    /// Long work, or a part of it, has ended: it was done, or why not. It has happened, as the outcome of an [`Intent`] has.
+    ///
+    /// # Errors
+    /// An [`AuditError`].
+    pub async fn ended(
+        &self,
+        origin: &Origin,
+        event: Event,
+        subject: Subject,
+        failed: Option<Reason>,
+    ) -> Result<Audited, AuditError> {
+        self.write(entry(origin, event, subject, failed.map_or(Outcome::Ok, Outcome::Refused)), false).await
     }
 
     /// Something is about to be changed. The subject's revision is the one that is expected there. A change that is decided

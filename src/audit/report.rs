@@ -199,7 +199,8 @@ struct Selection {
 /// What one process begins and any other may end.
 const JOBS: [Event; 3] = [Event::ReencryptionJob, Event::CustomerKeyRotationJob, Event::RewrapJob];
 
-/// What an intent and its outcome have in common. A caller may choose the request's id, so that counts only with the rest.
+/// What an intent and its outcome have in common. The request's id is of one call alone, whatever its caller asked for
+/// ([`RequestId::of_call`](crate::ids::RequestId::of_call)): no later call resolves what this one left open.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Change {
     /// `None`: a job, whose name no other has.

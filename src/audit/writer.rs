@@ -19,8 +19,8 @@ use super::AuditError;
 use super::entry::{Chain, Entry, Hash};
 use super::sink::Sink;
 
-/// Entries that wait, at most: more than can be in flight. Above it calls fail at once. For what has happened already there is as
-/// much room again.
+/// Entries that wait, at most: more than can be in flight. Above it calls fail at once. For what has happened already, and for nothing
+/// else, there is as much room again.
 const MAX_WAITING: usize = 4_096;
 /// Lines are handed to the sink in pieces of about so many octets, a pipe's usual size; each is answered when it is taken.
 const PIECE_OCTETS: usize = 64 << 10;

@@ -216,7 +216,7 @@ impl Drop for UnderWay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::limits::{BATCH, BATCH_PLACES, places};
+    use crate::grpc::limits::{BATCH, BATCH_PLACES, WITH_SECRET, places};
 
     fn admission(limit: usize) -> Arc<Admission> {
         Admission::new(limit, Load::default(), Arc::default())
@@ -272,6 +272,7 @@ mod tests {
         assert_eq!([places(BATCH), places("/triseal.v1.CredentialService/DecryptCredential")], [BATCH_PLACES, 1]);
         let methods = crate::grpc::server::rpcs(crate::grpc::v1::DESCRIPTORS).unwrap();
         assert!(methods.contains_key(BATCH), "it has another name by now");
+        assert!(WITH_SECRET.iter().all(|path| methods.contains_key(*path)), "they have other names by now");
         let admission = admission(2 * BATCH_PLACES);
         let share = admission.share(caller("realtask"));
         let batches = [share.admit(BATCH_PLACES).unwrap(), share.admit(BATCH_PLACES).unwrap()];

@@ -74,7 +74,7 @@ pub(super) enum Phase {
     Open,
     /// It is about to end: no new streams, and the old ones end.
     Ending,
-    /// Whoever is at its other end is no longer who they were: nothing more is served.
+    /// Whoever is at its other end is no longer who they were: they are served as nobody.
     Disowned,
 }
 
@@ -93,6 +93,35 @@ impl Deadline {
             Some(Self(end)) => until.min(end.checked_sub(Self::MARGIN).unwrap_or(*end)),
             None => until,
         }
+    }
+}
+
+/// Whether the caller is still who it was when the connection was made, for a handler that has waited: for the rest of its message, or
+/// for something else.
+#[derive(Clone)]
+pub(super) struct Standing(watch::Receiver<Phase>);
+
+impl Standing {
+    /// Whether the caller of a request has lost it. One that did not come over a connection has nothing to lose.
+    pub(super) fn is_lost_by<T>(request: &tonic::Request<T>) -> bool {
+        request.extensions().get::<Self>().is_some_and(Self::is_lost)
+    }
+
+    /// Waits until it has.
+    pub(super) fn lost_by<T>(request: &tonic::Request<T>) -> impl Future<Output = ()> + Send + use<T> {
+        let standing = request.extensions().get::<Self>().cloned();
+        async move {
+            match standing {
+                // Without its sender the connection is gone, and nobody waits.
+                Some(Self(mut phase)) => drop(phase.wait_for(|phase| *phase == Phase::Disowned).await),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether nothing may be done for it any more.
+    fn is_lost(&self) -> bool {
+        *self.0.borrow() == Phase::Disowned
     }
 }
 
@@ -132,7 +161,9 @@ impl ConnectionService {
             Err(refused) => return Box::pin(std::future::ready(call.answer(refused.into_http()))),
         }
         let deadline = deadline(request.headers());
+        let standing = Standing(self.phase.clone());
         request.extensions_mut().insert(Deadline(Instant::now() + deadline));
+        request.extensions_mut().insert(standing.clone());
         drop_headers(request.headers_mut());
         let handled = AssertUnwindSafe(self.endpoint.routes.clone().call(request)).catch_unwind();
         Box::pin(async move {
@@ -142,12 +173,14 @@ impl ConnectionService {
                 Ok(Err(_panic)) => status::panicked().into_http(),
                 Err(_elapsed) => status::deadline_exceeded().into_http(),
             };
+            // What was begun is ended, and has its entry in the audit log; whoever asked for it is told nothing of it.
+            let answer = if standing.is_lost() { status::no_client_certificate().into_http() } else { answer };
             call.answer(answer)
         })
     }
 
     fn admit(&self, places: usize) -> Result<Admitted, Status> {
-        if self.caller.is_none() || *self.phase.borrow() == Phase::Disowned {
+        if self.caller.is_none() || Standing(self.phase.clone()).is_lost() {
             return Err(status::no_client_certificate());
         }
         self.share.admit(places).map_err(|shed| match shed {
@@ -323,10 +356,10 @@ fn drop_headers(headers: &mut HeaderMap) {
     headers.extend(LOOKED_AT.into_iter().filter_map(|name| Some((name.clone(), all.get(name)?.clone()))));
 }
 
-/// The caller's, if it is one; else a new one.
+/// Begins with the caller's, if it is one; else a new one. Either way no other call has it.
 fn request_id(headers: &HeaderMap) -> RequestId {
     let given = headers.get(REQUEST_ID).and_then(|id| RequestId::parse(id.to_str().ok()?).ok());
-    given.unwrap_or_else(RequestId::random)
+    given.map_or_else(RequestId::random, |given| RequestId::of_call(&given))
 }
 
 /// The caller's, if it names one.

@@ -38,9 +38,10 @@ pub trait Handshake: Send + Sync + 'static {
 
 /// Who is at the other end of a connection.
 pub struct Peer {
-    /// `None` is nobody, who is served nothing.
+    /// `None` is nobody, who is served health and reflection alone.
     pub caller: Option<Caller>,
-    /// Ends when this is no longer true: at the end of its certificate, or when that is revoked. Then nothing more is served.
+    /// Ends when this is no longer true: at the end of its certificate, or when that is revoked. Until the connection has ended, too, it is
+    /// then served as nobody.
     pub until: BoxFuture<'static, ()>,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::call::Deadline;
+use super::call::{Deadline, Standing};
 use super::convert;
 use super::gate::Gate;
 use super::wire::v1;
@@ -120,9 +120,9 @@ impl CredentialService for Credentials {
     ) -> Result<Response<v1::AcquireRefreshResponse>, Status> {
         let caller = self.gate.caller(&request)?;
         let (id, asked) = convert::acquire_request(request.get_ref())?;
-        let until = Deadline::wait_until(&request, asked.wait);
+        let (until, gone) = (Deadline::wait_until(&request, asked.wait), Standing::lost_by(&request));
         let permit = self.gate.permit(&caller, Event::AcquireRefresh, AcquireRefresh(id)).await?;
-        Ok(Response::new(convert::acquired(self.vault.acquire_refresh(&permit, &asked, until).await?)))
+        Ok(Response::new(convert::acquired(self.vault.acquire_refresh(&permit, &asked, until, gone).await?)))
     }
 
     async fn complete_refresh(

@@ -3,8 +3,16 @@
 
 use std::time::Duration;
 
-/// Of a request and of the messages of a batch together.
-pub(super) const MAX_REQUEST_OCTETS: usize = 1 << 20;
+/// Of a request of any method. What is under way is in memory, as often as calls are, so each method takes what its fields may have
+/// together, and no more.
+const MAX_REQUEST_OCTETS: usize = 1 << 20;
+/// Of one with a secret: two tokens of 16 KiB, a hundred scopes, three URLs and ids come to 65 KiB. Of 512 under way 48 MiB.
+pub(super) const MAX_SECRET_REQUEST_OCTETS: usize = 96 << 10;
+/// Of a batch: a hundred times two ids, 28 KiB. What is no batch is a list of empty items, at most 16,384 of 72 octets in memory.
+pub(super) const MAX_BATCH_REQUEST_OCTETS: usize = 32 << 10;
+/// Of any other: ids and short texts, 1 KiB. With room for one that is too long to be named.
+pub(super) const MAX_SHORT_REQUEST_OCTETS: usize = 16 << 10;
+const _: () = assert!(MAX_SECRET_REQUEST_OCTETS <= MAX_REQUEST_OCTETS);
 /// Of an answer: a page of 1,000, or a batch of 100 secrets of an ordinary length. Items that a batch has no room for are refused, each
 /// for itself.
 pub(super) const MAX_REPLY_OCTETS: usize = 4 << 20;
@@ -38,6 +46,9 @@ pub(super) const MAX_OTHERS: u32 = 16;
 /// so many. With the default of `server.max_concurrent_requests` 64 of them are under way at most, and 256 MiB of their answers.
 pub(super) const BATCH: &str = "/triseal.v1.CredentialService/BatchDecryptCredentials";
 pub(super) const BATCH_PLACES: usize = 8;
+/// The calls that bring a secret.
+pub(super) const WITH_SECRET: [&str; 2] =
+    ["/triseal.v1.CredentialService/EncryptCredential", "/triseal.v1.CredentialService/CompleteRefresh"];
 /// Octets of a call's headers, unpacked: deadline, user agent, ids and trace context, with room for a proxy's.
 pub(super) const MAX_HEADER_OCTETS: u32 = 16 << 10;
 /// Calls that were reset before they were looked at. h2's own default; above it the connection is closed (CVE-2023-44487).
@@ -61,4 +72,13 @@ pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(10);
 /// How many places the call of a method takes.
 pub(super) fn places(path: &str) -> usize {
     if path == BATCH { BATCH_PLACES } else { 1 }
+}
+
+/// How long the message of a method may be.
+pub(super) fn request_octets(path: &str) -> usize {
+    match path {
+        BATCH => MAX_BATCH_REQUEST_OCTETS,
+        path if WITH_SECRET.contains(&path) => MAX_SECRET_REQUEST_OCTETS,
+        _ => MAX_SHORT_REQUEST_OCTETS,
+    }
 }

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod key;
 mod limits;
 mod preface;
+mod refusals;
 pub mod server;
 mod status;
 pub mod tls;

@@ -1,14 +1,19 @@
 //! What is served, and from when to when: the services with health and reflection, and the drain at the end.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service};
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tracing::warn;
 
@@ -66,22 +71,44 @@ impl Services {
     pub(super) fn endpoint(self, others: Routes, limit: usize) -> Result<Endpoint, ServeError> {
         let Self { gate, vault, directory, jobs, load } = self;
         let routes = others
-            .add_service(
+            .add_service(ByLength(
                 CredentialServiceServer::new(Credentials::new(gate.clone(), vault))
-                    .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
                     .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
-            )
+            ))
             .add_service(
                 CustomerServiceServer::new(Customers::new(gate.clone(), Arc::clone(&directory)))
-                    .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
+                    .max_decoding_message_size(limits::MAX_SHORT_REQUEST_OCTETS)
                     .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
             )
             .add_service(
                 KeyServiceServer::new(Keys::new(gate, directory, jobs))
-                    .max_decoding_message_size(limits::MAX_REQUEST_OCTETS)
+                    .max_decoding_message_size(limits::MAX_SHORT_REQUEST_OCTETS)
                     .max_encoding_message_size(limits::MAX_REPLY_OCTETS),
             );
         Ok(Endpoint::new(routes.prepare(), rpcs(v1::DESCRIPTORS)?, limit, load))
+    }
+}
+
+/// CredentialService, each of whose methods takes messages of its own length: tonic knows one for them all.
+#[derive(Clone)]
+struct ByLength(CredentialServiceServer<Credentials>);
+
+impl NamedService for ByLength {
+    const NAME: &'static str = CredentialServiceServer::<Credentials>::NAME;
+}
+
+impl Service<http::Request<Body>> for ByLength {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let longest = limits::request_octets(request.uri().path());
+        self.0.clone().max_decoding_message_size(longest).call(request)
     }
 }
 

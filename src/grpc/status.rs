@@ -149,7 +149,7 @@ pub(super) fn with_reason(answer: http::Response<Body>) -> http::Response<Body> 
     if !unreadable || answer.headers().contains_key(REASON_TRAILER) {
         return answer;
     }
-    let description = "must be a message of the method's type, of at most 1,048,576 octets, with texts in UTF-8";
+    let description = "must be a message of the method's type, no longer than its fields may be together (in no case than 1,048,576 octets), with texts in UTF-8";
     bad_fields(vec![FieldViolation::new("request", description)]).into_http()
 }
 
@@ -163,6 +163,12 @@ pub(super) fn overloaded() -> Status {
 pub(super) fn rate_limited() -> Status {
     let told = Told::new(Code::ResourceExhausted, "RATE_LIMITED", "this caller has its share of the calls under way");
     told.retry_after(RETRY_OVERLOADED).into_status()
+}
+
+/// Policy has refused the caller so often of late that its refusals are not written down any more.
+pub(super) fn refused_too_often() -> Status {
+    let message = "policy has refused this caller too often of late: ask for what it may have";
+    Told::new(Code::ResourceExhausted, "RATE_LIMITED", message).retry_after(RETRY_OVERLOADED).into_status()
 }
 
 /// The connection has as many health checks, watches and the like as it may.

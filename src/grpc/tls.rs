@@ -10,6 +10,7 @@ mod material;
 pub mod pem;
 mod refusal;
 mod reload;
+mod revocation;
 mod source;
 
 use std::io;

@@ -356,13 +356,12 @@ impl Jobs {
         }
         info!(job = job.id.as_str(), state = ?job.state, changed = job.changed, "job ended");
         let (origin, event, subject) = (job.origin(), job.event(), job.subject());
-        let _written = match job.state {
-            JobState::Running | JobState::Done => self.0.audit.shown(&origin, event, subject).await?,
-            JobState::DoneWithFailures => {
-                self.0.audit.refusal(&origin, event, subject, Reason::DoneWithFailures).await?
-            }
-            JobState::Cancelled => self.0.audit.refusal(&origin, event, subject, Reason::Cancelled).await?,
+        let failed = match job.state {
+            JobState::Running | JobState::Done => None,
+            JobState::DoneWithFailures => Some(Reason::DoneWithFailures),
+            JobState::Cancelled => Some(Reason::Cancelled),
         };
+        let _written = self.0.audit.ended(&origin, event, subject, failed).await?;
         Ok(job)
     }
 

@@ -86,7 +86,7 @@ impl Jobs {
                 "not done by a job"
             );
             let subject = Subject { credential: id.credential, ..Subject::customer(&id.customer) };
-            let _written = self.0.audit.refusal(&job.origin(), event, subject, reason).await?;
+            let _written = self.0.audit.ended(&job.origin(), event, subject, Some(reason)).await?;
         }
         Ok(outcome)
     }

@@ -68,6 +68,8 @@ metrics! {
         "changes of the policy directory: taken; refused: the last good set stays";
     POLICY_GENERATION = Gauge "triseal_policy_generation" [] "sets of policies taken since the start, the first one included";
     POLICY_FAILURES = Counter "triseal_policy_failures_total" [] "decisions that a failing policy made refusals";
+    REFUSALS_UNWRITTEN = Counter "triseal_policy_refusals_unwritten_total" []
+        "refusals by policy that were answered RATE_LIMITED, without an entry in the audit log: their caller was refused too often";
     REFRESH_LEASES = Counter "triseal_refresh_leases_total" ["event"]
         "refresh leases: given; after_lapse: given after one whose holder never came back; completed; invalid_grant, abandoned: given up";
     REFRESH_WAITERS = Gauge "triseal_refresh_waiters" [] "calls that wait for somebody else's refresh";
@@ -288,6 +290,11 @@ pub fn policy_failure() {
     counter!(POLICY_FAILURES.name).increment(1);
 }
 
+/// Counts a refusal that the audit log has no entry of.
+pub fn refusal_unwritten() {
+    counter!(REFUSALS_UNWRITTEN.name).increment(1);
+}
+
 /// Whether a dependency answers.
 pub(super) fn dependency_up(dependency: &'static str) -> Gauge {
     gauge!(DEPENDENCY_UP.name, "dependency" => dependency)
@@ -387,6 +394,7 @@ mod tests {
             policy_reload(true);
             policy_generation(2);
             policy_failure();
+            refusal_unwritten();
             refresh_lease(LeaseEvent::AfterLapse);
             refresh_waiters().increment(1.0);
             dependency_up("store").set(1.0);

@@ -1,6 +1,7 @@
 //! Refreshing without races, up to the lease: the order of the steps. What becomes of a call is decided in `crate::refresh`; what ends a
 //! lease is in `ending`.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -75,7 +76,7 @@ enum Outcome {
 }
 
 impl Vault {
-    /// Good tokens, or the right to get some; waits for somebody else's refresh until `until`.
+    /// Good tokens, or the right to get some; waits for somebody else's refresh until `until`, or until the caller is `gone`.
     ///
     /// # Errors
     /// A [`VaultError`]. After [`StoreError::Away`](crate::store::StoreError::Away) a lease may have been given: the same call with the
@@ -85,7 +86,9 @@ impl Vault {
         permit: &Permit<AcquireRefresh>,
         asked: &Acquire,
         until: Instant,
+        gone: impl Future<Output = ()> + Send,
     ) -> Result<Refreshed, VaultError> {
+        let mut gone = pin!(gone);
         let (caller, AcquireRefresh(id)) = (permit.caller(), permit.asked());
         let token = LeaseToken::random().map_err(|_| VaultError::Internal(NO_RANDOMNESS))?;
         let call = Call { caller, id, asked, key: key_or_random(asked.key)?, token: &token };
@@ -99,7 +102,7 @@ impl Vault {
                 && Instant::now() < until
             {
                 let waiter = waiter.get_or_insert_with(|| self.waiting.join(id));
-                if let Some(looked) = self.wait(waiter, current, until).await {
+                if let Some(looked) = self.wait(waiter, current, until, gone.as_mut()).await {
                     entries.withdraw(Reason::RefreshInProgress).await;
                     seen = Some(looked);
                     continue;
@@ -200,7 +203,13 @@ impl Vault {
     }
 
     /// Until there is something to be done about the credential. `None`: the time is up, or the service drains.
-    async fn wait(&self, waiter: &mut Waiter, dead: Revision, until: Instant) -> Option<Looked> {
+    async fn wait(
+        &self,
+        waiter: &mut Waiter,
+        dead: Revision,
+        until: Instant,
+        gone: impl Future<Output = ()>,
+    ) -> Option<Looked> {
         let looked = async {
             loop {
                 let row = match waiter.next().await {
@@ -223,6 +232,7 @@ impl Vault {
         tokio::select! {
             biased;
             () = self.waiting.closed() => None,
+            () = gone => None,
             looked = looked => Some(looked),
             () = sleep_until(until) => None,
         }

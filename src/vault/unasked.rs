@@ -62,7 +62,8 @@ impl Vault {
         asked: &Acquire,
     ) -> Result<Refreshed, VaultError> {
         let until = Instant::now() + asked.wait;
-        self.acquire_refresh(&Permit::unasked(caller.clone(), AcquireRefresh(id.clone())), asked, until).await
+        let permit = Permit::unasked(caller.clone(), AcquireRefresh(id.clone()));
+        self.acquire_refresh(&permit, asked, until, std::future::pending()).await
     }
 
     pub(crate) async fn complete_unasked(

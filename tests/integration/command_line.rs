@@ -203,7 +203,7 @@ async fn a_secret_that_is_too_long_is_refused_by_its_field_and_not_stored() {
         (&["--kind", "salesforce_oauth"], tokens(16_385), "access_token: must have at most 16384 octets"),
         (&["--from-salesforce"], tokens(16_385), "access_token: must have at most 16384 octets"),
         // Above what a message may have, by its envelope; and above what is read at all.
-        (&["--kind", "opaque"], long(1 << 20).into_bytes(), "at most 1,048,576 octets"),
+        (&["--kind", "opaque"], long(1 << 20).into_bytes(), "no longer than its fields may be"),
         (&["--kind", "opaque"], long((1 << 20) + 1).into_bytes(), "the input is longer than 1048576 octets"),
     ] {
         let (code, out, error) = text(&service.triseal(&[&put[..], kind].concat(), &input).await);

@@ -6,14 +6,17 @@
 //! connections, octets and time.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
 use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
 use triseal::grpc::v1;
@@ -42,6 +45,7 @@ const SIEGE: Duration = Duration::from_secs(2);
 
 const DECRYPT: &str = "/triseal.v1.CredentialService/DecryptCredential";
 const BATCH: &str = "/triseal.v1.CredentialService/BatchDecryptCredentials";
+const ENCRYPT: &str = "/triseal.v1.CredentialService/EncryptCredential";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 
@@ -314,6 +318,107 @@ async fn a_message_of_a_gibibyte_is_refused_by_its_first_five_octets() {
     gone(&secured).await;
 }
 
+/// All but the end of the largest message there is, in as many calls as a caller may have under way; and of a larger one, which is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_never_finished_take_what_their_fields_may_have() {
+    const LONGEST: usize = 96 << 10;
+    // Of one connection: a caller in company may have as many calls under way as two of them have.
+    const CALLS: u32 = STREAMS / 2;
+    let secured = Secured::start().await;
+    let endless = |length: usize| {
+        let begun = move |number: u32| {
+            let octets = message(u32::try_from(length).unwrap(), &[7; 8 << 10]);
+            [call(ENCRYPT, number), frame(DATA, 0, stream(number), &octets)]
+        };
+        let pieces = move |_| (0..CALLS).map(|number| frame(DATA, 0, stream(number), &[7; 8 << 10]));
+        (0..CALLS).flat_map(begun).chain((1..LONGEST / (8 << 10) - 1).flat_map(pieces)).collect::<Vec<_>>()
+    };
+    let bad = "triseal_requests_total{rpc=\"EncryptCredential\",code=\"INVALID_ARGUMENT\",reason=\"BAD_FIELD\"}";
+    let late = "triseal_requests_total{rpc=\"EncryptCredential\",code=\"DEADLINE_EXCEEDED\",reason=\"\"}";
+    besieged(&secured, async {
+        let traitor = traitor(&secured);
+        for (length, told, at_least) in [(1 << 20, bad, 2.0), (LONGEST, late, f64::from(CALLS))] {
+            let mut open = Vec::new();
+            for _ in 0..2 {
+                let stream = secured.dial(traitor.clone()).await.expect("it is a caller");
+                open.push(pour(stream, endless(length)));
+            }
+            until(told, async || secured.service.metric(told).await >= at_least).await;
+            open.iter().for_each(|(reading, writing)| {
+                reading.abort();
+                writing.abort();
+            });
+        }
+    })
+    .await;
+    gone(&secured).await;
+}
+
+/// Writes no faster than the window of the connection permits, and reads what else it is told.
+fn pour(stream: TlsStream<TcpStream>, frames: Vec<Vec<u8>>) -> (JoinHandle<()>, JoinHandle<()>) {
+    const WINDOW: usize = 65_535;
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let credit = Arc::new(Semaphore::new(WINDOW));
+    let given = Arc::clone(&credit);
+    let read = async move {
+        let mut head = [0; 9];
+        while reading.read_exact(&mut head).await.is_ok() {
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            if reading.read_exact(&mut payload).await.is_err() {
+                return;
+            }
+            if head[3] == WINDOW_UPDATE && head[5..] == [0; 4] {
+                given.add_permits(u32::from_be_bytes(payload[..4].try_into().unwrap()) as usize);
+            }
+        }
+    };
+    let write = async move {
+        let opening = [crate::support::http2::PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+        let mut written = writing.write_all(&opening).await;
+        for octets in frames {
+            if octets[3] == DATA {
+                credit.acquire_many(u32::try_from(octets.len() - 9).unwrap()).await.unwrap().forget();
+            }
+            written = written.and(writing.write_all(&octets).await);
+            if written.is_err() {
+                return;
+            }
+        }
+        let _ = writing.flush().await;
+        std::future::pending::<()>().await;
+    };
+    (tokio::spawn(read), tokio::spawn(write))
+}
+
+/// Two octets each on the wire, and many times that in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_empty_items_is_refused_by_its_length() {
+    let secured = Secured::start().await;
+    let batch = |items: usize| message(u32::try_from(2 * items).unwrap(), &[0x0a, 0x00].repeat(items));
+    let bad = "triseal_requests_total{rpc=\"BatchDecryptCredentials\",code=\"INVALID_ARGUMENT\",reason=\"BAD_FIELD\"}";
+    besieged(&secured, async {
+        let traitor = traitor(&secured);
+        let mut told = 0.0;
+        // As many as have room, and as many as had it once.
+        for items in [16 << 10, (1 << 19) - 1] {
+            for _ in 0..FEW {
+                let octets = batch(items);
+                let frames = std::iter::once(call(BATCH, 0))
+                    .chain(octets.chunks(8 << 10).map(|piece| frame(DATA, 0, stream(0), piece)))
+                    .chain([frame(DATA, END_STREAM, stream(0), &[])]);
+                let stream = secured.dial(traitor.clone()).await.expect("it is a caller");
+                let (reading, writing) = pour(stream, frames.collect());
+                told += 1.0;
+                until("refused", async || secured.service.metric(bad).await >= told).await;
+                reading.abort();
+                writing.abort();
+            }
+        }
+    })
+    .await;
+    gone(&secured).await;
+}
+
 /// One octet at a time, of the preface, of headers and of bodies. What has a deadline ends by it, and the rest holds a place and nothing
 /// else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -394,6 +499,92 @@ async fn slow_readers_cost_no_more_memory_than_there_is() {
     })
     .await;
     gone(&secured).await;
+}
+
+/// One whom nothing is permitted asks for a hundred credentials in each of its batches: each refusal would be an entry of 500 octets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_without_an_end_are_not_written_down_without_an_end() {
+    const BATCHES: usize = 25;
+    let secured = Secured::start().await;
+    let stranger = secured.authority.client("spiffe://datasert.com/stranger");
+    let requests = (0..100).map(|number| v1::DecryptCredentialRequest {
+        customer_id: "demo".to_owned(),
+        credential_id: format!("c{number}"),
+        view: v1::View::Full.into(),
+        if_revision: None,
+    });
+    let batch = v1::BatchDecryptCredentialsRequest { requests: requests.collect() };
+    let begun = Instant::now();
+    besieged(&secured, async {
+        let mut client = secured.credentials(secured.client(&stranger));
+        for _ in 0..BATCHES {
+            client.batch_decrypt_credentials(batch.clone()).await.expect("each item has its own refusal");
+        }
+    })
+    .await;
+    let most = 1_000 + 50 * (begun.elapsed().as_secs() + 1);
+    let log = std::fs::read_to_string(secured.path("data/audit.jsonl")).unwrap();
+    let entries: Vec<_> = log.lines().filter(|line| line.contains("/stranger\"")).collect();
+    assert!(entries.iter().all(|line| line.contains("\"view\":\"full\"") && line.contains("NOT_PERMITTED")));
+    assert!((1_000..=most).contains(&(entries.len() as u64)), "{} entries", entries.len());
+    let unwritten = secured.service.metric("triseal_policy_refusals_unwritten_total").await;
+    assert_eq!(unwritten, (100 * BATCHES - entries.len()) as f64);
+}
+
+/// A call is admitted by its headers; its body comes when the certificate has been revoked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_comes_after_the_revocation_opens_nothing() {
+    const SECRET: &[u8] = b"the secret of c";
+    let secured = Secured::start().await;
+    let pair = secured.authority.client(CALLER);
+    let mut client = secured.credentials(secured.client(&pair));
+    client.encrypt_credential(encrypt("demo", "c", opaque(SECRET))).await.unwrap();
+    let request = crate::support::decrypt("demo", "c", v1::View::Full).into_inner();
+    let body = prost::Message::encode_to_vec(&request);
+    let body = message(u32::try_from(body.len()).unwrap(), &body);
+    let (mut reading, mut writing) = tokio::io::split(secured.dial(secured.client(&pair)).await.unwrap());
+    writing.write_all(&[crate::support::http2::PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    let mut told = Vec::new();
+    let times_told = |told: &[u8]| told.windows(SECRET.len()).filter(|octets| *octets == SECRET).count();
+
+    // The same call tells it to whoever is still a caller.
+    writing.write_all(&[call(DECRYPT, 0), frame(DATA, END_STREAM, stream(0), &body)].concat()).await.unwrap();
+    while times_told(&told) == 0 {
+        assert_ne!(timeout(PATIENCE, reading.read_buf(&mut told)).await.expect("it answers").unwrap(), 0);
+    }
+
+    secured.replace("clients.crl", &secured.authority.revocation_list(&[&pair], HOUR));
+    // Calls that wait for their bodies, one of which is young enough when the revocation is in force.
+    let mut calls = 0;
+    while !refused(&secured, secured.client(&pair)).await {
+        calls += 1;
+        let _ = writing.write_all(&call(DECRYPT, calls)).await;
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(calls > 0);
+    while !kinds(&told).contains(&GOAWAY) {
+        assert_ne!(timeout(PATIENCE, reading.read_buf(&mut told)).await.expect("it says so").unwrap(), 0);
+    }
+    let disowned =
+        "triseal_requests_total{rpc=\"DecryptCredential\",code=\"UNAUTHENTICATED\",reason=\"NO_CLIENT_CERTIFICATE\"}";
+    for number in 1..=calls {
+        let _ = writing.write_all(&frame(DATA, END_STREAM, stream(number), &body)).await;
+    }
+    until("refused", async || secured.service.metric(disowned).await > 0.0).await;
+    drop(writing);
+    let _ = timeout(SIEGE, reading.read_to_end(&mut told)).await;
+    assert_eq!(times_told(&told), 1, "opened for a caller that had been revoked");
+}
+
+/// Of the whole frames in these octets.
+fn kinds(mut octets: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let [a, b, c, kind, ..] = *octets {
+        let Some(rest) = octets.get(9 + u32::from_be_bytes([0, a, b, c]) as usize..) else { break };
+        kinds.push(kind);
+        octets = rest;
+    }
+    kinds
 }
 
 /// What the attacks are written with is understood where it keeps to the rules.

@@ -7,13 +7,17 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tonic::transport::Channel;
 use triseal::grpc::v1;
+use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 
 use crate::encodings::Searched;
-use crate::support::{Service, data, decrypt, encrypt, fresh, oauth, opaque, password, program, run};
+use crate::support::tls::{CALLER, Secured};
+use crate::support::{Service, data, decrypt, encrypt, fresh, oauth, opaque, password, program, run, until};
 
 /// Encryptions and decryptions together.
 const CALLS: usize = 10_000;
+const REFRESHES: usize = 1_000;
 const CONNECTIONS: usize = 8;
 /// Nothing is called for so long before the memory is read.
 const REST: Duration = Duration::from_secs(1);
@@ -41,6 +45,62 @@ async fn no_secret_is_left_in_memory() {
     assert!(!found(&service, &Searched::new(customer.as_bytes())).is_empty(), "the search finds nothing at all");
     let found = found(&service, &Searched::new(mark.as_bytes()));
     assert!(found.is_empty(), "{} copies of secrets are left:\n{}", found.len(), found.join("\n"));
+}
+
+/// The same over TLS, of tokens that were refreshed and of the leases by which they were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_is_left_in_memory_after_refreshes_over_tls() {
+    if !is_root() {
+        return println!("not shown: only root may read the memory of another process");
+    }
+    let secured = Secured::start().await;
+    let (pair, mark) = (secured.authority.client(CALLER), format!("M4rk{:016x}", getrandom::u64().unwrap()));
+    let leases = join_all((0..CONNECTIONS).map(|connection| {
+        let client = secured.credentials(secured.client(&pair));
+        refresh(client, connection, &mark)
+    }))
+    .await;
+    until("alone", async || secured.service.metric("triseal_connections").await == 0.0).await;
+    tokio::time::sleep(REST).await;
+
+    assert!(!found(&secured.service, &Searched::new(b"datasert.com")).is_empty(), "the search finds nothing at all");
+    for secret in std::iter::once(&mark).chain(&leases) {
+        let found = found(&secured.service, &Searched::new(secret.as_bytes()));
+        assert!(found.is_empty(), "{} copies of secrets are left:\n{}", found.len(), found.join("\n"));
+    }
+}
+
+/// Encrypts tokens that hold the mark, and refreshes them, on a connection that is closed in the end. Tells a lease's token.
+async fn refresh(mut client: CredentialServiceClient<Channel>, connection: usize, mark: &str) -> String {
+    let (customer_id, mut last) = ("demo".to_owned(), String::new());
+    for number in 0..REFRESHES / CONNECTIONS {
+        let id = format!("c{connection}.{}", number % 25);
+        let secret = oauth(&format!("00D!{mark}.{number}"), &format!("5Aep{mark}-{number}"));
+        let stored = client.encrypt_credential(encrypt("demo", &id, secret)).await.unwrap().into_inner();
+        let acquire = v1::AcquireRefreshRequest {
+            customer_id: customer_id.clone(),
+            credential_id: id.clone(),
+            rejected_revision: stored.credential.map(|credential| credential.revision),
+            ..Default::default()
+        };
+        let mut outcome = client.acquire_refresh(acquire).await.unwrap().into_inner().outcome;
+        let Some(v1::acquire_refresh_response::Outcome::Lease(lease)) = &mut outcome else { panic!("no lease") };
+        let lease_token = std::mem::take(&mut lease.lease_token);
+        last.clone_from(&lease_token);
+        if number % 3 == 0 {
+            let (customer_id, credential_id, detail) = (customer_id.clone(), id.clone(), String::new());
+            let abandon = v1::AbandonRefreshRequest { customer_id, credential_id, lease_token, cause: 0, detail };
+            client.abandon_refresh(abandon).await.unwrap();
+        } else {
+            let mut new = v1::SalesforceOAuth::default();
+            (new.access_token, new.refresh_token) = (format!("00D!{mark}.new.{number}"), format!("5Aep{mark}.new"));
+            let (customer_id, credential_id, salesforce_oauth) = (customer_id.clone(), id.clone(), Some(new));
+            let complete = v1::CompleteRefreshRequest { customer_id, credential_id, lease_token, salesforce_oauth };
+            client.complete_refresh(complete).await.unwrap();
+        }
+        client.decrypt_credential(decrypt("demo", &id, v1::View::Full)).await.unwrap();
+    }
+    last
 }
 
 /// Not even the user that it runs as: a second program of that user has no business in it.

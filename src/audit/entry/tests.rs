@@ -83,6 +83,7 @@ fn the_longest_entry_fits_into_a_line_and_a_longer_caller_is_refused() {
         let mut entry =
             entry(caller, &request, event, &credential(&id, &id), Some(View::Access), u64::MAX, Outcome::Ok);
         entry.outcome = Outcome::Refused(reason);
+        entry.request = entry.request.map(|given| RequestId::of_call(&given));
         entry.subject.lineage = Some(lineage);
         entry
     };

@@ -1,6 +1,7 @@
 use super::super::entry::{Entry, Outcome};
 use super::super::fakes::{Made, at, credential, entry, of_stream, read};
 use super::*;
+use crate::ids::RequestId;
 use crate::secret::View;
 
 fn change(request: &str, revision: u64, outcome: Outcome) -> Entry {
@@ -192,6 +193,32 @@ fn an_outcome_belongs_to_its_own_intent() {
     other.add(&of("acme", "realtask", Event::EncryptCredential, Outcome::Ok));
     let rows = shown(&answer(by("realtask"), &[&one.log(), &other.log()]));
     assert_eq!(rows, ["crm encrypt_credential  1 ok ×1", "crm encrypt_credential  1 unknown ×1"]);
+}
+
+#[test]
+fn a_later_call_under_the_same_given_id_hides_nothing() {
+    let given = RequestId::parse("the-same").unwrap();
+    let crm = credential("acme", "crm");
+    let call = |outcomes: &[Outcome]| {
+        let request = RequestId::of_call(&given);
+        let entry =
+            |outcome: &Outcome| entry("realtask", request.as_str(), Event::DeleteCredential, &crm, None, 1, *outcome);
+        outcomes.iter().map(entry).collect::<Vec<_>>()
+    };
+    let absent = Outcome::Refused(Reason::CredentialNotFound);
+    // A deletion that was done, whose caller let its deadline pass; and then the same once more.
+    let mut made = call(&[Outcome::Intent]);
+    made.extend(call(&[absent]));
+    assert_eq!(
+        shown(&answer(by("realtask"), &[&log(&made).log()])),
+        ["crm delete_credential  1 CREDENTIAL_NOT_FOUND ×1", "crm delete_credential  1 unknown ×1"]
+    );
+    // What a call says of itself counts as before.
+    let made = call(&[Outcome::Intent, absent]);
+    assert_eq!(
+        shown(&answer(by("realtask"), &[&log(&made).log()])),
+        ["crm delete_credential  1 CREDENTIAL_NOT_FOUND ×1"]
+    );
 }
 
 #[test]

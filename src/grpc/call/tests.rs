@@ -267,11 +267,43 @@ async fn a_caller_is_who_the_connection_says_and_nobody_is_served_nothing() {
 }
 
 #[tokio::test]
+async fn nobody_has_health_and_reflection_and_no_call() {
+    let playground = Playground::new();
+    let endpoint = Arc::new(playground.endpoint(4));
+    let disowned = Client::of(&endpoint, Some("realtask"));
+    disowned.phase.send_replace(Phase::Disowned);
+    for client in [Client::of(&endpoint, None), disowned] {
+        // What is no method of the protocol.
+        let mut other = client.call("Watch", &[]).await;
+        assert!(other.body_mut().frame().await.unwrap().is_ok());
+        assert_eq!(outcome(client.call("Who", &[]).await).await, ("UNAUTHENTICATED", "NO_CLIENT_CERTIFICATE"));
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_disowned_while_a_call_is_under_way_is_told_nothing_and_what_was_begun_is_ended() {
+    let (playground, client) = playground(4);
+    for (phase, wanted) in
+        [(Phase::Ending, ("OK", "")), (Phase::Disowned, ("UNAUTHENTICATED", "NO_CLIENT_CERTIFICATE"))]
+    {
+        let held = tokio::spawn(client.start("Hold", &[]));
+        playground.held.notified().await;
+        client.phase.send_replace(phase);
+        playground.release.add_permits(1);
+        assert_eq!(outcome(held.await.unwrap()).await, wanted, "{phase:?}");
+        assert_eq!(playground.release.available_permits(), 0, "its handler went on to the end");
+    }
+}
+
+#[tokio::test]
 async fn a_request_id_is_taken_if_it_is_one_and_answered_in_any_case() {
     let (_playground, client) = playground(4);
     let id = |answer: &Response<CallBody>| answer.headers()["x-request-id"].to_str().unwrap().to_owned();
     for method in ["Who", "Fail", "Panic", "Unknown"] {
-        assert_eq!(id(&client.call(method, &[("x-request-id", "given-1")]).await), "given-1", "{method}");
+        let [one, other] = [(); 2].map(|()| client.call(method, &[("x-request-id", "given-1")]));
+        let (one, other) = (id(&one.await), id(&other.await));
+        assert!(one.starts_with("given-1~") && other.starts_with("given-1~"), "{method}: {one} {other}");
+        assert_ne!(one, other, "each call has a name of its own");
     }
     let too_long = "x".repeat(129);
     let mut made = Vec::new();

@@ -178,8 +178,9 @@ async fn after_its_grace_an_old_connection_is_closed_whatever_is_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_whose_certificate_ends_or_whose_service_stops_serves_what_is_under_way() {
-    for cause in [Cause::Disowned, Cause::Drain] {
+async fn a_connection_whose_certificate_ends_or_whose_service_stops_ends_what_is_under_way() {
+    // Served, or told nothing.
+    for (cause, told) in [(Cause::Disowned, "16"), (Cause::Drain, "0")] {
         let served = served(AGE);
         let mut send = speak(served.client).await;
         let mut again = send.clone();
@@ -192,7 +193,7 @@ async fn a_connection_whose_certificate_ends_or_whose_service_stops_serves_what_
         sleep(Duration::from_secs(1)).await;
         assert!(call(&mut send, "Who").await.is_err(), "{cause:?}");
         served.playground.release.add_permits(1);
-        assert_eq!(held.await.unwrap(), "0", "{cause:?}");
+        assert_eq!(held.await.unwrap(), told, "{cause:?}");
         assert_eq!(served.ended.await.unwrap(), cause);
     }
 }

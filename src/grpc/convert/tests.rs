@@ -243,3 +243,39 @@ fn lists_are_asked_for_by_every_filter() {
     let all_wrong = v1::ListCustomersRequest { page_size: -1, page_token: "!planted".to_owned(), ..request(5) };
     assert_eq!(wrong(list_customers_request(&all_wrong, &tokens())), ["page_size", "state", "page_token"]);
 }
+
+#[test]
+fn the_longest_message_of_each_method_has_room() {
+    use prost::Message;
+
+    use crate::grpc::limits::{self, MAX_BATCH_REQUEST_OCTETS, MAX_SECRET_REQUEST_OCTETS};
+    let long = |octets: usize| "x".repeat(octets);
+    let last = Some(prost_types::Timestamp { seconds: 253_402_300_799, nanos: 999_999_999 });
+    let mut oauth = v1::SalesforceOAuth::default();
+    (oauth.access_token, oauth.refresh_token) = (long(MAX_TOKEN), long(MAX_TOKEN));
+    (oauth.instance_url, oauth.token_url, oauth.identity_url) = (long(MAX_URL), long(MAX_URL), long(MAX_URL));
+    oauth.scopes = vec![long(MAX_SCOPE); MAX_SCOPES];
+    (oauth.issue_time, oauth.access_token_expire_time) = (last, last);
+    let encrypt = v1::EncryptCredentialRequest {
+        customer_id: long(128),
+        credential_id: long(128),
+        secret: Some(v1::Secret { value: Some(v1::secret::Value::SalesforceOauth(oauth)) }),
+        if_revision: Some(u64::MAX),
+        idempotency_key: long(MAX_IDEMPOTENCY_KEY),
+    };
+    let item = v1::DecryptCredentialRequest {
+        customer_id: long(128),
+        credential_id: long(128),
+        view: i32::MIN,
+        if_revision: Some(u64::MAX),
+    };
+    let batch = v1::BatchDecryptCredentialsRequest { requests: vec![item; 100] };
+    for (octets, longest) in
+        [(encrypt.encoded_len(), MAX_SECRET_REQUEST_OCTETS), (batch.encoded_len(), MAX_BATCH_REQUEST_OCTETS)]
+    {
+        assert!(octets < longest && octets > longest / 2, "{octets} of {longest}");
+    }
+    let named = |method: &str| limits::request_octets(&format!("/triseal.v1.CredentialService/{method}"));
+    let [encrypt, batch] = ["EncryptCredential", "BatchDecryptCredentials"].map(named);
+    assert_eq!((encrypt, batch), (MAX_SECRET_REQUEST_OCTETS, MAX_BATCH_REQUEST_OCTETS));
+}

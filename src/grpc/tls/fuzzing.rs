@@ -16,8 +16,8 @@ pub(in crate::grpc) fn client_files(path: &Path, content: &[u8], now: Timestamp)
     let beside = rest.get(1..).unwrap_or_default();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let clients = |lists| {
-        let files = ClientFiles { authorities: file(certificates), lists };
-        client_verifier(&files, &provider, now).err()
+        let files = ClientFiles { authorities: Ok(file(certificates)), lists };
+        client_verifier(&files, None, &provider, now).err()
     };
     let pair = PairFiles { certificate: file(certificates), key: file(beside) };
     let refused = [clients(None), clients(Some(file(beside))), server_pair(&pair, &provider, now).err()];

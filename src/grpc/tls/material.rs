@@ -6,18 +6,20 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
-use tracing::warn;
+use tracing::{error, warn};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 use zeroize::Zeroizing;
 
 use super::pem::{self, FileError};
+use super::revocation::InForce;
 use crate::telemetry::metrics;
 
 /// Why files are refused. Each names the file and what to do about it.
@@ -78,6 +80,9 @@ pub enum TlsError {
         /// The CAs' file.
         authorities: PathBuf,
     },
+    /// A list is older than the one in force: what was revoked since would be taken back.
+    #[error("{0}: revocation list {1} is older than the one in force: put the newest one there")]
+    ListOlder(PathBuf, usize),
     /// rustls refuses what passed all of the above.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
@@ -98,10 +103,17 @@ pub(super) struct PairFiles {
     pub(super) key: Content,
 }
 
-/// What client certificates are checked by, in its files.
+/// What client certificates are checked by, in its files. Lists are looked at also if the CAs can't be read.
 pub(super) struct ClientFiles {
-    pub(super) authorities: Content,
+    pub(super) authorities: Result<Content, FileError>,
     pub(super) lists: Option<Content>,
+}
+
+/// What client certificates are checked by.
+pub(super) struct Clients {
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    bundle: Vec<CertificateDer<'static>>,
+    lists: Option<Vec<CertificateRevocationListDer<'static>>>,
 }
 
 /// The server's certificate chain with its key: good now, for servers, and a pair.
@@ -145,17 +157,20 @@ fn check_server(path: &Path, certificate: &X509Certificate<'_>, now: Timestamp) 
     Ok(())
 }
 
-/// What client certificates are checked by: the CAs, and their revocation lists if there are any.
+/// What client certificates are checked by: the CAs, and their revocation lists if there are any, none of which may be older than the
+/// one that is in force.
 ///
 /// With lists, each certificate of a chain has to be known to be good: one whose issuer has no list, or one that has passed its
 /// next update, is refused.
 pub(super) fn client_verifier(
     ClientFiles { authorities, lists }: &ClientFiles,
+    in_force: Option<&Clients>,
     provider: &Arc<CryptoProvider>,
     now: Timestamp,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+) -> Result<Clients, TlsError> {
+    let authorities = authorities.as_ref().map_err(Clone::clone)?;
     let bundle = pem::parse_certificates(&authorities.path, &authorities.octets)?;
-    let (mut roots, mut expired) = (RootCertStore::empty(), Vec::new());
+    let mut expired = Vec::new();
     for (position, der) in bundle.iter().enumerate() {
         let certificate = parse(&authorities.path, position, der)?;
         let may_sign = certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()));
@@ -165,26 +180,78 @@ pub(super) fn client_verifier(
         if now.as_second() > certificate.validity().not_after.timestamp() {
             expired.push((&authorities.path, position + 1, AUTHORITY_EXPIRED));
         }
-        roots.add(der.clone())?;
     }
     let mut first_end = None;
-    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let mut checked = None;
     if let Some(lists) = lists {
         let ders = pem::parse_lists(&lists.path, &lists.octets)?;
         let ends = check_lists(authorities, &bundle, lists, &ders, provider)?;
+        let by = |list: &CertificateRevocationList<'_>, ca: &X509Certificate<'_>| is_signed_by(list, ca, provider);
+        if let Some(older) = in_force.and_then(|clients| clients.in_force().older_one(&ders, by)) {
+            return Err(TlsError::ListOlder(lists.path.clone(), older + 1));
+        }
         let gone = ends.iter().enumerate().filter(|(_, end)| now.as_second() > **end);
         expired.extend(gone.map(|(position, _)| (&lists.path, position + 1, LIST_EXPIRED)));
         first_end = ends.into_iter().min();
-        builder = builder.with_crls(ders).enforce_revocation_expiration();
+        checked = Some(ders);
     }
-    let verifier = builder.build()?;
+    let clients = Clients::new(bundle, checked, provider)?;
     if let Some(end) = first_end {
         metrics::tls_expiry("revocation_list", end);
     }
     for (path, number, what) in expired {
         warn!(path = %path.display(), number, what);
     }
-    Ok(verifier)
+    Ok(clients)
+}
+
+impl Clients {
+    fn new(
+        bundle: Vec<CertificateDer<'static>>,
+        lists: Option<Vec<CertificateRevocationListDer<'static>>>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for der in &bundle {
+            roots.add(der.clone())?;
+        }
+        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        if let Some(lists) = &lists {
+            builder = builder.with_crls(lists.iter().cloned()).enforce_revocation_expiration();
+        }
+        Ok(Self { verifier: builder.build()?, bundle, lists })
+    }
+
+    fn in_force(&self) -> InForce<'_> {
+        InForce { bundle: &self.bundle, lists: self.lists.as_deref().unwrap_or_default() }
+    }
+
+    /// These, with each list of the refused files that one of their CAs signed and that is newer than its last. `None`: there is none.
+    pub(super) fn with_newer_lists(&self, refused: &ClientFiles, provider: &Arc<CryptoProvider>) -> Option<Self> {
+        let by = |list: &CertificateRevocationList<'_>, ca: &X509Certificate<'_>| is_signed_by(list, ca, provider);
+        let content = refused.lists.as_ref()?;
+        let mut newer: Option<Self> = None;
+        for der in CertificateRevocationListDer::pem_slice_iter(&content.octets).flatten() {
+            let clients = newer.as_ref().unwrap_or(self);
+            let lists = clients.in_force().with_newer(&der, by);
+            // One that rustls does not take leaves the others in place.
+            if let Some(taken) = lists.and_then(|lists| Self::new(self.bundle.clone(), Some(lists), provider).ok()) {
+                newer = Some(taken);
+            }
+        }
+        if let Some(end) = newer.as_ref().and_then(Self::first_end) {
+            let path = content.path.display();
+            error!(%path, "of TLS files that are refused, the newer revocation lists are taken all the same");
+            metrics::tls_expiry("revocation_list", end);
+        }
+        newer
+    }
+
+    /// The last second of the list that expires first.
+    fn first_end(&self) -> Option<i64> {
+        let end = |der| Some(CertificateRevocationList::from_der(der).ok()?.1.next_update()?.timestamp());
+        self.lists.iter().flatten().filter_map(|der| end(der)).min()
+    }
 }
 
 /// The standard (RFC 5280, 6.1) does not look at a trust anchor's time, so neither does rustls.

@@ -16,7 +16,7 @@ const MAX_OCTETS: u64 = 1 << 20;
 const MAX_LIST_OCTETS: u64 = 8 << 20;
 
 /// Why a file was not read, or is not what it should be. No text has anything from inside the file.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum FileError {
     /// It is not there.
     #[error("{0} is not there")]

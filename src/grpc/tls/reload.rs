@@ -2,7 +2,7 @@
 //! clock is missed. It knows neither what is in them nor where the result goes.
 
 use sha2::{Digest, Sha256};
-use tracing::{info, warn};
+use tracing::{error, info};
 
 use super::material::TlsError;
 use super::pem::FileError;
@@ -77,7 +77,7 @@ impl Watched {
             }
             Err(error) => {
                 if self.refused.replace(reading.mark) != Some(reading.mark) {
-                    warn!(files = what, %error, "TLS files refused; the last good ones stay");
+                    error!(files = what, %error, "TLS files refused; the last good ones stay");
                     metrics::tls_read(what, false);
                 }
                 None

@@ -14,7 +14,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 
-use super::material::{ClientFiles, Content, PairFiles, TlsError, client_verifier, server_pair};
+use super::material::{ClientFiles, Clients, Content, PairFiles, TlsError, client_verifier, server_pair};
 use super::pem::{self, FileError};
 use super::reload::{Reading, Watched};
 
@@ -49,8 +49,10 @@ impl Files {
         Readings {
             pair: Reading::new(self.read_pair(), |files| vec![&files.certificate.octets, &files.key.octets]),
             clients: Reading::new(self.read_clients(), |files| {
+                // None are as bad as those that can't be read.
+                let authorities = files.authorities.as_ref().map_or(&[][..], |file| &file.octets);
                 let lists = files.lists.as_ref().map(|lists| lists.octets.as_slice());
-                std::iter::once(files.authorities.octets.as_slice()).chain(lists).collect()
+                std::iter::once(authorities).chain(lists).collect()
             }),
         }
     }
@@ -62,7 +64,7 @@ impl Files {
     }
 
     fn read_clients(&self) -> Result<ClientFiles, FileError> {
-        let authorities = Content { path: self.client_ca.clone(), octets: pem::read(&self.client_ca)? };
+        let authorities = pem::read(&self.client_ca).map(|octets| Content { path: self.client_ca.clone(), octets });
         let lists = match &self.client_crl {
             Some(path) => Some(Content { path: path.clone(), octets: pem::read_lists(path)? }),
             None => None,
@@ -75,7 +77,7 @@ impl Files {
 pub(super) struct Source {
     provider: Arc<CryptoProvider>,
     pair: Arc<CertifiedKey>,
-    clients: Arc<dyn ClientCertVerifier>,
+    clients: Clients,
     watched_pair: Watched,
     watched_clients: Watched,
 }
@@ -86,18 +88,28 @@ impl Source {
         let watched_pair = Watched::new("certificate", &readings.pair);
         let watched_clients = Watched::new("clients", &readings.clients);
         let pair = server_pair(&readings.pair.found?, &provider, now)?;
-        let clients = client_verifier(&readings.clients.found?, &provider, now)?;
+        let clients = client_verifier(&readings.clients.found?, None, &provider, now)?;
         Ok(Self { provider, pair, clients, watched_pair, watched_clients })
     }
 
-    /// Takes what has changed and is good, and tells whether there was any.
+    /// Takes what has changed and is good, and tells whether there was any. Of a set of clients that is refused it takes the revocation
+    /// lists that are newer than those in force.
     pub(super) fn follow(&mut self, readings: Readings, now: Timestamp) -> bool {
         let provider = &self.provider;
         let pair = self.watched_pair.change(readings.pair, |files| server_pair(files, provider, now));
-        let clients = self.watched_clients.change(readings.clients, |files| client_verifier(files, provider, now));
+        let (in_force, mut newer) = (&self.clients, None);
+        let clients = self.watched_clients.change(readings.clients, |files| {
+            client_verifier(files, Some(in_force), provider, now)
+                .inspect_err(|_| newer = in_force.with_newer_lists(files, provider))
+        });
+        let clients = clients.or(newer);
         let changed = pair.is_some() || clients.is_some();
-        self.pair = pair.unwrap_or_else(|| Arc::clone(&self.pair));
-        self.clients = clients.unwrap_or_else(|| Arc::clone(&self.clients));
+        if let Some(pair) = pair {
+            self.pair = pair;
+        }
+        if let Some(clients) = clients {
+            self.clients = clients;
+        }
         changed
     }
 
@@ -105,12 +117,12 @@ impl Source {
     pub(super) fn terms(&self) -> Result<Arc<Terms>, TlsError> {
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(Arc::clone(&self.clients))
+            .with_client_cert_verifier(Arc::clone(&self.clients.verifier))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&self.pair))));
         config.alpn_protocols = vec![b"h2".to_vec()];
         // No resumption: a resumed session skips the certificate, and so what has been revoked since. Without it, no early data.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Arc::new(Terms { config: Arc::new(config), clients: Arc::clone(&self.clients) }))
+        Ok(Arc::new(Terms { config: Arc::new(config), clients: Arc::clone(&self.clients.verifier) }))
     }
 }

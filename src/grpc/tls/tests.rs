@@ -300,6 +300,73 @@ fn a_bad_pair_does_not_hold_up_a_revocation() {
 }
 
 #[test]
+fn a_mistake_about_one_authority_does_not_hold_up_what_another_revokes() {
+    const DAMAGED: &str = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    const BROKEN: &str = "-----BEGIN X509 CRL-----\n!!!!\n-----END X509 CRL-----\n";
+    let second = Authority::new("second");
+    type Mistake = fn(&Disk, &Authority, String);
+    let mistakes: [(&str, Mistake); 5] = [
+        ("a second CA without its list", |disk, second, newer| {
+            write(&disk.files.client_ca, &(disk.authority.pem() + &second.pem()));
+            write(disk.files.client_crl.as_ref().unwrap(), &newer);
+        }),
+        ("CAs that are gone", |disk, _, newer| {
+            fs::remove_file(&disk.files.client_ca).unwrap();
+            write(disk.files.client_crl.as_ref().unwrap(), &newer);
+        }),
+        ("a list that is none", |disk, _, newer| {
+            write(disk.files.client_crl.as_ref().unwrap(), &(DAMAGED.to_owned() + &newer));
+        }),
+        ("a list that is no PEM", |disk, _, newer| {
+            write(disk.files.client_crl.as_ref().unwrap(), &(BROKEN.to_owned() + &newer));
+        }),
+        ("an older list beside it", |disk, _, newer| {
+            write(disk.files.client_crl.as_ref().unwrap(), &(newer + &disk.authority.numbered_list(4, &[], HOUR)));
+        }),
+    ];
+    for (name, mistake) in mistakes {
+        let disk = Disk::with_list(|authority| authority.numbered_list(5, &[], HOUR));
+        let (good, stolen) = (disk.authority.client(CALLER), disk.authority.client(CALLER));
+        let mut source = disk.source().unwrap();
+        mistake(&disk, &second, disk.authority.numbered_list(6, &[&stolen], HOUR));
+        assert!(!follow(&mut source, &disk) && follow(&mut source, &disk), "{name}");
+        assert_eq!(judged(&source, &stolen), Err(Refusal::Revoked), "{name}");
+        assert_eq!(judged(&source, &good), Ok(()), "{name}");
+        assert_eq!(judged(&source, &second.client(CALLER)), Err(Refusal::UnknownCa), "{name}");
+        assert!(!follow(&mut source, &disk), "{name}: once");
+    }
+    // One that another key signed in its name is not its list.
+    let disk = Disk::with_list(|authority| authority.numbered_list(5, &[], HOUR));
+    let client = disk.authority.client(CALLER);
+    let mut source = disk.source().unwrap();
+    write(disk.files.client_crl.as_ref().unwrap(), &Authority::new("clients").numbered_list(6, &[&client], HOUR));
+    assert!((0..4).all(|_| !follow(&mut source, &disk)));
+    assert_eq!(judged(&source, &client), Ok(()));
+}
+
+#[test]
+fn no_list_is_exchanged_for_an_older_one() {
+    let mut disk = Disk::with_list(|authority| authority.numbered_list(5, &[], HOUR));
+    let stolen = disk.authority.client(CALLER);
+    let mut source = disk.source().unwrap();
+    let list = disk.files.client_crl.clone().unwrap();
+    write(&list, &disk.authority.numbered_list(6, &[&stolen], HOUR));
+    assert!(!follow(&mut source, &disk) && follow(&mut source, &disk));
+    write(&list, &disk.authority.numbered_list(5, &[], HOUR));
+    assert!((0..4).all(|_| !follow(&mut source, &disk)));
+    assert_eq!(judged(&source, &stolen), Err(Refusal::Revoked));
+    write(&list, &disk.authority.numbered_list(7, &[], HOUR));
+    assert!(!follow(&mut source, &disk) && follow(&mut source, &disk), "a newer one may take it back");
+    assert_eq!(judged(&source, &stolen), Ok(()));
+    // Another CA of that name has numbers of its own.
+    disk.authority = Authority::new("clients");
+    write(&list, &disk.authority.numbered_list(1, &[], HOUR));
+    write(&disk.files.client_ca, &disk.authority.pem());
+    assert!(!follow(&mut source, &disk) && follow(&mut source, &disk));
+    assert_eq!(judged(&source, &disk.authority.client(CALLER)), Ok(()));
+}
+
+#[test]
 fn a_swapped_symbolic_link_is_a_change() {
     let mut disk = Disk::new();
     let second = Authority::new("second");

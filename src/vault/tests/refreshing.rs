@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::*;
+use crate::access::{AcquireRefresh, Permit};
 use crate::refresh::{Acquire, LeaseToken};
 use crate::secret::{SalesforceOAuth, SecretString};
 use crate::store::{AbandonCause, LeaseEnd};
@@ -410,6 +413,24 @@ async fn each_step_has_its_entries_and_a_lease_is_a_disclosure_of_all() {
     ];
     assert_eq!(entries(&log.lines()), wanted);
     assert!(!log.lines().contains(&lease.token.expose_secret()));
+}
+
+#[tokio::test]
+async fn whoever_is_gone_while_it_waits_is_given_no_lease() {
+    let setup = stored().await;
+    let held = setup.lease("realtask", 1).await;
+    let permit = Permit::unasked(caller("realsync"), AcquireRefresh(crm()));
+    let asked = Acquire { wait: Duration::from_secs(3_600), ..rejected(1) };
+    let until = Instant::now() + asked.wait;
+    let (go, gone) = tokio::sync::oneshot::channel::<()>();
+    let waiting = setup.vault.acquire_refresh(&permit, &asked, until, async { drop(gone.await) });
+    let leaving = async {
+        tokio::task::yield_now().await;
+        drop(go);
+    };
+    let (answer, ()) = tokio::join!(waiting, leaving);
+    assert!(matches!(answer, Err(VaultError::RefreshInProgress { .. })), "{answer:?}");
+    setup.complete("realtask", &held.token, "second").await.unwrap();
 }
 
 #[tokio::test]

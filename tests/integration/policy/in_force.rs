@@ -12,7 +12,7 @@ use v1::batch_decrypt_credentials_result::Result as Outcome;
 
 use super::root;
 use crate::support::site::{Site, on_both_sites};
-use crate::support::{self, Service, data, decrypt, dev, encrypt, opaque, opaque_data, reason};
+use crate::support::{self, Service, data, decrypt, dev, encrypt, oauth, opaque, opaque_data, reason};
 use triseal::grpc::v1;
 
 on_both_sites! {
@@ -83,7 +83,34 @@ async fn refusals(service: &Service, customer: &str, credential: &str) -> Vec<St
     let mut client = service.credentials();
     let (customer_id, credential_id) = id(customer, credential);
     let get = v1::GetCredentialRequest { customer_id: customer_id.clone(), credential_id: credential_id.clone() };
-    let delete = v1::DeleteCredentialRequest { customer_id, credential_id, if_revision: Some(7) };
+    let delete = v1::DeleteCredentialRequest {
+        customer_id: customer_id.clone(),
+        credential_id: credential_id.clone(),
+        if_revision: Some(7),
+    };
+    let acquire = v1::AcquireRefreshRequest {
+        customer_id: customer_id.clone(),
+        credential_id: credential_id.clone(),
+        rejected_revision: Some(1),
+        ..Default::default()
+    };
+    // Of nobody's lease.
+    let lease_token = "A".repeat(43);
+    let complete = v1::CompleteRefreshRequest {
+        customer_id: customer_id.clone(),
+        credential_id: credential_id.clone(),
+        lease_token: lease_token.clone(),
+        salesforce_oauth: Some(salesforce()),
+    };
+    let abandon = v1::AbandonRefreshRequest {
+        customer_id: customer_id.clone(),
+        credential_id: credential_id.clone(),
+        lease_token,
+        cause: v1::AbandonCause::InvalidGrant.into(),
+        detail: String::new(),
+    };
+    let mark =
+        v1::MarkNeedsReauthRequest { customer_id, credential_id, reason: "leaked".to_owned(), if_revision: None };
     let stored = encrypt(customer, credential, opaque("x"));
     vec![
         client.encrypt_credential(stored).await.unwrap_err(),
@@ -91,7 +118,18 @@ async fn refusals(service: &Service, customer: &str, credential: &str) -> Vec<St
         client.decrypt_credential(decrypt(customer, credential, v1::View::Full)).await.unwrap_err(),
         client.get_credential(get).await.unwrap_err(),
         client.delete_credential(delete).await.unwrap_err(),
+        client.acquire_refresh(acquire).await.unwrap_err(),
+        client.complete_refresh(complete).await.unwrap_err(),
+        client.abandon_refresh(abandon).await.unwrap_err(),
+        client.mark_needs_reauth(mark).await.unwrap_err(),
     ]
+}
+
+fn salesforce() -> v1::SalesforceOAuth {
+    match oauth("access", "refresh").value.take() {
+        Some(v1::secret::Value::SalesforceOauth(oauth)) => oauth,
+        _ => unreachable!("it is one"),
+    }
 }
 
 async fn create(service: &Service, customer: &str) -> Result<(), Status> {

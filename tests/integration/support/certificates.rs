@@ -87,6 +87,11 @@ impl Authority {
 
     /// A revocation list that is good until so many seconds from now.
     pub(crate) fn revocation_list(&self, revoked: &[&Pair], until: i64) -> String {
+        self.numbered_list(1, revoked, until)
+    }
+
+    /// The same, of which there have been so many.
+    pub(crate) fn numbered_list(&self, number: u64, revoked: &[&Pair], until: i64) -> String {
         let mut times = CertificateParams::default();
         good_between(&mut times, -2 * HOUR, until);
         let revoked = revoked.iter().map(|pair| RevokedCertParams {
@@ -98,7 +103,7 @@ impl Authority {
         let list = CertificateRevocationListParams {
             this_update: times.not_before,
             next_update: times.not_after,
-            crl_number: SerialNumber::from(1),
+            crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
