@@ -215,7 +215,7 @@ async fn while_the_sink_fails_calls_fail_at_once_and_afterwards_the_stream_has_n
     tokio::time::pause();
     let subject = Subject { revision: Revision::new(1), ..Subject::default() };
     let who = origin("realtask", "x");
-    let refused = world.log.refusal(&who, Event::ListCustomers, subject, Reason::NotPermitted).await;
+    let refused = world.log.ended(&who, Event::ReencryptionRecord, subject, Some(Reason::NotAuthentic)).await;
     assert_eq!(refused.unwrap_err(), AuditError::TimedOut, "this one was under way");
     until(|| !world.log.is_available()).await;
     let start = tokio::time::Instant::now();
@@ -254,6 +254,9 @@ async fn what_waits_is_bounded_and_there_is_room_for_what_has_happened() {
     let answers = join_all((0..5_000).map(|number| world.read(number + 1))).await;
     let of = |error| answers.iter().filter(|answer| answer.as_ref().err() == Some(&error)).count();
     assert_eq!((of(AuditError::TimedOut), of(AuditError::Full)), (4_096, 5_000 - 4_096));
+    let who = origin("realtask", "x");
+    let refusal = world.log.refusal(&who, Event::ListCustomers, Subject::default(), Reason::NotPermitted);
+    assert_eq!(refusal.await.unwrap_err(), AuditError::Full, "a refusal takes no room of an outcome");
     assert_eq!(intent.done(None, None).await.unwrap_err(), AuditError::TimedOut, "and not Full");
     tokio::time::resume();
     world.sink.unblock();
