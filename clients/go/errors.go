@@ -55,6 +55,8 @@ type SalesforceError struct {
 	Code   string
 
 	description string
+	// The request was sent, and no answer came in time: Salesforce may carry it out yet.
+	late bool
 }
 
 func (e *SalesforceError) Error() string {

@@ -83,12 +83,12 @@ func (a ConnectedApp) post(ctx context.Context, address string, form url.Values)
 	request.Header.Set("content-type", "application/x-www-form-urlencoded")
 	response, err := httpClient.Do(request)
 	if err != nil {
-		return nil, &SalesforceError{}
+		return nil, &SalesforceError{late: isLate(err)}
 	}
 	defer response.Body.Close()
 	octets, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerOctets))
 	if err != nil {
-		return nil, &SalesforceError{}
+		return nil, &SalesforceError{late: isLate(err)}
 	}
 	var said answer
 	malformed := len(octets) > 0 && json.Unmarshal(octets, &said) != nil
@@ -99,6 +99,12 @@ func (a ConnectedApp) post(ctx context.Context, address string, form url.Values)
 		return nil, &SalesforceError{Status: response.StatusCode, Code: "no JSON object"}
 	}
 	return said, nil
+}
+
+// isLate says whether no answer came in time: then Salesforce may carry the request out yet.
+func isLate(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // tokens is the answer as it is to be stored. What it does not say stays empty. Nothing but its access token is required: tokens must not be

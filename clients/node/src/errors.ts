@@ -15,12 +15,15 @@ export class SalesforceError extends Error {
   readonly status: number | undefined;
   readonly error: string;
   readonly description: string;
+  /** The request was sent, and no answer came in time: Salesforce may carry it out yet. */
+  readonly late: boolean;
 
-  constructor(status?: number, error = "", description = "") {
+  constructor(status?: number, error = "", description = "", late = false) {
     super(status === undefined ? "Salesforce did not answer" : `Salesforce answered ${status} ${error}`.trimEnd());
     this.status = status;
     this.error = error;
     this.description = description;
+    this.late = late;
   }
 
   get mayPass(): boolean {

@@ -54,8 +54,8 @@ async function post(app: ConnectedApp, url: string, fields: Record<string, strin
       signal: AbortSignal.timeout(HTTP_TIMEOUT_MS),
     });
     [status, text] = [answer.status, await answer.text()];
-  } catch {
-    throw new SalesforceError();
+  } catch (error) {
+    throw new SalesforceError(undefined, "", "", error instanceof Error && error.name === "TimeoutError");
   }
   const said = parsed(text);
   if (status !== 200) throw new SalesforceError(status, word(said?.error), word(said?.error_description));

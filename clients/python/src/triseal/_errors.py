@@ -22,9 +22,11 @@ class Unauthorized(Exception):
 class SalesforceError(Exception):
     """Salesforce's token endpoint did not do what it was asked. `error` is its word for it, if it had one."""
 
-    def __init__(self, status: int | None, error: str = "", description: str = ""):
+    def __init__(self, status: int | None, error: str = "", description: str = "", late: bool = False):
         super().__init__(f"Salesforce answered {status} {error}".rstrip() if status else "Salesforce did not answer")
         self.status, self.error, self.description = status, error, description
+        # The request was sent, and no answer came in time: Salesforce may carry it out yet.
+        self.late = late
 
     @property
     def may_pass(self) -> bool:

@@ -55,6 +55,8 @@ class ConnectedApp:
             with error:
                 said = _object(error.read(_MAX_ANSWER_OCTETS), error.code)
             raise SalesforceError(error.code, _text(said, "error"), _text(said, "error_description")) from None
+        except TimeoutError:
+            raise SalesforceError(None, late=True) from None
         except (OSError, HTTPException):
             raise SalesforceError(None) from None
 

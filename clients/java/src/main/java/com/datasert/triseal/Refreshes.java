@@ -115,6 +115,10 @@ final class Refreshes {
         abandon(lease, AbandonCause.ABANDON_CAUSE_INVALID_GRANT, error.description());
         return;
       }
+      if (error.late()) {
+        // It may yet take the token: whoever used it now would use it twice. The lease lapses.
+        throw error;
+      }
       abandon(lease, AbandonCause.ABANDON_CAUSE_TRANSIENT, "");
       if (!error.mayPass()) {
         throw error;

@@ -8,8 +8,10 @@ import com.google.protobuf.util.Timestamps;
 import java.net.URI;
 import java.net.URLEncoder;
 import java.net.http.HttpClient;
+import java.net.http.HttpConnectTimeoutException;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
+import java.net.http.HttpTimeoutException;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.LinkedHashMap;
@@ -72,7 +74,8 @@ final class Salesforce {
               .build();
       response = http.sendAsync(request, HttpResponse.BodyHandlers.ofString()).join();
     } catch (CompletionException | IllegalArgumentException error) {
-      throw new SalesforceException();
+      Throwable cause = error.getCause();
+      throw new SalesforceException(cause instanceof HttpTimeoutException && !(cause instanceof HttpConnectTimeoutException));
     }
     JsonObject said = parsed(response.body());
     if (response.statusCode() != 200) {

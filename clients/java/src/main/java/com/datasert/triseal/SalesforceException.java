@@ -7,16 +7,27 @@ public final class SalesforceException extends RuntimeException {
   private final int status;
   private final String error;
   private final String description;
+  private final boolean late;
 
-  SalesforceException() {
-    this(0, "", "");
+  /** Without an answer. Late: the request was sent, and Salesforce may carry it out yet. */
+  SalesforceException(boolean late) {
+    super("Salesforce did not answer");
+    this.status = 0;
+    this.error = "";
+    this.description = "";
+    this.late = late;
   }
 
   SalesforceException(int status, String error, String description) {
-    super(status == 0 ? "Salesforce did not answer" : ("Salesforce answered " + status + " " + error).strip());
+    super(("Salesforce answered " + status + " " + error).strip());
     this.status = status;
     this.error = error;
     this.description = description;
+    this.late = false;
+  }
+
+  boolean late() {
+    return late;
   }
 
   /** The HTTP status; 0: there was no answer. */
