@@ -166,7 +166,8 @@ fn the_settings_choose_the_sink() {
 async fn a_pipe_whose_reader_hangs_fails_calls_and_is_written_on_when_it_reads_again() {
     let (reader, writer) = io::pipe().unwrap();
     let sink = Box::new(StandardOutput(File::from(OwnedFd::from(writer))));
-    let timing = Timing { fsync_interval: Duration::from_secs(1), timeout: Duration::from_millis(50) };
+    // Long enough for a busy machine to take a line that it has room for.
+    let timing = Timing { fsync_interval: Duration::from_secs(1), timeout: Duration::from_secs(1) };
     let operations = Arc::new(FakeOperations::default());
     let log = AuditLog::start(sink, timing, operations.clone(), None, Timestamp::now).await.unwrap();
     let shown = async || log.shown(&origin("realtask", "r"), Event::ListCustomers, Subject::default()).await;
