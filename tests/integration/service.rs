@@ -259,15 +259,20 @@ async fn a_codebase_rotation_is_a_restart_and_is_undone_by_one(site: &Site) {
 async fn health_and_reflection_tell_what_is_served(site: &Site) {
     let service = site.start().await;
     let mut health = HealthClient::new(service.channel());
-    for name in ["", "triseal.v1.CredentialService", "triseal.v1.CustomerService"] {
+    for name in ["", "triseal.v1.CredentialService", "triseal.v1.CustomerService", "triseal.v1.KeyService"] {
         let answer = health.check(HealthCheckRequest { service: name.into() }).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{name:?}");
     }
-    let unknown = health.check(HealthCheckRequest { service: "triseal.v1.KeyService".into() }).await.unwrap_err();
+    let unknown = health.check(HealthCheckRequest { service: "triseal.v1.NoService".into() }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
 
-    let wanted =
-        ["grpc.health.v1.Health", "grpc.reflection.v1", "triseal.v1.CredentialService", "triseal.v1.CustomerService"];
+    let wanted = [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1",
+        "triseal.v1.CredentialService",
+        "triseal.v1.CustomerService",
+        "triseal.v1.KeyService",
+    ];
     let found = reflected_v1(&service).await;
     for name in wanted {
         assert!(found.iter().any(|service| service.starts_with(name)), "{name} is not in {found:?}");
