@@ -54,13 +54,7 @@ pub async fn serve(data: &Path) {
         operations: operations.clone(),
     };
     let timing = EnvironmentTiming { poll: settings.factors.file.poll, max_age: settings.factors.file.max_age };
-    let cache = CacheLimits {
-        roots: settings.cache.roots,
-        refresh_after: settings.cache.refresh_after,
-        max_age: settings.cache.max_age,
-        customer_staleness: settings.cache.customer_staleness,
-    };
-    let keyring = Keyring::start(sources, timing, cache).await.expect("a keyring");
+    let keyring = Keyring::start(sources, timing, CacheLimits::from(&settings.cache)).await.expect("a keyring");
     let (audit, deployment) = (AuditLog::insecure_none(), settings.deployment);
     let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), Timestamp::now);
     let vault = Arc::new(vault);
@@ -91,10 +85,6 @@ pub async fn serve(data: &Path) {
     println!("serving {}", listener.local_addr().expect("an address"));
     let gate = Gate::new(Access::development().expect("a policy"), audit);
     let services = server::Services { gate, vault, directory, jobs, load: server::Load::default() };
-    let limits = server::Limits {
-        concurrent_requests: settings.server.max_concurrent_requests,
-        connection_age: settings.server.max_connection_age,
-        drain: settings.server.drain,
-    };
+    let limits = server::Limits::from(&settings.server);
     server::serve(listener, server::Plaintext, services, limits, std::future::pending()).await.expect("it serves");
 }

@@ -204,13 +204,7 @@ async fn serve(
         customers: Arc::clone(&customers),
         operations: Arc::clone(&store.operations),
     };
-    let limits = CacheLimits {
-        roots: settings.cache.roots,
-        refresh_after: settings.cache.refresh_after,
-        max_age: settings.cache.max_age,
-        customer_staleness: settings.cache.customer_staleness,
-    };
-    let keyring = Keyring::start(sources, timing, limits).await;
+    let keyring = Keyring::start(sources, timing, CacheLimits::from(&settings.cache)).await;
     let keyring = keyring.map_err(|error| parts::no_keyring(&settings, &error))?;
     self_check(&keyring).await?;
 
@@ -282,11 +276,7 @@ async fn serve(
         // What is under way of a job is left to other replicas.
         stop_work.send_replace(true);
     };
-    let limits = server::Limits {
-        concurrent_requests: settings.server.max_concurrent_requests,
-        connection_age: settings.server.max_connection_age,
-        drain: settings.server.drain,
-    };
+    let limits = server::Limits::from(&settings.server);
     if let Some(Ok(())) = keyring.proven().now_or_never() {
         readiness.enter(Phase::Serving);
     }

@@ -30,6 +30,7 @@ use super::wire::v1;
 use super::wire::v1::credential_service_server::CredentialServiceServer;
 use super::wire::v1::customer_service_server::CustomerServiceServer;
 use super::wire::v1::key_service_server::KeyServiceServer;
+use crate::config;
 use crate::customers::CustomerDirectory;
 use crate::jobs::Jobs;
 use crate::telemetry::metrics::Rpc;
@@ -121,6 +122,16 @@ pub struct Limits {
     pub connection_age: Duration,
     /// Calls under way at the end have so long.
     pub drain: Duration,
+}
+
+impl From<&config::Server> for Limits {
+    fn from(settings: &config::Server) -> Self {
+        Self {
+            concurrent_requests: settings.max_concurrent_requests,
+            connection_age: settings.max_connection_age,
+            drain: settings.drain,
+        }
+    }
 }
 
 /// Takes the port.

@@ -22,6 +22,7 @@ pub use environment::{EnvironmentError, EnvironmentTiming};
 pub use fingerprints::FingerprintError;
 pub use page_tokens::{NoPageToken, PageTokens};
 
+use crate::config;
 use crate::crypto::{Codebase, Environment, Lineage, Root, Version, combine};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, Lookup, WrapContext, WrappedKey};
 use crate::ids::{Caller, CustomerId, Deployment};
@@ -100,6 +101,17 @@ pub struct CacheLimits {
     pub max_age: Duration,
     /// A customer's state is believed for so long.
     pub customer_staleness: Duration,
+}
+
+impl From<&config::Cache> for CacheLimits {
+    fn from(settings: &config::Cache) -> Self {
+        Self {
+            roots: settings.roots,
+            refresh_after: settings.refresh_after,
+            max_age: settings.max_age,
+            customer_staleness: settings.customer_staleness,
+        }
+    }
 }
 
 /// What the keyring is made of.
