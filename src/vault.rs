@@ -273,13 +273,7 @@ impl Vault {
                 update_time: now,
                 changes: changes.with(made),
                 leases,
-                life: Life::Living(Living {
-                    envelope: envelope.as_octets().to_vec(),
-                    kind: hints.kind,
-                    state: State::Active,
-                    refresh_time: hints.refresh_time(now),
-                    access_token_expire_time: hints.access_token_expire_time,
-                }),
+                life: Life::Living(hints.living(&envelope, now)),
             };
             let answer = shown(&row)?;
             announced.announce(expected).await?;
@@ -560,6 +554,17 @@ impl Hints {
             kind: secret.kind(),
             issue_time: secret.issue_time().map(row_time),
             access_token_expire_time: secret.access_token_expire_time().map(row_time),
+        }
+    }
+
+    /// What a row has of the secret once it is sealed.
+    fn living(&self, envelope: &Envelope, stored_at: Timestamp) -> Living {
+        Living {
+            envelope: envelope.as_octets().to_vec(),
+            kind: self.kind,
+            state: State::Active,
+            refresh_time: self.refresh_time(stored_at),
+            access_token_expire_time: self.access_token_expire_time,
         }
     }
 

@@ -62,13 +62,7 @@ impl Vault {
                 revision,
                 update_time: now,
                 leases: row.leases.with(lease),
-                life: Life::Living(Living {
-                    envelope: envelope.as_octets().to_vec(),
-                    kind: hints.kind,
-                    state: State::Active,
-                    refresh_time: hints.refresh_time(now),
-                    access_token_expire_time: hints.access_token_expire_time,
-                }),
+                life: Life::Living(hints.living(&envelope, now)),
                 ..row.clone()
             };
             let answer = shown(&row)?;
