@@ -6,7 +6,6 @@ mod stopped;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use triseal::factors::document::{Form, KeyDocument, KeyState};
 use triseal::grpc::v1;
 
+use crate::support::key_documents::{EnvironmentKeys, backdate, parse, text, write_key_file};
 use crate::support::site::{Site, on_both_sites};
 use crate::support::{Service, decrypt, encrypt, opaque, opaque_data, run, triseal};
 
@@ -26,77 +26,6 @@ const QUICK: [(&str, &str); 3] = [
     ("TRISEAL__FACTORS__FILE__POLL", "200ms"),
     ("TRISEAL__FACTORS__SECRETS_MANAGER__POLL", "200ms"),
 ];
-
-fn text(output: &Output) -> (Option<i32>, String, String) {
-    let utf8 = |octets: &[u8]| String::from_utf8(octets.to_vec()).unwrap();
-    (output.status.code(), utf8(&output.stdout), utf8(&output.stderr))
-}
-
-fn parse(form: Form, text: &str) -> KeyDocument {
-    KeyDocument::parse(form, text).unwrap()
-}
-
-/// Where a site keeps its environment keys, for whoever changes them.
-struct Keys<'a> {
-    site: &'a Site,
-    option: [String; 2],
-}
-
-impl<'a> Keys<'a> {
-    fn of(site: &'a Site) -> Self {
-        let option = match site {
-            Site::Embedded(folder) => {
-                let file = folder.path().join("data/environment.json");
-                ["--file".to_owned(), file.to_str().unwrap().to_owned()]
-            }
-            Site::Aws(aws) => ["--secret".to_owned(), aws.secret.clone()],
-        };
-        Self { site, option }
-    }
-
-    async fn text(&self) -> String {
-        match self.site {
-            Site::Embedded(_) => fs::read_to_string(&self.option[1]).unwrap(),
-            Site::Aws(aws) => {
-                let value = aws.secrets.get_secret_value().secret_id(&aws.secret).send().await.unwrap();
-                value.secret_string.unwrap()
-            }
-        }
-    }
-
-    async fn document(&self) -> KeyDocument {
-        parse(Form::Environment, &self.text().await)
-    }
-
-    /// As if the versions that are no longer the primary had not been for an hour.
-    async fn backdate(&self) {
-        let mut document = self.document().await;
-        for entry in &mut document.keys {
-            entry.primary_until =
-                entry.primary_until.map(|time| time.checked_sub(jiff::SignedDuration::from_hours(1)).unwrap());
-        }
-        let text = document.to_json(Form::Environment);
-        match self.site {
-            Site::Embedded(_) => {
-                let new = format!("{}.test", self.option[1]);
-                fs::write(&new, text.as_str()).unwrap();
-                fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
-                fs::rename(&new, &self.option[1]).unwrap();
-            }
-            Site::Aws(aws) => aws.put_secret(&text).await,
-        }
-    }
-
-    /// `triseal` with these arguments and the option that names the keys, against a service.
-    async fn triseal(&self, arguments: &[&str], service: &Service) -> (Option<i32>, String, String) {
-        let mut command = match self.site {
-            Site::Embedded(_) => triseal(arguments),
-            Site::Aws(aws) => aws.triseal(arguments),
-        };
-        command.args(&self.option).env("TRISEAL_ENDPOINT", service.endpoint());
-        text(&tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts"))
-    }
-}
 
 /// Seals and opens all the time, and counts.
 struct Traffic {
@@ -172,7 +101,7 @@ on_both_sites!(
 );
 
 async fn a_rotation_is_completed_while_calls_go_on(site: &Site) {
-    let (services, keys) = (start(site).await, Keys::of(site));
+    let (services, keys) = (start(site).await, EnvironmentKeys::of(site));
     fill(&services[0], 20).await;
     let traffic = Traffic::on(&services);
 
@@ -211,7 +140,7 @@ async fn a_rotation_is_completed_while_calls_go_on(site: &Site) {
 }
 
 async fn a_version_is_retired_when_nobody_needs_it(site: &Site) {
-    let (services, keys) = (start(site).await, Keys::of(site));
+    let (services, keys) = (start(site).await, EnvironmentKeys::of(site));
     fill(&services[0], 20).await;
     let retire =
         async |version: &str| keys.triseal(&["key", "retire", "environment", version, "--yes"], &services[0]).await;
@@ -265,7 +194,7 @@ async fn text_of(service: &Service, arguments: &[&str]) -> (Option<i32>, String,
 }
 
 async fn of_two_operators_one_is_refused(site: &Site) {
-    let (services, keys) = (start(site).await, Keys::of(site));
+    let (services, keys) = (start(site).await, EnvironmentKeys::of(site));
     let rotate = async |pause| {
         sleep(pause).await;
         keys.triseal(&["rotate", "environment", "--settle", "2s", "--yes"], &services[0]).await
@@ -340,8 +269,7 @@ async fn a_codebase_version_is_retired_when_no_replica_and_no_record_needs_it() 
     let site = Site::embedded();
     let document = parse(Form::Codebase, include_str!("../../src/factors/codebase_development.json"));
     assert_eq!(document.keys.len(), 2);
-    fs::write(&path, document.to_json(Form::Codebase).as_str()).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    write_key_file(&path, &document, Form::Codebase);
     let file = path.to_str().unwrap();
     let retire = ["key", "retire", "codebase", "1", "--file", file, "--yes"];
 
@@ -352,9 +280,9 @@ async fn a_codebase_version_is_retired_when_no_replica_and_no_record_needs_it() 
     // The file's primary is one thing, and what the replicas seal under is another.
     let promoted = run(triseal(&["rotate", "codebase", file, "--promote"])).await;
     assert!(promoted.status.success());
-    let mut backdated = codebase(&path);
-    backdated.keys[0].primary_until = Some("2026-01-01T00:00:00Z".parse().unwrap());
-    fs::write(&path, backdated.to_json(Form::Codebase).as_str()).unwrap();
+    let mut document = codebase(&path);
+    backdate(&mut document);
+    write_key_file(&path, &document, Form::Codebase);
     let (code, _, told) = text_of(&service, &retire).await;
     assert!(code == Some(4) && told.contains("seals under codebase version 1"), "{told}");
     assert!(service.terminate().await.success());

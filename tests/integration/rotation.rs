@@ -1,41 +1,41 @@
-//! Everything at once: writers change credentials, readers read them, customers' keys and the environment's are rotated, records are
-//! re-encrypted, and the service is killed every few seconds. Afterwards every credential has the value that was acknowledged last, all
-//! stand under the primaries, and the old versions are retired.
+//! Everything at once: writers change credentials, readers read them, the keys of customers, of the environment and of the codebase are
+//! rotated, customers' keys are wrapped under another KMS key, records are re-encrypted, and the service is killed every few seconds.
+//! Afterwards every credential has the value that was acknowledged last, all stand under the primaries, and the old versions are retired.
 //!
 //! Each writer is the only one of its credentials, and repeats a change whose answer did not come under the same idempotency key until it
 //! is answered: so it always knows what is there.
 
+mod aftermath;
+
 use std::collections::BTreeMap;
-use std::fs::{OpenOptions, Permissions};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 use triseal::grpc::v1;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 use triseal::grpc::v1::key_service_client::KeyServiceClient;
 
-use crate::support::site::{Site, environment};
-use crate::support::{PATIENCE, Random, Service, decrypt, encrypt, is_ambiguous, opaque, opaque_data, reason};
+use crate::support::key_documents::{EnvironmentKeys, text};
+use crate::support::site::Site;
+use crate::support::{self, PATIENCE, Random, Service, decrypt, encrypt, is_ambiguous, opaque, opaque_data, reason};
 
 /// The last of them is disabled throughout.
-const CUSTOMERS: usize = 10;
+const CUSTOMERS: usize = 20;
 const WRITERS: usize = 4;
 const READERS: usize = 2;
 
 /// How much, and for how long; for a long run set `TRISEAL_TEST_CREDENTIALS` and `TRISEAL_TEST_SECONDS` when this is compiled.
 fn size() -> (usize, Duration) {
-    let credentials = option_env!("TRISEAL_TEST_CREDENTIALS").map_or(200, |number| number.parse().expect("a number"));
-    let seconds = option_env!("TRISEAL_TEST_SECONDS").map_or(30, |number| number.parse().expect("a number"));
+    let credentials = option_env!("TRISEAL_TEST_CREDENTIALS").map_or(500, |number| number.parse().expect("a number"));
+    let seconds = option_env!("TRISEAL_TEST_SECONDS").map_or(60, |number| number.parse().expect("a number"));
     (credentials, Duration::from_secs(seconds))
 }
 
@@ -51,8 +51,10 @@ macro_rules! call {
         })
     };
 }
+use call;
 
 /// What all tasks share.
+#[derive(Default)]
 struct Run {
     stop: AtomicBool,
     written: AtomicU64,
@@ -65,6 +67,20 @@ struct Run {
 impl Run {
     fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
+    }
+
+    fn did_enough(&self) -> bool {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        load(&self.written) > 100 && load(&self.read) > 100 && load(&self.rotated) > 3 && load(&self.jobs) > 3
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let (written, read, unavailable) = (load(&self.written), load(&self.read), load(&self.unavailable));
+        write!(f, "{written} writes, {read} reads, {unavailable} times unavailable, ")?;
+        write!(f, "{} rotations, {} jobs", load(&self.rotated), load(&self.jobs))
     }
 }
 
@@ -82,135 +98,147 @@ async fn nothing_is_lost_on_two_replicas_that_are_killed() {
 async fn run(site: &Site, replicas: usize) {
     let mut random = Random::printed();
     let (credentials, lasting) = size();
-    set_environment(site, 1, 1).await;
-    let mut fleet = Vec::new();
-    for _ in 0..replicas {
-        fleet.push(start(site).await);
-    }
-    let (places, senders): (Vec<_>, Vec<_>) = fleet
-        .iter()
-        .map(|service| {
-            let (sender, place) = watch::channel(service.channel());
-            (place, sender)
-        })
-        .unzip();
-    create_customers(&places[0]).await;
+    let kms_keys = kms_keys(site).await;
+    let mut fleet = Fleet::start(site, &kms_keys, replicas).await;
+    create_customers(&fleet.places[0]).await;
 
-    let run = Arc::new(Run {
-        stop: AtomicBool::new(false),
-        written: AtomicU64::new(0),
-        read: AtomicU64::new(0),
-        unavailable: AtomicU64::new(0),
-        rotated: AtomicU64::new(0),
-        jobs: AtomicU64::new(0),
-    });
-    let mut writers = Vec::new();
-    for writer in 0..WRITERS {
+    let run = Arc::new(Run::default());
+    // Everything is there before anything is killed.
+    let writers = join_all((0..WRITERS).map(|writer| {
         let ids = (0..credentials).filter(|number| number % WRITERS == writer).map(id).collect();
         let mut writer = Writer { known: BTreeMap::new(), ids, random: Random::new(random.next()) };
-        // Everything is there before anything is killed.
-        writer.write_all(&places[0]).await;
-        writers.push(writer);
-    }
-    disable_last(&places[0]).await;
+        let place = &fleet.places[0];
+        async move {
+            writer.write_all(place).await;
+            writer
+        }
+    }))
+    .await;
+    disable_last(&fleet.places[0]).await;
+    println!("{credentials} credentials are there");
 
     let began = Instant::now();
-    let place = |random: &mut Random| places[random.below(replicas)].clone();
-    let writing: Vec<_> = writers
-        .into_iter()
-        .map(|mut writer| {
-            let (run, place) = (run.clone(), place(&mut random));
-            tokio::spawn(async move {
-                while run.goes_on() {
-                    writer.write_one(&place).await;
-                    run.written.fetch_add(1, Ordering::Relaxed);
-                }
-                writer
-            })
-        })
-        .collect();
-    let reading: Vec<_> = (0..READERS)
-        .map(|_| {
-            let (run, place) = (run.clone(), place(&mut random));
-            tokio::spawn(read_on(run, place, credentials, Random::new(random.next())))
-        })
-        .collect();
-    let rotating = tokio::spawn(rotate_for(lasting / 4, run.clone(), place(&mut random), Random::new(random.next())));
-    let job_starting = tokio::spawn(start_jobs(run.clone(), place(&mut random)));
-
-    let mut kills = 0;
-    let mut environment_steps = [(lasting / 6, 2, 1), (lasting / 3, 2, 2)].into_iter().peekable();
-    while began.elapsed() < lasting {
-        sleep(Duration::from_millis(1_500 + random.below(2_500) as u64)).await;
-        if let Some((_, versions, primary)) = environment_steps.next_if(|(at, ..)| *at <= began.elapsed()) {
-            set_environment(site, versions, primary).await;
-        }
-        let victim = random.below(replicas);
-        fleet.remove(victim).kill9().await;
-        kills += 1;
-        let service = start(site).await;
-        senders[victim].send_replace(service.channel());
-        fleet.insert(victim, service);
+    let mut place = || fleet.places[random.below(replicas)].clone();
+    let writing: Vec<_> = writers.into_iter().map(|writer| tokio::spawn(writer.go_on(run.clone(), place()))).collect();
+    let mut others = vec![
+        tokio::spawn(start_jobs(run.clone(), place())),
+        // Until three quarters, so that what is left suffices to retire; at most some hundred times, since each version is.
+        tokio::spawn(rotate_for(lasting * 3 / 4, lasting / 200, run.clone(), place(), Random::new(random.next()))),
+    ];
+    for _ in 0..READERS {
+        let place = fleet.places[random.below(replicas)].clone();
+        others.push(tokio::spawn(read_on(run.clone(), place, credentials, Random::new(random.next()))));
     }
+    let kills = tokio::join!(fleet.kill_for(lasting, &mut random), rotate_environment(site, lasting / 6)).0;
     run.stop.store(true, Ordering::Relaxed);
     let mut known = BTreeMap::new();
-    for writer in writing {
-        known.extend(writer.await.expect("a writer found something wrong").known);
+    for writing in writing {
+        known.extend(writing.await.expect("a writer found something wrong").known);
     }
-    for task in reading.into_iter().chain([rotating, job_starting]) {
+    for task in others {
         task.await.expect("a task found something wrong");
     }
-    let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-    println!(
-        "{kills} kills, {} writes, {} reads, {} times unavailable, {} rotations, {} jobs in {:?}",
-        load(&run.written),
-        load(&run.read),
-        load(&run.unavailable),
-        load(&run.rotated),
-        load(&run.jobs),
-        began.elapsed()
-    );
-    assert!(kills > 3 && load(&run.written) > 100 && load(&run.read) > 100 && load(&run.rotated) > 3);
+    println!("{kills} kills, {run} in {:?}", began.elapsed());
+    assert!(kills > 3 && run.did_enough());
 
-    assert!(environment_steps.peek().is_none());
-    let place = &places[0];
-    re_encrypt(place).await;
-    all_stand_under_the_primaries(place, &known).await;
-    all_have_their_last_value(place, &known).await;
-    retire_all(place).await;
+    aftermath::all_is_well(&mut fleet, &known, lasting).await;
     println!("all is re-encrypted and retired after {:?}", began.elapsed());
-    for service in fleet {
-        assert!(service.terminate().await.success());
+    fleet.terminate().await;
+}
+
+/// The KMS keys of a site that has them: the one that wraps at first, and the one that does at the end.
+async fn kms_keys(site: &Site) -> Option<[String; 2]> {
+    let Site::Aws(aws) = site else { return None };
+    let other = aws.kms.create_key().send().await.expect("a KMS key").key_metadata.expect("its metadata");
+    Some([aws.key.clone(), other.arn.expect("its ARN")])
+}
+
+/// Replicas that are killed, and start again elsewhere.
+struct Fleet<'a> {
+    site: &'a Site,
+    kms_keys: &'a Option<[String; 2]>,
+    /// Whether what starts now has the next codebase version as its primary, and wraps with the other KMS key.
+    is_next: bool,
+    services: Vec<Service>,
+    senders: Vec<watch::Sender<Channel>>,
+    places: Vec<Place>,
+}
+
+impl<'a> Fleet<'a> {
+    async fn start(site: &'a Site, kms_keys: &'a Option<[String; 2]>, replicas: usize) -> Self {
+        let empty = || (Vec::new(), Vec::new(), Vec::new());
+        let (services, senders, places) = empty();
+        let mut fleet = Self { site, kms_keys, is_next: false, services, senders, places };
+        for _ in 0..replicas {
+            let service = fleet.another().await;
+            let (sender, place) = watch::channel(service.channel());
+            fleet.services.push(service);
+            fleet.senders.push(sender);
+            fleet.places.push(place);
+        }
+        fleet
+    }
+
+    async fn another(&self) -> Service {
+        let mut variables = vec![
+            ("TRISEAL__CACHE__CUSTOMER_STALENESS", "1s"),
+            ("TRISEAL__FACTORS__FILE__POLL", "500ms"),
+            ("TRISEAL__FACTORS__SECRETS_MANAGER__POLL", "500ms"),
+            // With --dev and in these tests the binary holds the well-known development keys, two versions of them.
+            ("TRISEAL__FACTORS__CODEBASE_PRIMARY", if self.is_next { "2" } else { "1" }),
+        ];
+        if let Some([first, other]) = self.kms_keys {
+            let (wraps, unwraps) = if self.is_next { (other, first) } else { (first, other) };
+            variables.push(("TRISEAL__FACTORS__KMS__WRAP_WITH", wraps));
+            variables.push(("TRISEAL__FACTORS__KMS__UNWRAP_WITH", unwraps));
+        }
+        self.site.start_with(&variables).await
+    }
+
+    /// Kills one after the other every few seconds. From the middle on, what starts has the next settings.
+    async fn kill_for(&mut self, lasting: Duration, random: &mut Random) -> usize {
+        let (began, mut kills, mut of_next) = (Instant::now(), 0, 0);
+        while began.elapsed() < lasting {
+            sleep(Duration::from_millis(1_500 + random.below(2_500) as u64)).await;
+            self.is_next = began.elapsed() >= lasting / 2;
+            let victim = kills % self.services.len();
+            self.services.remove(victim).kill9().await;
+            kills += 1;
+            let service = self.another().await;
+            self.senders[victim].send_replace(service.channel());
+            self.services.insert(victim, service);
+            of_next += usize::from(self.is_next);
+            if of_next == self.services.len() {
+                // Those that were started before wait for replicas that wrap with the former KMS key.
+                cancel_jobs(&self.places[0]).await;
+            }
+        }
+        assert!(of_next >= self.services.len());
+        kills
+    }
+
+    async fn restart(&mut self) {
+        for number in 0..self.services.len() {
+            assert!(self.services.remove(number).terminate().await.success());
+            let service = self.another().await;
+            self.senders[number].send_replace(service.channel());
+            self.services.insert(number, service);
+        }
+    }
+
+    async fn terminate(self) {
+        for service in self.services {
+            assert!(service.terminate().await.success());
+        }
     }
 }
 
-async fn start(site: &Site) -> Service {
-    site.start_with(&[
-        ("TRISEAL__CACHE__CUSTOMER_STALENESS", "1s"),
-        ("TRISEAL__FACTORS__FILE__POLL", "500ms"),
-        ("TRISEAL__FACTORS__SECRETS_MANAGER__POLL", "500ms"),
-    ])
-    .await
-}
-
-/// Puts another value in the place of the environment keys', at once.
-async fn set_environment(site: &Site, versions: u8, primary: u8) {
-    let value = environment(versions, primary);
-    match site {
-        Site::Embedded(folder) => write_file(&folder.path().join("data"), &value),
-        Site::Aws(aws) => aws.put_secret(&value).await,
-    }
-}
-
-fn write_file(data: &Path, value: &str) {
-    std::fs::create_dir_all(data).unwrap();
-    std::fs::set_permissions(data, Permissions::from_mode(0o700)).unwrap();
-    let (new, place) = (data.join("environment.json.new"), data.join("environment.json"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new).unwrap();
-    file.set_permissions(Permissions::from_mode(0o600)).unwrap();
-    file.write_all(value.as_bytes()).unwrap();
-    file.sync_all().unwrap();
-    std::fs::rename(new, place).unwrap();
+/// Adds a version, waits, and makes it the primary.
+async fn rotate_environment(site: &Site, after: Duration) {
+    sleep(after).await;
+    let command = EnvironmentKeys::of(site).command(&["rotate", "environment", "--settle", "3s", "--yes"]);
+    let (code, out, told) = text(&support::run(command).await);
+    assert_eq!(code, Some(0), "{out}{told}");
 }
 
 type Id = (String, String);
@@ -283,6 +311,14 @@ impl Writer {
         }
     }
 
+    async fn go_on(mut self, run: Arc<Run>, place: Place) -> Self {
+        while run.goes_on() {
+            self.write_one(&place).await;
+            run.written.fetch_add(1, Ordering::Relaxed);
+        }
+        self
+    }
+
     async fn write_one(&mut self, place: &Place) {
         let chosen = self.ids[self.random.below(self.ids.len())].clone();
         if !is_disabled(&chosen) {
@@ -336,7 +372,7 @@ async fn read_on(run: Arc<Run>, place: Place, number: usize, mut random: Random)
     }
 }
 
-async fn rotate_for(time: Duration, run: Arc<Run>, place: Place, mut random: Random) {
+async fn rotate_for(time: Duration, pause: Duration, run: Arc<Run>, place: Place, mut random: Random) {
     let began = Instant::now();
     while run.goes_on() && began.elapsed() < time {
         let request = v1::RotateCustomerKeyRequest { customer_id: id(random.below(CUSTOMERS)).0 };
@@ -344,7 +380,7 @@ async fn rotate_for(time: Duration, run: Arc<Run>, place: Place, mut random: Ran
             Ok(_) => drop(run.rotated.fetch_add(1, Ordering::Relaxed)),
             Err(status) => assert!(is_passing(&status), "{status:?}"),
         }
-        sleep(Duration::from_millis(300)).await;
+        sleep(pause).await;
     }
 }
 
@@ -367,81 +403,10 @@ async fn start_jobs(run: Arc<Run>, place: Place) {
     }
 }
 
-/// Ends what runs, and re-encrypts all records in a job that ends by itself.
-async fn re_encrypt(place: &Place) {
+async fn cancel_jobs(place: &Place) {
     let jobs = call!(keys(place), list_jobs, v1::ListJobsRequest::default()).await.unwrap().jobs;
     for job in jobs {
         let request = v1::CancelJobRequest { job_id: job.job_id };
         call!(keys(place), cancel_job, request.clone()).await.unwrap();
-    }
-    let request = v1::StartReencryptionRequest::default();
-    let started = call!(keys(place), start_reencryption, request.clone()).await.unwrap().job.unwrap();
-    let ended = async {
-        loop {
-            let request = v1::GetJobRequest { job_id: started.job_id.clone() };
-            let job = call!(keys(place), get_job, request.clone()).await.unwrap().job.unwrap();
-            if job.state() != v1::JobState::Running {
-                return job;
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
-    };
-    // Replicas that were killed are waited for a minute.
-    let job = tokio::time::timeout(3 * PATIENCE, ended).await.expect("it ends");
-    assert_eq!(job.state(), v1::JobState::Done, "{:?}", job.failures);
-}
-
-async fn customer(place: &Place, name: &str) -> v1::Customer {
-    let request = v1::GetCustomerRequest { customer_id: name.to_owned() };
-    call!(customers(place), get_customer, request.clone()).await.unwrap().customer.unwrap()
-}
-
-async fn all_stand_under_the_primaries(place: &Place, known: &BTreeMap<Id, u64>) {
-    let mut primaries = BTreeMap::new();
-    for number in 0..CUSTOMERS {
-        let (name, _) = id(number);
-        let primary = customer(place, &name).await.primary_version;
-        primaries.insert(name, primary);
-    }
-    for (id, revision) in known {
-        let request = v1::GetCredentialRequest { customer_id: id.0.clone(), credential_id: id.1.clone() };
-        let found = call!(credentials(place), get_credential, request.clone()).await.unwrap();
-        let found = found.credential.unwrap();
-        let lineage = v1::Lineage { codebase_version: 1, environment_version: 2, customer_version: primaries[&id.0] };
-        assert_eq!((found.lineage, found.revision), (Some(lineage), *revision), "{id:?}");
-    }
-}
-
-async fn all_have_their_last_value(place: &Place, known: &BTreeMap<Id, u64>) {
-    let request = v1::EnableCustomerRequest { customer_id: id(CUSTOMERS - 1).0 };
-    call!(customers(place), enable_customer, request.clone()).await.unwrap();
-    // Other replicas believe for a second that it is disabled.
-    sleep(Duration::from_millis(1_100)).await;
-    for (id, revision) in known {
-        let read = call!(credentials(place), decrypt_credential, decrypt(&id.0, &id.1, v1::View::Full));
-        let found = read.await.unwrap();
-        assert_eq!(opaque_data(found.secret), value(id, *revision), "{id:?}");
-    }
-}
-
-/// Retires every version but the primaries, as soon as that is permitted.
-async fn retire_all(place: &Place) {
-    for number in 0..CUSTOMERS {
-        let (name, _) = id(number);
-        let found = customer(place, &name).await;
-        for version in found.key_versions.iter().map(|key| key.version).filter(|key| *key != found.primary_version) {
-            let request = v1::RetireCustomerKeyVersionRequest { customer_id: name.clone(), version };
-            loop {
-                let retired = call!(keys(place), retire_customer_key_version, request.clone()).await;
-                let Err(status) = retired else { break };
-                let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
-                let delay = delay.unwrap_or_else(|| panic!("version {version} of {name}: {status:?}"));
-                assert_eq!(reason(&status), "KEY_VERSION_IN_USE");
-                sleep(delay).await;
-            }
-        }
-        let states: Vec<_> = customer(place, &name).await.key_versions.iter().map(|key| key.state()).collect();
-        let retired = states.iter().filter(|state| **state == v1::CustomerKeyState::Retired).count();
-        assert_eq!(retired, states.len() - 1, "{name}");
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod http2;
+pub(crate) mod key_documents;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod salesforce;

@@ -4,7 +4,7 @@
 use aws_sdk_secretsmanager::types::SecretVersionsListEntry;
 use triseal::factors::document::{Form, KeyDocument};
 
-use super::{parse, text};
+use crate::support::key_documents::{parse, text};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::run;
 use crate::support::site::{Aws, environment};
