@@ -7,6 +7,7 @@ mod calls;
 mod check;
 mod replicas;
 mod stack;
+mod unseen;
 mod wrong;
 
 use std::time::{Duration, Instant};

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tonic_types::StatusExt;
 use triseal::factors::document::{Form, KeyState};
 use triseal::grpc::v1;
 
 use super::{CUSTOMERS, Fleet, Id, Place, answered, call, cancel_jobs, credentials, customers, id, keys, value};
-use crate::support::key_documents::{EnvironmentKeys, backdate, parse, text, write_key_file};
+use crate::support::key_documents::{EnvironmentKeys, backdate, parse, repeated, text, write_key_file};
 use crate::support::site::Site;
 use crate::support::{PATIENCE, Service, decrypt, opaque_data, reason, run, triseal};
 
@@ -132,7 +132,7 @@ async fn retire_customers_versions(place: &Place) {
 async fn retire_environment(site: &Site, service: &Service) {
     let keys = EnvironmentKeys::of(site);
     keys.backdate().await;
-    retire("environment", async || keys.triseal(&["key", "retire", "environment", "1", "--yes"], service).await).await;
+    repeated(async || keys.triseal(&["key", "retire", "environment", "1", "--yes"], service).await).await;
     let document = keys.document().await;
     assert_eq!((document.primary, document.keys[0].state, document.keys.len()), (2, KeyState::Retired, 2));
 }
@@ -149,7 +149,7 @@ async fn retire_codebase(service: &Service) {
     let mut document = read();
     backdate(&mut document);
     write_key_file(&path, &document, Form::Codebase);
-    retire("codebase", async || {
+    repeated(async || {
         let mut command = triseal(&["key", "retire", "codebase", "1", "--file", file, "--yes"]);
         text(
             &run({
@@ -161,18 +161,4 @@ async fn retire_codebase(service: &Service) {
     })
     .await;
     assert_eq!(read().keys[0].state, KeyState::Retired);
-}
-
-/// Repeats a command while it is refused for what replicas have reported.
-async fn retire(factor: &str, command: impl AsyncFn() -> (Option<i32>, String, String)) {
-    let began = Instant::now();
-    loop {
-        let (code, out, told) = command().await;
-        if code == Some(0) {
-            return;
-        }
-        let may_pass = code == Some(4) && told.contains("replica ") && began.elapsed() < 3 * PATIENCE;
-        assert!(may_pass, "{factor}: {out}{told}");
-        sleep(Duration::from_secs(3)).await;
-    }
 }

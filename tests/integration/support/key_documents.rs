@@ -7,6 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 use triseal::factors::document::{Form, KeyDocument};
 
 use super::site::Site;
@@ -99,5 +100,19 @@ impl<'a> EnvironmentKeys<'a> {
         let mut command = self.command(arguments);
         command.env("TRISEAL_ENDPOINT", service.endpoint());
         text(&tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts"))
+    }
+}
+
+/// Repeats a command that retires a version while it is refused for what replicas have reported.
+pub(crate) async fn repeated(retire: impl AsyncFn() -> (Option<i32>, String, String)) {
+    let began = Instant::now();
+    loop {
+        let (code, out, told) = retire().await;
+        if code == Some(0) {
+            return;
+        }
+        let may_pass = code == Some(4) && told.contains("replica ") && began.elapsed() < PATIENCE;
+        assert!(may_pass, "{out}{told}");
+        sleep(Duration::from_secs(3)).await;
     }
 }
