@@ -12,7 +12,7 @@ use triseal::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedStore};
 use triseal::store::{CredentialRow, Life, Living, Rows, WriteId};
 
-use crate::support::{PATIENCE, Service, decrypt, dev, encrypt, opaque, reason};
+use crate::support::{PATIENCE, Service, decrypt, dev, encrypt, opaque, reason, until};
 
 /// So that a job has not long to wait until nobody can believe an older primary.
 const QUICK: (&str, &str) = ("TRISEAL__CACHE__CUSTOMER_STALENESS", "1s");
@@ -125,6 +125,7 @@ async fn a_record_that_was_edited_is_named_and_everything_else_is_done() {
     let failure = serde_json::json!([{"customer_id": "acme", "credential_id": "c007", "reason": "NOT_AUTHENTIC"}]);
     assert_eq!(ended["failures"], failure);
     assert_eq!(told["error"]["code"], "INCOMPLETE");
+    no_names_but_numbers(&service).await;
     let (code, shown, _) = triseal(&["reencrypt", "status"]).await;
     assert_eq!(code, Some(3));
     assert!(shown.contains("acme c007 NOT_AUTHENTIC"), "{shown}");
@@ -140,6 +141,23 @@ async fn a_record_that_was_edited_is_named_and_everything_else_is_done() {
     let shown = service.credentials().decrypt_credential(decrypt("acme", "c006", v1::View::Full)).await.unwrap();
     assert_eq!(crate::support::opaque_data(shown.into_inner().secret), b"c006");
 }
+
+/// What the metrics tell of that job: each of its passes came to all twenty.
+async fn no_names_but_numbers(service: &Service) {
+    let (_, shown) = service.ops("/metrics").await;
+    assert!(!shown.contains("acme") && !shown.contains("c007"), "no id is a label");
+    let items = async |kind: &str, outcome: &str| {
+        let labels = format!("kind=\"{kind}\",dry_run=\"false\",outcome=\"{outcome}\"");
+        assert!(shown.contains(&format!("triseal_job_items_total{{{labels}}} ")), "{outcome} is not shown");
+        service.metric(&format!("triseal_job_items_total{{{labels}}}")).await
+    };
+    assert_eq!(items("reencryption", "changed").await, 19.0);
+    let (skipped, failed) = (items("reencryption", "skipped").await, items("reencryption", "failed").await);
+    assert!(failed >= 2.0 && skipped == 19.0 * (failed - 1.0), "{skipped} skipped, {failed} failed");
+    assert_eq!((items("rewrap", "failed").await, items("customer_key_rotation", "changed").await), (0.0, 0.0));
+}
+
+const RUNNING: &str = "triseal_jobs_running{kind=\"reencryption\",dry_run=\"false\"}";
 
 #[tokio::test]
 async fn a_job_goes_on_from_its_checkpoint_after_a_kill_and_runs_alone_of_its_kind() {
@@ -157,6 +175,7 @@ async fn a_job_goes_on_from_its_checkpoint_after_a_kill_and_runs_alone_of_its_ki
     start(&service, "", true, 0).await.expect("a count is no hindrance");
     let reached = job_when(&service, id, |job| job.done > 0).await;
     assert_eq!((reached.done, reached.changed), (100, 100));
+    assert_eq!(service.metric(RUNNING).await, 1.0);
     service.kill9().await;
 
     let service = quick(&data).await;
@@ -170,6 +189,7 @@ async fn a_job_goes_on_from_its_checkpoint_after_a_kill_and_runs_alone_of_its_ki
     let cancelled = service.keys().cancel_job(v1::CancelJobRequest { job_id: id.to_owned() }).await.unwrap();
     let cancelled = cancelled.into_inner().job.unwrap();
     assert_eq!(cancelled.state(), v1::JobState::Cancelled);
+    until("seen that nothing runs", async || service.metric(RUNNING).await == 0.0).await;
     let (code, shown, told) = output(&service.triseal(&["reencrypt", "watch", id], b"").await);
     assert_eq!(code, Some(1));
     assert!(shown.contains("cancelled") && told.contains("what it has done stands"), "{shown}{told}");
