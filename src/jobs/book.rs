@@ -284,7 +284,10 @@ impl Jobs {
     /// A [`JobError`].
     pub async fn cancel(&self, permit: &Permit<CancelJob>, id: &JobId) -> Result<Job, JobError> {
         let CancelJob(AllCustomers) = permit.asked();
-        let entries = Changing::new(&self.0.audit, origin(permit.caller(), id), Event::CancelJob, Subject::default());
+        let job = origin(permit.caller(), id);
+        // A job may be cancelled twice: the outcome of one call is not to be taken for the other's.
+        let call = Origin { request: job.request.as_ref().map(RequestId::of_call), ..job };
+        let entries = Changing::new(&self.0.audit, call, Event::CancelJob, Subject::default());
         let cancelled = self.cancelled(id, &entries).await;
         entries.settle(cancelled, |_| Made::default()).await
     }
