@@ -5,14 +5,16 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use tokio::time::sleep;
 use tonic::Code;
 use triseal::grpc::v1;
 use triseal::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedStore};
-use triseal::store::{CredentialRow, Life, Living, Rows, WriteId};
+use triseal::store::{CredentialRow, CustomerRow, CustomerWrite, Life, Living, Rows, WriteId};
 
-use crate::support::{PATIENCE, Service, decrypt, dev, encrypt, opaque, reason, until};
+use crate::support::terminal::on_terminal;
+use crate::support::{PATIENCE, Service, decrypt, dev, encrypt, opaque, reason, triseal, until};
 
 /// So that a job has not long to wait until nobody can believe an older primary.
 const QUICK: (&str, &str) = ("TRISEAL__CACHE__CUSTOMER_STALENESS", "1s");
@@ -140,6 +142,76 @@ async fn a_record_that_was_edited_is_named_and_everything_else_is_done() {
     assert!(rows.contains(&vec!["customer", "1", "1"]) && rows.contains(&vec!["customer", "2", "19"]), "{usage}");
     let shown = service.credentials().decrypt_credential(decrypt("acme", "c006", v1::View::Full)).await.unwrap();
     assert_eq!(crate::support::opaque_data(shown.into_inner().secret), b"c006");
+}
+
+/// As if the versions that are no longer the primary had not been for an hour, in the store of a service that has stopped.
+async fn backdate(data: &Path, customer: &str) {
+    let (_credentials, customers) = edit(data);
+    let row = customers.get(&CustomerId::parse(customer).unwrap()).await.unwrap().unwrap();
+    let mut dated = CustomerRow { write_id: WriteId::random().unwrap(), ..row.clone() };
+    for key in &mut dated.versions {
+        key.primary_until = key.primary_until.map(|time| time.checked_sub(SignedDuration::from_hours(1)).unwrap());
+    }
+    let _ = customers.replace(Some(row.write_id), CustomerWrite::of(dated)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_customers_version_is_retired_when_no_record_needs_it_and_it_is_typed_back() {
+    const RETIRE: [&str; 5] = ["key", "retire", "customer", "acme", "1"];
+    let (_folder, data) = crate::support::data();
+    let service = quick(&data).await;
+    create(&service, "acme").await;
+    fill(&service, "acme", 3).await;
+    let (code, ..) = output(&service.triseal(&["rotate", "customer", "acme"], b"").await);
+    assert_eq!(code, Some(0));
+    assert!(service.terminate().await.success());
+    backdate(&data, "acme").await;
+
+    let service = quick(&data).await;
+    let told = async |arguments: &[&str]| output(&service.triseal(&[&RETIRE[..], arguments].concat(), b"1\n").await);
+    let typed = async |version: &str| {
+        let mut command = triseal(&RETIRE);
+        command.env("TRISEAL_ENDPOINT", service.endpoint());
+        on_terminal(&command, version).await
+    };
+    // Without a terminal nobody can be asked, whatever stands on standard input.
+    let (code, _, said) = told(&[]).await;
+    assert!(code == Some(2) && said.contains("this refuses version 1 of the key of acme for good"), "{said}");
+    assert!(said.contains("no terminal to confirm it at") && said.contains("add --yes"), "{said}");
+    let (code, shown) = typed("acme").await;
+    assert!(code == Some(1) && shown.contains("type 1 to go on: "), "{shown}");
+    assert!(shown.contains("nothing was done: that was not 1"), "{shown}");
+    let (code, shown) = typed("1").await;
+    assert!(code == Some(4) && shown.contains("3 records are sealed under the version: re-encrypt first"), "{shown}");
+    let (code, _, said) = told(&["--yes", "--output", "json"]).await;
+    assert_eq!((code, &line(&said)["error"]["reason"]), (Some(4), &"KEY_VERSION_IN_USE".into()), "{said}");
+
+    for arguments in [&["reencrypt", "start", "--customer", "acme"][..], &["reencrypt", "watch"]] {
+        let (code, _, said) = output(&service.triseal(arguments, b"").await);
+        assert_eq!(code, Some(0), "{said}");
+    }
+    let (code, shown) = typed("1").await;
+    assert_eq!(code, Some(0), "{shown}");
+    let (code, shown, _) = told(&["--yes", "--output", "json"]).await;
+    assert_eq!(
+        (code, &line(&shown)["key_versions"][0]["state"]),
+        (Some(0), &"retired".into()),
+        "done once, it is done"
+    );
+    let opened = service.credentials().decrypt_credential(decrypt("acme", "c001", v1::View::Full)).await.unwrap();
+    assert_eq!(crate::support::opaque_data(opened.into_inner().secret), b"c001");
+
+    // The audit log names the versions, of what was refused, too.
+    let log = std::fs::read_to_string(data.join("audit.jsonl")).unwrap();
+    let entries = |event: &str| -> Vec<_> {
+        let lines = log.lines().map(line).filter(|entry| entry["event"] == event);
+        lines.map(|entry| (entry["outcome"].clone(), entry["lineage"].clone())).collect()
+    };
+    let of = |outcome: &str, lineage: &str| (outcome.into(), lineage.into());
+    let refused = || of("KEY_VERSION_IN_USE", "-/-/1");
+    let wanted = [refused(), refused(), of("intent", "-/-/1"), of("ok", "-/-/1"), of("ok", "-/-/1")];
+    assert_eq!(entries("retire_customer_key_version"), wanted);
+    assert_eq!(entries("rotate_customer_key").pop(), Some(of("ok", "-/-/2")));
 }
 
 /// What the metrics tell of that job: each of its passes came to all twenty.
