@@ -98,8 +98,8 @@ impl<T: Credentials> Credentials for Observed<T> {
         self.dependency.watch(Operation::CredentialsScan, self.inner.scan(extent, after, limit)).await
     }
 
-    async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
-        self.dependency.watch(Operation::CredentialsRemove, self.inner.remove(id, expected)).await
+    async fn erase(&self, id: &CredentialRef) -> Result<(), StoreError> {
+        self.dependency.watch(Operation::CredentialsErase, self.inner.erase(id)).await
     }
 }
 

@@ -281,7 +281,9 @@ impl Vault {
         })
         .await;
         self.waiting.changed(id);
-        entries.settle(encrypted, |made| Made { revision: Some(made.revision), lineage: made.lineage }).await
+        entries
+            .settle(encrypted, |made| Made { revision: Some(made.revision), versions: made.lineage.map(Into::into) })
+            .await
     }
 
     /// Opens a secret.
@@ -341,7 +343,9 @@ impl Vault {
         let GetCredential(id) = permit.asked();
         let found = self.known(id).await;
         let entries = self.changing(permit.caller(), Event::GetCredential, id);
-        entries.settle(found, |shown| Made { revision: Some(shown.revision), lineage: shown.lineage }).await
+        entries
+            .settle(found, |shown| Made { revision: Some(shown.revision), versions: shown.lineage.map(Into::into) })
+            .await
     }
 
     async fn known(&self, id: &CredentialRef) -> Result<Credential, VaultError> {

@@ -2,10 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::entry::Subject;
+use super::entry::{Subject, Versions};
 use super::log::{AuditError, AuditLog, Intent, Origin};
 use super::words::{Event, Reason};
-use crate::crypto::Lineage;
 use crate::store::Revision;
 
 /// What a change has come to, for its outcome.
@@ -13,8 +12,8 @@ use crate::store::Revision;
 pub struct Made {
     /// The revision that it made, of a credential.
     pub revision: Option<Revision>,
-    /// What that is sealed under.
-    pub lineage: Option<Lineage>,
+    /// What that is sealed under, or the version that it made of a customer's key.
+    pub versions: Option<Versions>,
 }
 
 /// The entries of one change.
@@ -71,13 +70,14 @@ impl<'a> Changing<'a> {
         let intent = intent.into_inner().unwrap_or_else(PoisonError::into_inner);
         match (outcome, intent) {
             (Ok(answer), Some(intent)) => {
-                let Made { revision, lineage } = made(&answer);
-                let _written = intent.done(revision, lineage).await?;
+                let Made { revision, versions } = made(&answer);
+                let _written = intent.done(revision, versions).await?;
                 Ok(answer)
             }
             (Ok(answer), None) => {
-                let Made { revision, lineage } = made(&answer);
-                let _written = audit.shown(&origin, event, Subject { revision, lineage, ..subject }).await?;
+                let Made { revision, versions } = made(&answer);
+                let subject = Subject { revision, versions: versions.or(subject.versions), ..subject };
+                let _written = audit.shown(&origin, event, subject).await?;
                 Ok(answer)
             }
             (Err(error), Some(intent)) => {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::words::{Event, Reason};
-use crate::crypto::Lineage;
+use crate::crypto::{Lineage, Version};
 use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId, RequestId, TraceId};
 use crate::secret::View;
 use crate::store::Revision;
@@ -133,8 +133,23 @@ pub struct Subject {
     pub view: Option<View>,
     /// At which revision: the one that was read, that a change expects, or, with [`Outcome::Ok`], that it made.
     pub revision: Option<Revision>,
-    /// Under which key versions.
-    pub lineage: Option<Lineage>,
+    /// Under which key versions, or which one.
+    pub versions: Option<Versions>,
+}
+
+/// The key versions that an entry is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// All that a credential is sealed under.
+    Lineage(Lineage),
+    /// One of the customer's key.
+    Customer(Version),
+}
+
+impl From<Lineage> for Versions {
+    fn from(lineage: Lineage) -> Self {
+        Self::Lineage(lineage)
+    }
 }
 
 impl Subject {
@@ -221,7 +236,7 @@ impl Chain {
     }
 
     fn hashed_fields(&self, time: Timestamp, entry: &Entry, log: &mut Vec<u8>) {
-        let Subject { customer, credential, view, revision, lineage } = &entry.subject;
+        let Subject { customer, credential, view, revision, versions } = &entry.subject;
         log.extend_from_slice(b"{\"stream\":\"");
         log.extend_from_slice(&self.stream.0);
         // A vector takes all that is written to it.
@@ -239,10 +254,11 @@ impl Chain {
             Some(revision) => write!(log, ",\"revision\":{}", revision.get()),
             None => log.write_all(b",\"revision\":null"),
         };
-        let _ = match lineage {
-            Some(Lineage { codebase, environment, customer }) => {
+        let _ = match versions {
+            Some(Versions::Lineage(Lineage { codebase, environment, customer })) => {
                 write!(log, ",\"lineage\":\"{codebase}/{environment}/{customer}\"")
             }
+            Some(Versions::Customer(version)) => write!(log, ",\"lineage\":\"-/-/{version}\""),
             None => log.write_all(b",\"lineage\":null"),
         };
         log.extend_from_slice(b",\"outcome\":\"");

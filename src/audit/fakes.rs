@@ -61,8 +61,12 @@ pub(super) fn entry(
     outcome: Outcome,
 ) -> Entry {
     let Origin { caller, request, trace } = origin(caller, request);
-    let subject =
-        Subject { view, revision: Revision::new(revision), lineage: Some(lineage()), ..Subject::credential(of) };
+    let subject = Subject {
+        view,
+        revision: Revision::new(revision),
+        versions: Some(lineage().into()),
+        ..Subject::credential(of)
+    };
     Entry { event, caller, request, trace, subject, outcome }
 }
 

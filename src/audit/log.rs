@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 use tracing::{debug, error};
 
-use super::entry::{Chain, Entry, Outcome, StreamId, Subject};
+use super::entry::{Chain, Entry, Outcome, StreamId, Subject, Versions};
 use super::heads::CheckpointMac;
 use super::keeper::{EVERY_ENTRIES, Heads, Keeper};
 use super::sink::Sink;
@@ -185,7 +185,7 @@ impl AuditLog {
         let subject = Subject {
             view: Some(view),
             revision: Some(revision),
-            lineage: Some(lineage),
+            versions: Some(lineage.into()),
             ..Subject::credential(credential)
         };
         self.write(entry(origin, event, subject, Outcome::Ok), true).await
@@ -294,11 +294,11 @@ impl Intent {
     ///
     /// # Errors
     /// An [`AuditError`]: it was done all the same, and the caller must hear of the error.
-    pub async fn done(self, revision: Option<Revision>, lineage: Option<Lineage>) -> Result<Audited, AuditError> {
+    pub async fn done(self, revision: Option<Revision>, versions: Option<Versions>) -> Result<Audited, AuditError> {
         let Self { log, mut entry } = self;
         entry.outcome = Outcome::Ok;
         entry.subject.revision = revision.or(entry.subject.revision);
-        entry.subject.lineage = lineage.or(entry.subject.lineage);
+        entry.subject.versions = versions.or(entry.subject.versions);
         log.write(entry, false).await
     }
 

@@ -1,8 +1,7 @@
 //! The end of a customer, on its day: first the wrapped keys, so that nothing opens any more whatever copies there are, then the
 //! credentials. A tombstone with the receipt stays.
 //!
-//! Every step is a conditional write that can be repeated: a process that dies leaves the rest to the next sweep, on any replica, and
-//! two replicas at once do no harm.
+//! Every step can be repeated: a process that dies leaves the rest to the next sweep, on any replica, and two replicas at once do no harm.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::audit::entry::Subject;
 use crate::audit::{Changing, Event, Made, Origin};
 use crate::ids::CustomerId;
 use crate::store::{
-    CredentialRow, CustomerRow, CustomerState, CustomerWrite, Decision, Erasure, Replaced, StoreError, change, row_time,
+    CustomerRow, CustomerState, CustomerWrite, Decision, Erasure, Extent, StoreError, change, row_time,
 };
 
 /// Rows read at once.
@@ -95,10 +94,10 @@ impl CustomerDirectory {
         while !self.update(id, |row| erase_keys(row, (self.clock)())).await?.versions.is_empty() {}
         self.keyring.forget(id);
 
-        let credentials = self.count(id).await?;
+        let credentials = self.walk(id, false).await?;
         self.update(id, |row| record(row, |erasure| erasure.credentials = erasure.credentials.or(Some(credentials))))
             .await?;
-        self.erase_credentials(id).await?;
+        self.walk(id, true).await?;
 
         let now = row_time((self.clock)());
         let backups_end = now.checked_add(backup_retention).map_or(Timestamp::MAX, row_time);
@@ -134,37 +133,23 @@ impl CustomerDirectory {
         .await
     }
 
-    async fn count(&self, id: &CustomerId) -> Result<u64, CustomerError> {
-        let (mut count, mut after) = (0, None);
+    /// Counts the customer's credentials, and erases them on the way if that is wanted: by their names, whether or not they can be read,
+    /// and whoever wrote them last. Nothing opens under this customer any more.
+    async fn walk(&self, id: &CustomerId, erases: bool) -> Result<u64, CustomerError> {
+        let (all, mut met, mut after) = (Extent::Customer(id.clone()), 0, None);
         loop {
-            let page = self.credentials.query(Some(id), after.as_ref(), PAGE).await?;
-            count += page.rows.len() as u64;
-            after = page.next;
-            if after.is_none() {
-                return Ok(count);
-            }
-        }
-    }
-
-    /// Removes every credential that can be read, and those that were written meanwhile.
-    async fn erase_credentials(&self, id: &CustomerId) -> Result<(), CustomerError> {
-        let (mut after, mut overtaken) = (None, false);
-        loop {
-            let page = self.credentials.query(Some(id), after.as_ref(), PAGE).await?;
-            for CredentialRow { id, write_id, .. } in page.rows {
-                match self.credentials.remove(&id, write_id).await? {
-                    Replaced::Done => {}
-                    // Written meanwhile by a call that began before the end.
-                    Replaced::Refused(_) => overtaken = true,
+            let page = self.credentials.scan(&all, after.as_ref(), PAGE).await?;
+            met += page.rows.len() as u64;
+            if erases {
+                for row in page.rows {
+                    self.credentials.erase(&row.id).await?;
                 }
             }
             after = page.next;
             if after.is_none() {
-                break;
+                return Ok(met);
             }
         }
-        // Nothing seals for this customer any more: the next sweep finds none that is new.
-        if overtaken { Err(CustomerError::ChangedConcurrently) } else { Ok(()) }
     }
 }
 

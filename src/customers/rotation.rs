@@ -6,7 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{CustomerDirectory, CustomerError, InUse, new_write_id};
 use crate::access::{Permit, RetireCustomerKeyVersion, RotateCustomerKey};
-use crate::audit::{Event, Made};
+use crate::audit::entry::{Subject, Versions};
+use crate::audit::{Changing, Event, Made, Origin};
 use crate::crypto::{Envelope, Version, fingerprint};
 use crate::factors::{FactorError, WrapContext, WrappedKey};
 use crate::ids::CustomerId;
@@ -57,7 +58,8 @@ impl CustomerDirectory {
         .await;
         // Also after a failure: the change may have happened.
         self.keyring.forget(id);
-        entries.settle(rotated, |_| Made::default()).await
+        let made = |row: &CustomerRow| Made { versions: Some(Versions::Customer(row.primary)), ..Made::default() };
+        entries.settle(rotated, made).await
     }
 
     /// Rotates a customer for a job that began at `since`, unless that was done since: a job that is taken up again rotates none twice.
@@ -104,7 +106,9 @@ impl CustomerDirectory {
         version: Version,
     ) -> Result<CustomerRow, CustomerError> {
         let RetireCustomerKeyVersion(id) = permit.asked();
-        let entries = self.changing(permit.caller(), Event::RetireCustomerKeyVersion, id);
+        let subject = Subject { versions: Some(Versions::Customer(version)), ..Subject::customer(id) };
+        let origin = Origin::of(permit.caller());
+        let entries = Changing::new(&self.audit, origin, Event::RetireCustomerKeyVersion, subject);
         let announced = &entries;
         let retired = change(self.customers.as_ref(), id, |present: Option<CustomerRow>| async move {
             let mut row = rotatable(present.ok_or(CustomerError::NotFound)?)?;
@@ -147,6 +151,8 @@ impl CustomerDirectory {
                 }
             }
             after = page.next;
+            // A walk takes long, and reading the embedded store waits for nothing: a caller that has gone is noticed here.
+            tokio::task::yield_now().await;
             match after {
                 Some(_) => {}
                 None if unreadable > 0 => return Err(InUse::Unreadable { records: unreadable }.into()),

@@ -148,7 +148,7 @@ fn count_up_to(counter: &AtomicUsize, more: usize, limit: usize) -> bool {
 pub(super) struct Calls {
     /// By the parity of the look that they began after.
     begun: [AtomicU32; 2],
-    /// Answers without an end of their own, such as a watch of health.
+    /// Answers without an end of their own, such as a watch of health, and those that may take longer than between two looks.
     streams: AtomicU32,
     looks: AtomicUsize,
     /// Looks in a row that saw no call.
@@ -167,7 +167,7 @@ pub(super) enum Look {
 }
 
 impl Calls {
-    /// A call begins, and ends when the answer is dropped. A stream has no end of its own.
+    /// A call begins, and ends when the answer is dropped. A stream has no end of its own, or none that a look could wait for.
     pub(super) fn begin(self: &Arc<Self>, stream: bool) -> UnderWay {
         self.quiet.store(0, Ordering::Relaxed);
         let place = if stream { None } else { Some(self.looks.load(Ordering::Relaxed) % 2) };

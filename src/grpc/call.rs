@@ -32,7 +32,7 @@ use tonic::service::Routes;
 use tower::Service;
 
 use super::admission::{Admission, Admitted, Calls, Load, Share, Shed, UnderWay};
-use super::limits::{self, DEFAULT_DEADLINE, MAX_CONNECTIONS_EACH, MAX_DEADLINE, MAX_OTHERS, PIECE_OCTETS};
+use super::limits::{self, DEFAULT_DEADLINE, MAX_CONNECTIONS_EACH, MAX_OTHERS, PIECE_OCTETS};
 use super::status;
 use crate::ids::{Caller, RequestId, TraceId};
 use crate::telemetry;
@@ -155,12 +155,14 @@ impl ConnectionService {
     where
         B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
     {
-        let mut call = Call::begin(rpc, self.calls.begin(false));
+        let longest = limits::max_deadline(request.uri().path());
+        // One that may take longer than that is no sign of a caller that takes no answers.
+        let mut call = Call::begin(rpc, self.calls.begin(longest > limits::LOOK));
         match self.admit(limits::places(request.uri().path())) {
             Ok(admitted) => call.admitted = Some(admitted),
             Err(refused) => return Box::pin(std::future::ready(call.answer(refused.into_http()))),
         }
-        let deadline = deadline(request.headers());
+        let deadline = deadline(request.headers(), longest);
         let standing = Standing(self.phase.clone());
         request.extensions_mut().insert(Deadline(Instant::now() + deadline));
         request.extensions_mut().insert(standing.clone());
@@ -367,10 +369,10 @@ fn trace_id(headers: &HeaderMap) -> Option<TraceId> {
     TraceId::from_traceparent(headers.get("traceparent")?.to_str().ok()?)
 }
 
-/// The caller's, at most [`MAX_DEADLINE`], or [`DEFAULT_DEADLINE`].
-fn deadline(headers: &HeaderMap) -> Duration {
+/// The caller's, at most the `longest`, or [`DEFAULT_DEADLINE`].
+fn deadline(headers: &HeaderMap, longest: Duration) -> Duration {
     let named = headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
-    named.map_or(DEFAULT_DEADLINE, |named| named.min(MAX_DEADLINE))
+    named.map_or(DEFAULT_DEADLINE, |named| named.min(longest))
 }
 
 /// `1*8DIGIT` and a unit, of <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jiff::{SignedDuration, Timestamp};
 use tracing::info;
 
+use super::counts::Counts;
 use super::plan::{Job, JobKind, JobState, Part, Progress};
 use super::record::{JOB, JobId, PART, read_job, read_part, write_job};
 use super::replicas::{self, Replica, Reporter};
@@ -113,7 +114,7 @@ pub struct Parts {
 }
 
 /// Starts jobs, and works on them.
-pub struct Jobs(pub(super) Parts);
+pub struct Jobs(pub(super) Parts, pub(super) Counts);
 
 /// What is asked of a new job.
 struct Asked {
@@ -126,7 +127,7 @@ struct Asked {
 impl Jobs {
     /// Jobs over a vault, a directory and their stores.
     pub fn new(parts: Parts) -> Self {
-        Self(parts)
+        Self(parts, Counts::new())
     }
 
     /// Starts a job that seals anew what is below this process's primaries; as a dry run, one that counts what is under each version.
@@ -283,7 +284,10 @@ impl Jobs {
     /// A [`JobError`].
     pub async fn cancel(&self, permit: &Permit<CancelJob>, id: &JobId) -> Result<Job, JobError> {
         let CancelJob(AllCustomers) = permit.asked();
-        let entries = Changing::new(&self.0.audit, origin(permit.caller(), id), Event::CancelJob, Subject::default());
+        let job = origin(permit.caller(), id);
+        // A job may be cancelled twice: the outcome of one call is not to be taken for the other's.
+        let call = Origin { request: job.request.as_ref().map(RequestId::of_call), ..job };
+        let entries = Changing::new(&self.0.audit, call, Event::CancelJob, Subject::default());
         let cancelled = self.cancelled(id, &entries).await;
         entries.settle(cancelled, |_| Made::default()).await
     }

@@ -17,6 +17,7 @@ use crate::factors::FactorError;
 use crate::ids::{CredentialRef, CustomerId};
 use crate::keyring::KeyringError;
 use crate::store::{CredentialRow, CustomerRow, Life, Met, StoreError};
+use crate::telemetry::metrics::JobItem;
 use crate::vault::{Resealed, VaultError};
 
 /// A dependency that is away is asked so often, about 15 s in all, and then the part is left to another time.
@@ -39,6 +40,18 @@ pub(super) enum Outcome {
     /// In a dry run: it is sealed under these versions.
     Counted(Lineage),
     Failed(Reason),
+}
+
+impl Outcome {
+    fn counted_as(&self) -> JobItem {
+        match self {
+            Self::Changed => JobItem::Changed,
+            Self::Skipped => JobItem::Skipped,
+            Self::Due => JobItem::Due,
+            Self::Counted(_) => JobItem::Counted,
+            Self::Failed(_) => JobItem::Failed,
+        }
+    }
 }
 
 impl Item {
@@ -72,6 +85,7 @@ impl Jobs {
     /// A [`JobError`] of what is not the item's fault: the job can't go on now.
     pub(super) async fn work_on_item(&self, job: &Job, item: &Item) -> Result<Outcome, JobError> {
         let outcome = self.tried(job, item).await?;
+        self.1.of(job.kind, job.dry_run).came_to(outcome.counted_as());
         if let Outcome::Failed(reason) = outcome {
             let id = item.id();
             let event = match job.kind {

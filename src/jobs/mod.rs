@@ -7,6 +7,7 @@
 //! nothing and that began when every replica had reported primaries at the target: after that, nobody seals below it.
 
 mod book;
+mod counts;
 mod item;
 mod plan;
 mod record;

@@ -59,7 +59,9 @@ impl Jobs {
     /// # Errors
     /// A [`JobError`]: what was done until then stands.
     pub async fn work(&self, kind: JobKind, dry_run: bool, stop: &mut watch::Receiver<bool>) -> Result<bool, JobError> {
-        let Some(job) = self.running(kind, dry_run).await? else { return Ok(false) };
+        let running = self.running(kind, dry_run).await?;
+        self.1.of(kind, dry_run).running.set(f64::from(u8::from(running.is_some())));
+        let Some(job) = running else { return Ok(false) };
         let ours = self.0.reporter.present().await;
         let can_seal = kind != JobKind::Reencryption || dry_run || ours.primaries.is_some();
         if !can_seal || !job.suits(&ours) {

@@ -126,11 +126,11 @@ impl Credentials for DynamoCredentials {
         met(one_page, after.map(credential_key), limit, credential_ref, encoding::decode_credential).await
     }
 
-    async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
-        match self.0.remove(Table::Credentials, &credential_key(id), expected).await? {
-            // It was gone before.
-            Some(None) => Ok(Replaced::Done),
-            refusal => replaced(refusal, |octets| encoding::decode_credential(id.clone(), octets)),
+    async fn erase(&self, id: &CredentialRef) -> Result<(), StoreError> {
+        match self.0.remove(Table::Credentials, &credential_key(id), None).await? {
+            None | Some(None) => Ok(()),
+            // A transaction has it.
+            Some(Some(_)) => Err(StoreError::Throttled),
         }
     }
 }
@@ -239,7 +239,7 @@ impl Operations for DynamoOperations {
     }
 
     async fn remove(&self, id: &OperationId, expected: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
-        match self.0.remove(Table::Operations, &operation_key(id), expected).await? {
+        match self.0.remove(Table::Operations, &operation_key(id), Some(expected)).await? {
             // It was gone before.
             Some(None) => Ok(Replaced::Done),
             refusal => replaced(refusal, |octets| encoding::decode_operation(id.clone(), octets)),

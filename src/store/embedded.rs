@@ -125,9 +125,17 @@ struct Replacement {
     table: Table,
     /// The row that the condition is on, and its new octets; `None` removes it.
     row: (Vec<u8>, Option<Vec<u8>>),
-    expected: Option<WriteId>,
+    expected: Expected,
     /// Other rows that are written or removed with it, by their keys.
     beside: Vec<(Vec<u8>, Beside)>,
+}
+
+/// What has to be there.
+enum Expected {
+    /// A row of this write id, or none.
+    Row(Option<WriteId>),
+    /// Whatever is there.
+    Anything,
 }
 
 /// What becomes of a row beside the one that the condition is on.
@@ -267,6 +275,7 @@ impl Rows for EmbeddedCredentials {
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
         let encoded = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
+        let expected = Expected::Row(expected);
         let refusal =
             self.0.write(Replacement { table: Table::Credentials, row: encoded, expected, beside: vec![] }).await?;
         replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
@@ -316,15 +325,10 @@ impl Credentials for EmbeddedCredentials {
         Ok(met(&found, limit, credential_ref, encoding::decode_credential))
     }
 
-    async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+    async fn erase(&self, id: &CredentialRef) -> Result<(), StoreError> {
         let row = (credential_key(id), None);
-        let expected = Some(expected);
-        let refusal = self.0.write(Replacement { table: Table::Credentials, row, expected, beside: vec![] }).await?;
-        match refusal {
-            // It was gone before.
-            Some(None) => Ok(Replaced::Done),
-            refusal => replaced(refusal, |octets| encoding::decode_credential(id.clone(), octets)),
-        }
+        let (table, expected) = (Table::Credentials, Expected::Anything);
+        self.0.write(Replacement { table, row, expected, beside: vec![] }).await.map(|_| ())
     }
 }
 
@@ -352,6 +356,7 @@ impl Rows for EmbeddedCustomers {
         let beside = written.chain(rewritten).chain(erased);
         let beside = beside.map(|(version, row)| (wrapped_key_key(&customer.id, version), row)).collect();
         let row = (key(customer.id.as_str(), CUSTOMER), Some(encoding::encode_customer(&customer)));
+        let expected = Expected::Row(expected);
         let refusal = self.0.write(Replacement { table: Table::Customers, row, expected, beside }).await?;
         replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
     }
@@ -409,8 +414,15 @@ impl Rows for EmbeddedOperations {
         row: OperationRow,
     ) -> Result<Replaced<OperationRow>, StoreError> {
         let encoded = (key(row.id.kind, &row.id.id), Some(encoding::encode_operation(&row)));
-        let refusal =
-            self.0.write(Replacement { table: Table::Operations, row: encoded, expected, beside: vec![] }).await?;
+        let refusal = self
+            .0
+            .write(Replacement {
+                table: Table::Operations,
+                row: encoded,
+                expected: Expected::Row(expected),
+                beside: vec![],
+            })
+            .await?;
         replaced(refusal, |octets| encoding::decode_operation(row.id, octets))
     }
 }
@@ -430,7 +442,7 @@ impl Operations for EmbeddedOperations {
 
     async fn remove(&self, id: &OperationId, expected: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
         let row = (key(id.kind, &id.id), None);
-        let expected = Some(expected);
+        let expected = Expected::Row(Some(expected));
         let refusal = self.0.write(Replacement { table: Table::Operations, row, expected, beside: vec![] }).await?;
         match refusal {
             // It was gone before.
@@ -655,11 +667,11 @@ fn apply(
     table: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
     replacement: &Replacement,
 ) -> Result<Outcome, StoreError> {
-    {
+    if let Expected::Row(expected) = replacement.expected {
         let present = table.get(replacement.row.0.as_slice()).map_err(away)?;
         // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
         let write_id = present.as_ref().map(|present| encoding::write_id(present.value())).transpose().ok();
-        if write_id != Some(replacement.expected) {
+        if write_id != Some(expected) {
             return Ok(Ok(Some(present.map(|present| present.value().to_vec()))));
         }
     }

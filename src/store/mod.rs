@@ -114,9 +114,9 @@ pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = Cre
         limit: usize,
     ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError>;
 
-    /// Removes a row, tombstone or not, on the condition that it has the write id `expected`. Answered [`Replaced::Done`], it is gone
-    /// from the disk, or was gone. Only the destruction of a customer does this: whatever else ends a secret leaves a tombstone.
-    async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError>;
+    /// Removes a row, tombstone or not, whoever wrote it last and whether or not it can be read. Then it is gone from the disk, or was
+    /// gone. Only the destruction of a customer does this: whatever else ends a secret leaves a tombstone.
+    async fn erase(&self, id: &CredentialRef) -> Result<(), StoreError>;
 }
 
 /// Why a customer and a key of it were not written, though the customer's row is as it was read.

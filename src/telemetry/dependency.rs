@@ -85,7 +85,7 @@ labels! {
     /// A page of them for a walk that must miss nothing.
     CredentialsScan = "credentials_scan",
     /// One, gone with its customer.
-    CredentialsRemove = "credentials_remove",
+    CredentialsErase = "credentials_erase",
     /// One customer.
     CustomersGet = "customers_get",
     /// A conditional write of one.

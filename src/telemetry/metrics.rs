@@ -73,6 +73,10 @@ metrics! {
     REFRESH_LEASES = Counter "triseal_refresh_leases_total" ["event"]
         "refresh leases: given; after_lapse: given after one whose holder never came back; completed; invalid_grant, abandoned: given up";
     REFRESH_WAITERS = Gauge "triseal_refresh_waiters" [] "calls that wait for somebody else's refresh";
+    JOBS_RUNNING = Gauge "triseal_jobs_running" ["kind", "dry_run"]
+        "1 while a job of the kind runs, on whichever replica, as this replica last saw it; else 0";
+    JOB_ITEMS = Counter "triseal_job_items_total" ["kind", "dry_run", "outcome"]
+        "records and customers that jobs came to here, in each pass: changed; skipped; failed; in dry runs counted, and due to be changed";
     DEPENDENCY_UP = Gauge "triseal_dependency_up" ["dependency"] "1 if it answered when it was last asked, else 0";
     DEPENDENCY_SECONDS = Histogram "triseal_dependency_seconds" ["dependency", "operation", "outcome"]
         "time until a dependency answered, by operation and outcome; customer_keys unwrap counts the unwraps";
@@ -344,6 +348,60 @@ pub fn refresh_waiters() -> Gauge {
     gauge!(REFRESH_WAITERS.name)
 }
 
+/// What became of what a job came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobItem {
+    /// It is now as the job wants it.
+    Changed,
+    /// There was nothing to do.
+    Skipped,
+    /// It could not be done, and the job names it.
+    Failed,
+    /// A dry run counted it.
+    Counted,
+    /// A dry run found that it would be changed.
+    Due,
+}
+
+impl JobItem {
+    /// Each once.
+    pub const ALL: [Self; 5] = [Self::Changed, Self::Skipped, Self::Failed, Self::Counted, Self::Due];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+            Self::Counted => "counted",
+            Self::Due => "due",
+        }
+    }
+}
+
+/// The jobs of one kind, as dry runs or not.
+pub struct JobsOfKind {
+    /// Whether one runs.
+    pub running: Gauge,
+    items: [Counter; JobItem::ALL.len()],
+}
+
+impl JobsOfKind {
+    /// Registers them, so that the first failure of all is seen as a change.
+    pub fn new(kind: &'static str, dry_run: bool) -> Self {
+        let dry_run = if dry_run { "true" } else { "false" };
+        let of =
+            |item: JobItem| counter!(JOB_ITEMS.name, "kind" => kind, "dry_run" => dry_run, "outcome" => item.as_str());
+        Self { running: gauge!(JOBS_RUNNING.name, "kind" => kind, "dry_run" => dry_run), items: JobItem::ALL.map(of) }
+    }
+
+    /// A job came to something.
+    pub fn came_to(&self, item: JobItem) {
+        if let Some((_, counter)) = JobItem::ALL.iter().zip(&self.items).find(|(known, _)| **known == item) {
+            counter.increment(1);
+        }
+    }
+}
+
 /// Writes in one commit of the embedded store.
 pub fn group_size() -> Histogram {
     histogram!(GROUP_SIZE.name)
@@ -397,6 +455,9 @@ mod tests {
             refusal_unwritten();
             refresh_lease(LeaseEvent::AfterLapse);
             refresh_waiters().increment(1.0);
+            let jobs = JobsOfKind::new("rewrap", true);
+            jobs.running.set(1.0);
+            jobs.came_to(JobItem::Due);
             dependency_up("store").set(1.0);
             dependency_seconds("store", "credentials_get", "ok").record(0.2);
             group_size().record(3.0);
@@ -421,6 +482,9 @@ mod tests {
             "triseal_request_seconds_bucket{rpc=\"DecryptCredential\",le=\"0.005\"} 2",
             "triseal_requests_in_flight 1",
             "triseal_store_group_size_bucket{le=\"4\"} 1",
+            "triseal_jobs_running{kind=\"rewrap\",dry_run=\"true\"} 1",
+            "triseal_job_items_total{kind=\"rewrap\",dry_run=\"true\",outcome=\"due\"} 1",
+            "triseal_job_items_total{kind=\"rewrap\",dry_run=\"true\",outcome=\"failed\"} 0",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }

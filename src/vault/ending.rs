@@ -74,7 +74,9 @@ impl Vault {
         if completed.is_ok() && entries.is_announced() {
             metrics::refresh_lease(LeaseEvent::Completed);
         }
-        entries.settle(completed, |made| Made { revision: Some(made.revision), lineage: made.lineage }).await
+        entries
+            .settle(completed, |made| Made { revision: Some(made.revision), versions: made.lineage.map(Into::into) })
+            .await
     }
 
     /// Ends a lease whose holder has no new tokens. Of a refresh token that is refused for good, `reason` is what people read: the
@@ -129,7 +131,9 @@ impl Vault {
                 AbandonCause::Transient => LeaseEvent::Abandoned,
             });
         }
-        entries.settle(abandoned, |shown| Made { revision: Some(shown.revision), lineage: shown.lineage }).await
+        entries
+            .settle(abandoned, |shown| Made { revision: Some(shown.revision), versions: shown.lineage.map(Into::into) })
+            .await
     }
 
     /// Has the customer consent again. A credential that needs it already is left as it is.
@@ -169,7 +173,9 @@ impl Vault {
         })
         .await;
         self.waiting.changed(id);
-        entries.settle(marked, |shown| Made { revision: Some(shown.revision), lineage: shown.lineage }).await
+        entries
+            .settle(marked, |shown| Made { revision: Some(shown.revision), versions: shown.lineage.map(Into::into) })
+            .await
     }
 
     /// [`Vault::open`], whatever the customer's state.

@@ -194,7 +194,7 @@ impl Vault {
                 }
                 let made = |outcome: &Outcome| match outcome {
                     Outcome::Lease(_, _, credential) | Outcome::Fresh(_, credential) => {
-                        Made { revision: Some(credential.revision), lineage: credential.lineage }
+                        Made { revision: Some(credential.revision), versions: credential.lineage.map(Into::into) }
                     }
                 };
                 entries.settle(outcome, made).await

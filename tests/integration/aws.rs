@@ -6,6 +6,7 @@ mod away;
 mod calls;
 mod check;
 mod replicas;
+mod rewrap;
 mod stack;
 mod unseen;
 mod wrong;

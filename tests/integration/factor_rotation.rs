@@ -17,6 +17,7 @@ use triseal::grpc::v1;
 
 use crate::support::key_documents::{EnvironmentKeys, backdate, parse, text, write_key_file};
 use crate::support::site::{Site, on_both_sites};
+use crate::support::terminal::on_terminal;
 use crate::support::{Service, decrypt, encrypt, opaque, opaque_data, run, triseal};
 
 /// Waiting for reports of replicas and for jobs takes a minute or two.
@@ -174,8 +175,14 @@ async fn a_version_is_retired_when_nobody_needs_it(site: &Site) {
     assert_eq!(code, Some(0), "{told}");
     let (code, _, told) = keys.triseal(&["key", "retire", "environment", "1"], &services[0]).await;
     assert!(code == Some(2) && told.contains("add --yes"), "{told}");
-    let (code, out, told) = retire("1").await;
-    assert_eq!(code, Some(0), "{out}{told}");
+    let mut command = keys.command(&["key", "retire", "environment", "1"]);
+    command.env("TRISEAL_ENDPOINT", services[0].endpoint());
+    let typed = async |version| on_terminal(&command, version).await;
+    let (code, shown) = typed("2").await;
+    assert!(code == Some(1) && shown.contains("type 1 to go on") && shown.contains("nothing was done"), "{shown}");
+    assert!(keys.document().await.keys.iter().all(|entry| entry.state == KeyState::Enabled));
+    let (code, shown) = typed("1").await;
+    assert_eq!(code, Some(0), "{shown}");
     let document = keys.document().await;
     assert_eq!((document.primary, document.keys[0].state, document.keys.len()), (2, KeyState::Retired, 2));
     let (code, out, _) = retire("1").await;
@@ -298,9 +305,19 @@ async fn a_codebase_version_is_retired_when_no_replica_and_no_record_needs_it() 
         assert!(told.contains("replica ") && began.elapsed() < PATIENCE, "{told}");
         sleep(Duration::from_secs(3)).await;
     }
-    for arguments in [&["reencrypt", "start"][..], &["reencrypt", "watch"], &retire] {
+    for arguments in [&["reencrypt", "start"][..], &["reencrypt", "watch"]] {
         let (code, _, told) = text_of(&service, arguments).await;
         assert_eq!(code, Some(0), "{told}");
     }
+    let [asks @ .., _yes] = &retire;
+    let (code, _, told) = text_of(&service, asks).await;
+    assert!(code == Some(2) && told.contains("no terminal to confirm it at"), "{told}");
+    let mut command = triseal(asks);
+    command.env("TRISEAL_ENDPOINT", service.endpoint());
+    let (code, shown) = on_terminal(&command, "yes").await;
+    assert!(code == Some(1) && shown.contains("type 1 to go on") && shown.contains("nothing was done"), "{shown}");
+    assert_eq!(codebase(&path).keys[0].state, KeyState::Enabled);
+    let (code, shown) = on_terminal(&command, "1").await;
+    assert_eq!(code, Some(0), "{shown}");
     assert_eq!(codebase(&path).keys[0].state, KeyState::Retired);
 }

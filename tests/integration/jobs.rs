@@ -1,22 +1,20 @@
-//! Jobs and the commands that start them, on the real service: what each RPC answers in each state of a customer; a record that somebody
-//! edited; a service that is killed under a job; two jobs at once, and one that is cancelled.
+//! Jobs and the commands that start them, on the real service: a record that somebody edited; a service that is killed under a job; two
+//! jobs at once, and one that is cancelled.
 
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use tempfile::TempDir;
+use jiff::SignedDuration;
 use tokio::time::sleep;
 use tonic::Code;
-use tonic_types::RpcStatusExt;
 use triseal::grpc::v1;
 use triseal::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedStore};
-use triseal::store::{CredentialRow, CustomerRow, CustomerState, CustomerWrite, Life, Living, Rows, WriteId};
+use triseal::store::{CredentialRow, CustomerRow, CustomerWrite, Life, Living, Rows, WriteId};
 
-use v1::batch_decrypt_credentials_result::Result as Outcome;
-
-use crate::support::{PATIENCE, Service, decrypt, dev, encrypt, fresh, opaque, reason};
+use crate::support::terminal::on_terminal;
+use crate::support::{PATIENCE, Service, decrypt, dev, encrypt, opaque, reason, triseal, until};
 
 /// So that a job has not long to wait until nobody can believe an older primary.
 const QUICK: (&str, &str) = ("TRISEAL__CACHE__CUSTOMER_STALENESS", "1s");
@@ -129,6 +127,7 @@ async fn a_record_that_was_edited_is_named_and_everything_else_is_done() {
     let failure = serde_json::json!([{"customer_id": "acme", "credential_id": "c007", "reason": "NOT_AUTHENTIC"}]);
     assert_eq!(ended["failures"], failure);
     assert_eq!(told["error"]["code"], "INCOMPLETE");
+    no_names_but_numbers(&service).await;
     let (code, shown, _) = triseal(&["reencrypt", "status"]).await;
     assert_eq!(code, Some(3));
     assert!(shown.contains("acme c007 NOT_AUTHENTIC"), "{shown}");
@@ -144,6 +143,93 @@ async fn a_record_that_was_edited_is_named_and_everything_else_is_done() {
     let shown = service.credentials().decrypt_credential(decrypt("acme", "c006", v1::View::Full)).await.unwrap();
     assert_eq!(crate::support::opaque_data(shown.into_inner().secret), b"c006");
 }
+
+/// As if the versions that are no longer the primary had not been for an hour, in the store of a service that has stopped.
+async fn backdate(data: &Path, customer: &str) {
+    let (_credentials, customers) = edit(data);
+    let row = customers.get(&CustomerId::parse(customer).unwrap()).await.unwrap().unwrap();
+    let mut dated = CustomerRow { write_id: WriteId::random().unwrap(), ..row.clone() };
+    for key in &mut dated.versions {
+        key.primary_until = key.primary_until.map(|time| time.checked_sub(SignedDuration::from_hours(1)).unwrap());
+    }
+    let _ = customers.replace(Some(row.write_id), CustomerWrite::of(dated)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_customers_version_is_retired_when_no_record_needs_it_and_it_is_typed_back() {
+    const RETIRE: [&str; 5] = ["key", "retire", "customer", "acme", "1"];
+    let (_folder, data) = crate::support::data();
+    let service = quick(&data).await;
+    create(&service, "acme").await;
+    fill(&service, "acme", 3).await;
+    let (code, ..) = output(&service.triseal(&["rotate", "customer", "acme"], b"").await);
+    assert_eq!(code, Some(0));
+    assert!(service.terminate().await.success());
+    backdate(&data, "acme").await;
+
+    let service = quick(&data).await;
+    let told = async |arguments: &[&str]| output(&service.triseal(&[&RETIRE[..], arguments].concat(), b"1\n").await);
+    let typed = async |version: &str| {
+        let mut command = triseal(&RETIRE);
+        command.env("TRISEAL_ENDPOINT", service.endpoint());
+        on_terminal(&command, version).await
+    };
+    // Without a terminal nobody can be asked, whatever stands on standard input.
+    let (code, _, said) = told(&[]).await;
+    assert!(code == Some(2) && said.contains("this refuses version 1 of the key of acme for good"), "{said}");
+    assert!(said.contains("no terminal to confirm it at") && said.contains("add --yes"), "{said}");
+    let (code, shown) = typed("acme").await;
+    assert!(code == Some(1) && shown.contains("type 1 to go on: "), "{shown}");
+    assert!(shown.contains("nothing was done: that was not 1"), "{shown}");
+    let (code, shown) = typed("1").await;
+    assert!(code == Some(4) && shown.contains("3 records are sealed under the version: re-encrypt first"), "{shown}");
+    let (code, _, said) = told(&["--yes", "--output", "json"]).await;
+    assert_eq!((code, &line(&said)["error"]["reason"]), (Some(4), &"KEY_VERSION_IN_USE".into()), "{said}");
+
+    for arguments in [&["reencrypt", "start", "--customer", "acme"][..], &["reencrypt", "watch"]] {
+        let (code, _, said) = output(&service.triseal(arguments, b"").await);
+        assert_eq!(code, Some(0), "{said}");
+    }
+    let (code, shown) = typed("1").await;
+    assert_eq!(code, Some(0), "{shown}");
+    let (code, shown, _) = told(&["--yes", "--output", "json"]).await;
+    assert_eq!(
+        (code, &line(&shown)["key_versions"][0]["state"]),
+        (Some(0), &"retired".into()),
+        "done once, it is done"
+    );
+    let opened = service.credentials().decrypt_credential(decrypt("acme", "c001", v1::View::Full)).await.unwrap();
+    assert_eq!(crate::support::opaque_data(opened.into_inner().secret), b"c001");
+
+    // The audit log names the versions, of what was refused, too.
+    let log = std::fs::read_to_string(data.join("audit.jsonl")).unwrap();
+    let entries = |event: &str| -> Vec<_> {
+        let lines = log.lines().map(line).filter(|entry| entry["event"] == event);
+        lines.map(|entry| (entry["outcome"].clone(), entry["lineage"].clone())).collect()
+    };
+    let of = |outcome: &str, lineage: &str| (outcome.into(), lineage.into());
+    let refused = || of("KEY_VERSION_IN_USE", "-/-/1");
+    let wanted = [refused(), refused(), of("intent", "-/-/1"), of("ok", "-/-/1"), of("ok", "-/-/1")];
+    assert_eq!(entries("retire_customer_key_version"), wanted);
+    assert_eq!(entries("rotate_customer_key").pop(), Some(of("ok", "-/-/2")));
+}
+
+/// What the metrics tell of that job: each of its passes came to all twenty.
+async fn no_names_but_numbers(service: &Service) {
+    let (_, shown) = service.ops("/metrics").await;
+    assert!(!shown.contains("acme") && !shown.contains("c007"), "no id is a label");
+    let items = async |kind: &str, outcome: &str| {
+        let labels = format!("kind=\"{kind}\",dry_run=\"false\",outcome=\"{outcome}\"");
+        assert!(shown.contains(&format!("triseal_job_items_total{{{labels}}} ")), "{outcome} is not shown");
+        service.metric(&format!("triseal_job_items_total{{{labels}}}")).await
+    };
+    assert_eq!(items("reencryption", "changed").await, 19.0);
+    let (skipped, failed) = (items("reencryption", "skipped").await, items("reencryption", "failed").await);
+    assert!(failed >= 2.0 && skipped == 19.0 * (failed - 1.0), "{skipped} skipped, {failed} failed");
+    assert_eq!((items("rewrap", "failed").await, items("customer_key_rotation", "changed").await), (0.0, 0.0));
+}
+
+const RUNNING: &str = "triseal_jobs_running{kind=\"reencryption\",dry_run=\"false\"}";
 
 #[tokio::test]
 async fn a_job_goes_on_from_its_checkpoint_after_a_kill_and_runs_alone_of_its_kind() {
@@ -161,6 +247,7 @@ async fn a_job_goes_on_from_its_checkpoint_after_a_kill_and_runs_alone_of_its_ki
     start(&service, "", true, 0).await.expect("a count is no hindrance");
     let reached = job_when(&service, id, |job| job.done > 0).await;
     assert_eq!((reached.done, reached.changed), (100, 100));
+    assert_eq!(service.metric(RUNNING).await, 1.0);
     service.kill9().await;
 
     let service = quick(&data).await;
@@ -174,6 +261,7 @@ async fn a_job_goes_on_from_its_checkpoint_after_a_kill_and_runs_alone_of_its_ki
     let cancelled = service.keys().cancel_job(v1::CancelJobRequest { job_id: id.to_owned() }).await.unwrap();
     let cancelled = cancelled.into_inner().job.unwrap();
     assert_eq!(cancelled.state(), v1::JobState::Cancelled);
+    until("seen that nothing runs", async || service.metric(RUNNING).await == 0.0).await;
     let (code, shown, told) = output(&service.triseal(&["reencrypt", "watch", id], b"").await);
     assert_eq!(code, Some(1));
     assert!(shown.contains("cancelled") && told.contains("what it has done stands"), "{shown}{told}");
@@ -186,196 +274,4 @@ async fn a_job_goes_on_from_its_checkpoint_after_a_kill_and_runs_alone_of_its_ki
         job_when(&service, &next.job_id, |job| job.pass == 2).await
     });
     assert_eq!(resumed.await.expect("within less than a lease").changed, 0);
-}
-
-/// What an RPC answers: nothing wrong, or this code and reason.
-type Answer = Result<(), (Code, String)>;
-
-fn answer<T>(answer: Result<T, tonic::Status>) -> Answer {
-    answer.map(|_| ()).map_err(|status| (status.code(), reason(&status).to_owned()))
-}
-
-/// Every RPC of a customer in its order here, so that none changes what the next one meets, and how it is called.
-async fn answers(service: &Service, customer: &str) -> Vec<(&'static str, Answer)> {
-    let (mut credentials, mut customers, mut keys) = (service.credentials(), service.customers(), service.keys());
-    let id = || customer.to_owned();
-    let read = || decrypt(customer, "crm", v1::View::Full).into_inner();
-    let get = v1::GetCredentialRequest { customer_id: id(), credential_id: "crm".to_owned() };
-    let list = v1::ListCredentialsRequest { customer_id: id(), ..Default::default() };
-    let batch = v1::BatchDecryptCredentialsRequest { requests: vec![read()] };
-    let mut found = vec![
-        ("GetCustomer", answer(customers.get_customer(v1::GetCustomerRequest { customer_id: id() }).await)),
-        ("GetCredential", answer(credentials.get_credential(get).await)),
-        ("ListCredentials", answer(credentials.list_credentials(list).await)),
-        ("DecryptCredential", answer(credentials.decrypt_credential(read()).await)),
-        ("BatchDecryptCredentials", batched(credentials.batch_decrypt_credentials(batch).await)),
-        (
-            "EncryptCredential",
-            answer(credentials.encrypt_credential(encrypt(customer, "crm", opaque(b"again".as_slice()))).await),
-        ),
-        (
-            "DeleteCredential",
-            answer(
-                credentials
-                    .delete_credential(v1::DeleteCredentialRequest {
-                        customer_id: id(),
-                        credential_id: "gone".to_owned(),
-                        if_revision: None,
-                    })
-                    .await,
-            ),
-        ),
-        (
-            "RotateCustomerKey",
-            answer(keys.rotate_customer_key(v1::RotateCustomerKeyRequest { customer_id: id() }).await),
-        ),
-        (
-            "RetireCustomerKeyVersion",
-            answer(
-                keys.retire_customer_key_version(v1::RetireCustomerKeyVersionRequest { customer_id: id(), version: 9 })
-                    .await,
-            ),
-        ),
-        ("StartReencryption", answer(start(service, customer, true, 0).await)),
-    ];
-    let request = v1::StartCustomerKeyRotationRequest { customer_id: id(), dry_run: true, rate: 0 };
-    found.push(("StartCustomerKeyRotation", answer(keys.start_customer_key_rotation(request).await)));
-    let request = v1::StartRewrapRequest { customer_id: id(), dry_run: true, rate: 0 };
-    found.push(("StartRewrap", answer(keys.start_rewrap(request).await)));
-    found.push((
-        "CreateCustomer",
-        answer(customers.create_customer(v1::CreateCustomerRequest { customer_id: id() }).await),
-    ));
-    found
-}
-
-/// Of the one item.
-fn batched(answer: Result<tonic::Response<v1::BatchDecryptCredentialsResponse>, tonic::Status>) -> Answer {
-    let item = answer.expect("a batch fails by its items").into_inner().results.remove(0).result.unwrap();
-    match item {
-        Outcome::Decrypted(_) => Ok(()),
-        Outcome::Error(error) => {
-            let reason = error.get_details_error_info().expect("ErrorInfo").reason;
-            Err((Code::from(error.code), reason))
-        }
-    }
-}
-
-#[tokio::test]
-async fn each_rpc_answers_by_the_state_of_the_customer() {
-    let (service, folder) = fresh().await;
-    let states = ["active", "disabled", "pending", "restored", "destroyed"];
-    for name in states {
-        create(&service, name).await;
-        let mut client = service.credentials();
-        client.encrypt_credential(encrypt(name, "crm", opaque(b"x".as_slice()))).await.unwrap();
-        client.encrypt_credential(encrypt(name, "gone", opaque(b"x".as_slice()))).await.unwrap();
-        let mut customers = service.customers();
-        let id = || name.to_owned();
-        if name != "active" {
-            customers.disable_customer(v1::DisableCustomerRequest { customer_id: id() }).await.unwrap();
-        }
-        if matches!(name, "pending" | "restored" | "destroyed") {
-            customers.destroy_customer(v1::DestroyCustomerRequest { customer_id: id(), days: 7 }).await.unwrap();
-        }
-        if name == "restored" {
-            customers.restore_customer(v1::RestoreCustomerRequest { customer_id: id() }).await.unwrap();
-        }
-    }
-    let service = on_its_day(service, &folder, "destroyed").await;
-
-    let refused = |code: Code, reason: &str| Err((code, reason.to_owned()));
-    let disabled = || refused(Code::FailedPrecondition, "CUSTOMER_DISABLED");
-    let pending = || refused(Code::FailedPrecondition, "CUSTOMER_PENDING_DESTRUCTION");
-    let destroyed = || refused(Code::FailedPrecondition, "CUSTOMER_DESTROYED");
-    let unknown = || refused(Code::FailedPrecondition, "KEY_VERSION_UNKNOWN");
-    // In the columns' order: active, disabled (and restored), pending, destroyed.
-    let table: [(&str, [Answer; 4]); 13] = [
-        ("GetCustomer", [Ok(()), Ok(()), Ok(()), Ok(())]),
-        ("GetCredential", [Ok(()), Ok(()), Ok(()), destroyed()]),
-        ("ListCredentials", [Ok(()), Ok(()), Ok(()), Ok(())]),
-        ("DecryptCredential", [Ok(()), disabled(), pending(), destroyed()]),
-        ("BatchDecryptCredentials", [Ok(()), disabled(), pending(), destroyed()]),
-        ("EncryptCredential", [Ok(()), disabled(), pending(), destroyed()]),
-        ("DeleteCredential", [Ok(()), Ok(()), Ok(()), destroyed()]),
-        ("RotateCustomerKey", [Ok(()), Ok(()), pending(), destroyed()]),
-        ("RetireCustomerKeyVersion", [unknown(), unknown(), pending(), destroyed()]),
-        ("StartReencryption", [Ok(()), Ok(()), Ok(()), destroyed()]),
-        ("StartCustomerKeyRotation", [Ok(()), Ok(()), pending(), destroyed()]),
-        ("StartRewrap", [Ok(()), Ok(()), Ok(()), destroyed()]),
-        ("CreateCustomer", [Ok(()), Ok(()), Ok(()), destroyed()]),
-    ];
-    for (name, column) in [("active", 0), ("disabled", 1), ("restored", 1), ("pending", 2), ("destroyed", 3)] {
-        no_job_runs(&service).await;
-        for ((rpc, wanted), (called, found)) in table.iter().zip(answers(&service, name).await) {
-            assert_eq!(*rpc, called);
-            assert_eq!(found, wanted[column], "{rpc} of a customer that is {name}");
-        }
-    }
-    transitions(&service).await;
-}
-
-/// Until every dry run that was started has ended.
-async fn no_job_runs(service: &Service) {
-    let jobs = service.keys().list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
-    for found in jobs {
-        job_when(service, &found.job_id, |job| job.state() != v1::JobState::Running).await;
-    }
-}
-
-/// What a change of the state is answered from each other one. Those that change something come last.
-async fn transitions(service: &Service) {
-    let refused = |reason: &str| Err((Code::FailedPrecondition, reason.to_owned()));
-    let pending = || refused("CUSTOMER_PENDING_DESTRUCTION");
-    let destroyed = || refused("CUSTOMER_DESTROYED");
-    let not_disabled = || refused("CUSTOMER_NOT_DISABLED");
-    for (name, destroy, restore, enable, disable) in [
-        ("active", not_disabled(), not_disabled(), Ok(()), Ok(())),
-        ("destroyed", destroyed(), destroyed(), destroyed(), destroyed()),
-        ("restored", Ok(()), Ok(()), Ok(()), Ok(())),
-        ("pending", Ok(()), Ok(()), Ok(()), Ok(())),
-    ] {
-        let mut customers = service.customers();
-        let customer_id = name.to_owned();
-        let request = v1::DestroyCustomerRequest { customer_id: customer_id.clone(), days: 7 };
-        assert_eq!(answer(customers.destroy_customer(request).await), destroy, "DestroyCustomer of {name}");
-        if name == "pending" {
-            let request = v1::EnableCustomerRequest { customer_id: customer_id.clone() };
-            assert_eq!(answer(customers.enable_customer(request).await), pending());
-            let request = v1::DisableCustomerRequest { customer_id: customer_id.clone() };
-            assert_eq!(answer(customers.disable_customer(request).await), pending());
-        }
-        let request = v1::RestoreCustomerRequest { customer_id: customer_id.clone() };
-        assert_eq!(answer(customers.restore_customer(request).await), restore, "RestoreCustomer of {name}");
-        let request = v1::EnableCustomerRequest { customer_id: customer_id.clone() };
-        assert_eq!(answer(customers.enable_customer(request).await), enable, "EnableCustomer of {name}");
-        let request = v1::DisableCustomerRequest { customer_id };
-        assert_eq!(answer(customers.disable_customer(request).await), disable, "DisableCustomer of {name}");
-    }
-}
-
-/// A service with the same store, on the day after that on which the customer is to be destroyed.
-async fn on_its_day(service: Service, folder: &TempDir, name: &str) -> Service {
-    assert!(service.terminate().await.success());
-    let data = folder.path().join("data");
-    let (credentials, customers) = edit(&data);
-    let row = customers.get(&CustomerId::parse(name).unwrap()).await.unwrap().unwrap();
-    let before = row.write_id;
-    let state = CustomerState::PendingDestruction { destroy_time: jiff::Timestamp::UNIX_EPOCH };
-    let due = CustomerRow { state, write_id: WriteId::random().unwrap(), ..row };
-    let _ = customers.replace(Some(before), CustomerWrite::of(due)).await.unwrap();
-    drop((credentials, customers));
-    let service = Service::dev(&data).await;
-    let destroyed = async {
-        loop {
-            let request = v1::GetCustomerRequest { customer_id: name.to_owned() };
-            let customer = service.customers().get_customer(request).await.unwrap().into_inner().customer.unwrap();
-            if customer.receipt.is_some_and(|receipt| receipt.end_time.is_some()) {
-                return;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, destroyed).await.expect("the sweep destroys it");
-    service
 }

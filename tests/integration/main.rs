@@ -13,6 +13,7 @@ mod certificates;
 mod codebase_keys;
 mod command_line;
 mod crash;
+mod customer_states;
 mod encodings;
 mod factor_rotation;
 mod full_disk;

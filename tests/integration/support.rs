@@ -7,6 +7,7 @@ pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod salesforce;
 pub(crate) mod site;
+pub(crate) mod terminal;
 pub(crate) mod tls;
 
 use std::fs;

@@ -20,7 +20,7 @@ fn second() -> Entry {
     let subject = Subject {
         view: Some(View::Full),
         revision: Revision::new(u64::MAX),
-        lineage: Some(Lineage { codebase: version(1), environment: version(2), customer: version(u32::MAX) }),
+        versions: Some(Lineage { codebase: version(1), environment: version(2), customer: version(u32::MAX) }.into()),
         ..Subject::credential(&credential("acme", "realsync.main"))
     };
     Entry {
@@ -31,6 +31,16 @@ fn second() -> Entry {
         subject,
         outcome: Outcome::Ok,
     }
+}
+
+#[test]
+fn one_version_of_a_customers_key_stands_in_the_place_of_a_lineage() {
+    let versions = Some(Versions::Customer(Version::new(2).unwrap()));
+    let subject = Subject { versions, ..Subject::customer(&CustomerId::parse("acme").unwrap()) };
+    let mut line = Vec::new();
+    Chain::new(stream()).append(Timestamp::UNIX_EPOCH, &Entry { subject, ..second() }, &mut line);
+    let line = String::from_utf8(line).unwrap();
+    assert!(line.contains(r#""revision":null,"lineage":"-/-/2","outcome":"ok""#), "{line}");
 }
 
 #[test]
@@ -84,7 +94,7 @@ fn the_longest_entry_fits_into_a_line_and_a_longer_caller_is_refused() {
             entry(caller, &request, event, &credential(&id, &id), Some(View::Access), u64::MAX, Outcome::Ok);
         entry.outcome = Outcome::Refused(reason);
         entry.request = entry.request.map(|given| RequestId::of_call(&given));
-        entry.subject.lineage = Some(lineage);
+        entry.subject.versions = Some(lineage.into());
         entry
     };
     let mut chain = Chain { stream: stream(), seq: u64::MAX - 1, hash: Hash::first(&stream()) };
@@ -154,7 +164,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
             credential: of.and_then(|(_, credential)| credential).map(|id| CredentialId::parse(&id).unwrap()),
             view: view.map(|full| if full { View::Full } else { View::Access }),
             revision: revision.and_then(Revision::new),
-            lineage: sealed.then(lineage),
+            versions: sealed.then(|| lineage().into()),
         },
         outcome: match outcome {
             0 => Outcome::Intent,

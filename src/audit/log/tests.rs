@@ -119,7 +119,7 @@ async fn a_stream_is_opened_written_and_closed() {
     assert_eq!((opened.seq, opened.closed), (0, false), "the head is there before the first entry");
     let _ = world.read(7).await.unwrap();
     let intent = world.intent("change").await.unwrap();
-    let _ = intent.done(Revision::new(4), Some(lineage())).await.unwrap();
+    let _ = intent.done(Revision::new(4), Some(lineage().into())).await.unwrap();
     let subject = Subject::customer(&credential("acme", "crm").customer);
     let who = origin("realtask", "x");
     let _ = world.log.refusal(&who, Event::CreateCustomer, subject.clone(), Reason::NotPermitted).await.unwrap();

@@ -22,6 +22,10 @@ use crate::tls::{Connector, Files};
 
 /// A connection that takes longer to make is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of a call, where nobody says otherwise: the longest deadline that the service takes.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The same of the one call that the service walks a customer's records for.
+const LONG_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How to reach the service.
 #[derive(Args)]
@@ -71,16 +75,15 @@ pub(crate) struct Connect {
     )]
     key: Option<PathBuf>,
 
-    /// How long each call may take
+    /// How long each call may take: 10 if it is not given, and 300 for `key retire customer`, which the service walks records for
     #[arg(
         long,
         global = true,
         help_heading = "Global options",
         value_name = "SECONDS",
-        default_value_t = 10,
         value_parser = clap::value_parser!(u64).range(1..=3_600)
     )]
-    timeout: u64,
+    timeout: Option<u64>,
 }
 
 impl Connect {
@@ -102,7 +105,7 @@ impl Connect {
 /// The service, as it is reached from here. No connection is made before the first call.
 pub(crate) struct Service {
     channel: Channel,
-    timeout: Duration,
+    timeout: Option<Duration>,
 }
 
 impl Service {
@@ -124,7 +127,7 @@ impl Service {
                 reach(uri).connect_with_connector_lazy(Connector::new(&connect.files()?, &host, port)?)
             }
         };
-        Ok(Self { channel, timeout: Duration::from_secs(connect.timeout) })
+        Ok(Self { channel, timeout: connect.timeout.map(Duration::from_secs) })
     }
 
     pub(crate) fn credentials(&self) -> CredentialServiceClient<Channel> {
@@ -150,8 +153,17 @@ impl Service {
 
     /// The message with the deadline.
     pub(crate) fn request<M>(&self, message: M) -> Request<M> {
+        self.request_within(TIMEOUT, message)
+    }
+
+    /// The message with the deadline of a call that takes long.
+    pub(crate) fn long_request<M>(&self, message: M) -> Request<M> {
+        self.request_within(LONG_TIMEOUT, message)
+    }
+
+    fn request_within<M>(&self, usual: Duration, message: M) -> Request<M> {
         let mut request = Request::new(message);
-        request.set_timeout(self.timeout);
+        request.set_timeout(self.timeout.unwrap_or(usual));
         request
     }
 }
@@ -251,7 +263,7 @@ mod tests {
             ([true, true, false], "https needs --key too"),
         ] {
             let [ca, cert, key] = given.map(file);
-            let connect = Connect { endpoint: "https://127.0.0.1:7443".to_owned(), ca, cert, key, timeout: 1 };
+            let connect = Connect { endpoint: "https://127.0.0.1:7443".to_owned(), ca, cert, key, timeout: Some(1) };
             let Err(failure) = Service::new(&connect) else { panic!("taken") };
             assert_eq!((failure.exit, failure.message.as_str()), (crate::failure::Exit::Usage, told));
         }
@@ -284,7 +296,7 @@ mod tests {
             ca: None,
             cert: None,
             key: None,
-            timeout: 1,
+            timeout: Some(1),
         };
         let Err(failure) = Service::new(&connect) else { panic!("taken") };
         assert_eq!(failure.exit, crate::failure::Exit::Usage);

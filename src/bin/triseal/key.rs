@@ -110,7 +110,8 @@ pub(crate) enum Retire {
 
 const RETIRE_CUSTOMER_HELP: &str = "\
 Refused for the primary, for a version that was the primary a moment ago, and as long as a record is sealed under it: then it
-tells how many. Nothing opens under the version afterwards. Asks for the version typed back, or takes --yes.
+tells how many. Nothing opens under the version afterwards. Asks for the version typed back, or takes --yes. The service reads the
+header of each of the customer's records meanwhile, for up to 5 minutes.
 
 Example:
   triseal reencrypt start --customer acme
@@ -170,7 +171,7 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
                 .ask(&format!("refuses version {version} of the key of {customer} for good"), &version.to_string())?;
             let message =
                 v1::RetireCustomerKeyVersionRequest { customer_id: customer.to_owned(), version: version.get() };
-            let answer = service.keys().retire_customer_key_version(service.request(message)).await;
+            let answer = service.keys().retire_customer_key_version(service.long_request(message)).await;
             show(which.told(answer)?.customer, output)
         }
     }

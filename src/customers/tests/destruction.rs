@@ -198,3 +198,20 @@ async fn a_customer_that_was_restored_in_time_is_not_destroyed() {
     assert_eq!(go(&setup, "acme", To::Enabled).await, Ok(CustomerState::Active));
     setup.keyring.primary(&id("acme")).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_credential_that_can_not_be_read_is_erased_and_counted_like_any_other() {
+    let setup = setup().await;
+    pending(&setup, "acme", 1).await;
+    holds(&setup, "acme", 3).await;
+    let damaged = living("acme", "credential-1").id;
+    setup.credentials.damage(&damaged, b"no row");
+    assert!(setup.credentials.get(&damaged).await.is_err());
+    on_day(108);
+    assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, failed: 0 }));
+    assert_eq!((left(&setup, "acme").await, setup.credentials.get(&damaged).await), (0, Ok(None)));
+    let CustomerState::Destroyed { erasure, .. } = setup.directory.get_unasked(&id("acme")).await.unwrap().state else {
+        panic!("it is not destroyed");
+    };
+    assert_eq!(erasure.credentials, Some(3));
+}

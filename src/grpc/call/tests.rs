@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use http_body_util::BodyExt;
 use tokio::sync::{Notify, Semaphore};
 use tonic::server::NamedService;
+use tonic::service::RoutesBuilder;
 
 use super::super::admission::Look;
 use super::*;
@@ -31,8 +32,37 @@ impl Playground {
 
     /// Serves it, at most so many calls at a time, and a stream without an end beside it.
     pub(in crate::grpc) fn endpoint(&self, limit: usize) -> Endpoint {
-        let rpcs = METHODS.map(|method| (path(method), Arc::new(Rpc::new(method.to_owned()))));
-        Endpoint::new(Routes::new(self.clone()).prepare(), rpcs.into(), limit, Load::default())
+        let paths = METHODS.map(path).into_iter().chain([limits::RETIREMENT.to_owned()]);
+        let named = |path: String| {
+            let name = path.rsplit('/').next().unwrap().to_owned();
+            (path, Arc::new(Rpc::new(name)))
+        };
+        let rpcs = paths.map(named).collect();
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(self.clone()).add_service(Retiring(self.clone()));
+        Endpoint::new(routes.routes().prepare(), rpcs, limit, Load::default())
+    }
+}
+
+/// The same under the name of the service whose call may take long.
+#[derive(Clone)]
+struct Retiring(Playground);
+
+impl NamedService for Retiring {
+    const NAME: &'static str = "triseal.v1.KeyService";
+}
+
+impl Service<Request<Body>> for Retiring {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.call(request)
     }
 }
 
@@ -54,7 +84,7 @@ impl Service<Request<Body>> for Playground {
         Box::pin(async move {
             let data = |octets: usize| Ok(Frame::data(Bytes::from(vec![7; octets])));
             Ok(match request.uri().path().rsplit('/').next().unwrap() {
-                "Hold" => {
+                "Hold" | "RetireCustomerKeyVersion" => {
                     held.notify_one();
                     release.acquire().await.unwrap().forget();
                     answer([data(1)])
@@ -375,6 +405,24 @@ fn every_call_is_counted_once_by_how_it_ended() {
         assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
     }
     assert!(!text.contains("Unknown"), "a path that is no method is no label");
+}
+
+#[test]
+fn a_retirement_may_take_longer_than_any_other_call() {
+    let rpcs = crate::grpc::server::rpcs(crate::grpc::v1::DESCRIPTORS).unwrap();
+    assert!(rpcs.contains_key(limits::RETIREMENT));
+    for path in rpcs.keys() {
+        let longest = limits::max_deadline(path);
+        let wanted = if path == limits::RETIREMENT { Duration::from_mins(5) } else { Duration::from_secs(10) };
+        let named = |timeout: &'static str| {
+            deadline(
+                &[("grpc-timeout".parse().unwrap(), HeaderValue::from_static(timeout))].into_iter().collect(),
+                longest,
+            )
+        };
+        assert_eq!((named("1H"), named("7S")), (wanted, Duration::from_secs(7)), "{path}");
+        assert_eq!(deadline(&HeaderMap::new(), longest), Duration::from_secs(5), "{path}");
+    }
 }
 
 #[test]

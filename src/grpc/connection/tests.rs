@@ -144,6 +144,18 @@ async fn sip(client: DuplexStream) -> SendRequest<Body> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retirement_may_take_longer_than_any_other_call() {
+    let served = served(AGE);
+    let mut send = speak(served.client).await;
+    let request = Request::post(format!("http://server{}", limits::RETIREMENT)).header("grpc-timeout", "5M");
+    let answer = tokio::spawn(send.send_request(request.body(Body::empty()).unwrap()));
+    sleep(4 * limits::LOOK).await;
+    assert!(!answer.is_finished() && !served.ended.is_finished());
+    served.playground.release.add_permits(1);
+    assert_eq!(status(answer.await.unwrap().unwrap()).await, "0");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_that_takes_no_answers_loses_its_connection() {
     let served = served(AGE);
     let mut send = sip(served.client).await;

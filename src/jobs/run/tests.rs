@@ -251,6 +251,18 @@ impl Replica {
         panic!("it does not end");
     }
 
+    /// Of two calls that cancel a job: the first is announced and done, the second finds it ended, and neither has the other's name.
+    fn cancels_are_told_apart(&self, job: &JobId) {
+        let lines = self.log.lines();
+        let calls = lines.lines().filter(|line| line.contains("\"event\":\"cancel_job\""));
+        let of_job = format!("\"request_id\":\"{job}~");
+        let names: Vec<_> = calls
+            .map(|line| line.split_once(&of_job).expect("it names the job").1.split('"').next().unwrap())
+            .collect();
+        let [intent, outcome, second] = names[..] else { panic!("{lines}") };
+        assert!(intent == outcome && intent != second, "{lines}");
+    }
+
     /// Event and outcome of the audit log's entries of a job.
     fn entries(&self, job: &JobId) -> Vec<(String, String)> {
         let of_job = |line: &str| line.contains(&format!("\"request_id\":\"{job}\""));
@@ -535,6 +547,7 @@ async fn a_cancelled_job_is_worked_on_no_more_and_makes_room_for_another() {
     let cancelled = replica.cancel(&job.id).await.unwrap();
     assert_eq!(cancelled.state, JobState::Cancelled);
     assert_eq!(replica.cancel(&job.id).await, Ok(cancelled));
+    replica.cancels_are_told_apart(&job.id);
     let ends = replica.entries(&job.id).into_iter().filter(|entry| entry.0 == "reencryption_job").collect::<Vec<_>>();
     assert_eq!(ends.iter().map(|entry| entry.1.as_str()).collect::<Vec<_>>(), ["intent", "CANCELLED"], "once");
     assert!(!replica.works_once().await);

@@ -43,7 +43,7 @@ impl Credentials for Counting {
         unreachable!("who waits lists nothing")
     }
 
-    async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+    async fn erase(&self, _: &CredentialRef) -> Result<(), StoreError> {
         unreachable!("who waits removes nothing")
     }
 

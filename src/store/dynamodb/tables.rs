@@ -62,7 +62,7 @@ impl DynamoStore {
         let read = self.get(table, &key).await.map(|_| ());
         let queried = self.query(table, PROBE, None, 1).await.map(|_| ());
         let scanned = self.scan(table, None, None, None, 1).await.map(|_| ());
-        let deleted = self.remove(table, &key, id).await.map(|_| ());
+        let deleted = self.remove(table, &key, Some(id)).await.map(|_| ());
         vec![("PutItem", written), ("GetItem", read), ("Query", queried), ("Scan", scanned), ("DeleteItem", deleted)]
     }
 

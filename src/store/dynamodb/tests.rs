@@ -7,7 +7,10 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use futures_util::future::join_all;
 
-use super::super::contract::{self, Backend, credential_ref, customer, customer_id, living, operation, version};
+use super::super::contract::{
+    self, Backend, an_unreadable_credential_is_erased, credential_ref, customer, customer_id, living, operation,
+    version,
+};
 use super::super::{ChangeError, Decision, Versioned, change};
 use super::wire::{item_of, key_item};
 use super::*;
@@ -167,6 +170,7 @@ async fn what_cannot_be_read_is_told_apart_and_never_written_over() {
                 && met.contains(&unreadable)
                 && met.contains(&Met { id: good.id.clone(), row: Ok(good.clone()) })
         );
+        an_unreadable_credential_is_erased(&credentials, &bad.id).await;
     }
 }
 
@@ -318,7 +322,7 @@ async fn each_failure_of_dynamodb_is_told_apart_for_every_request() {
         assert_eq!(customers.replace(None, with_key()).await.map(|_| ()).map_err(kind), Err(kind(error.clone())));
         assert_eq!(stub.calls(), vec!["TransactWriteItems"; writes]);
         stub.answer(&[answer]);
-        assert_eq!(credentials.remove(&id, WriteId::random().unwrap()).await.unwrap_err(), error);
+        assert_eq!(credentials.erase(&id).await.unwrap_err(), error);
         assert_eq!(stub.calls(), vec!["DeleteItem"; writes]);
         stub.answer(&[answer]);
         assert_eq!(credentials.query(Some(&id.customer), None, 1).await.unwrap_err(), error);

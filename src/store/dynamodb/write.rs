@@ -48,9 +48,19 @@ pub(super) enum Beside {
 
 /// A write as it is sent, perhaps more than once.
 enum Write {
-    Put { condition: Condition, item: Attributes },
-    Delete { condition: Condition, key: Key },
-    Transaction { items: Vec<TransactWriteItem>, token: String },
+    Put {
+        condition: Condition,
+        item: Attributes,
+    },
+    /// Without a condition: whatever is there.
+    Delete {
+        condition: Option<Condition>,
+        key: Key,
+    },
+    Transaction {
+        items: Vec<TransactWriteItem>,
+        token: String,
+    },
 }
 
 /// What became of one sending of a write.
@@ -94,14 +104,14 @@ impl DynamoStore {
         self.settle(table, &key, write).await
     }
 
-    /// Removes an item on the condition that it has the write id `expected`. `Some`: refused, with the present item.
+    /// Removes an item, if an `expected` is given on the condition that it has that write id. `Some`: refused, with the present item.
     pub(super) async fn remove(
         &self,
         table: Table,
         key: &Key,
-        expected: WriteId,
+        expected: Option<WriteId>,
     ) -> Result<Option<Option<Item>>, StoreError> {
-        let condition = Condition::of(table, Some(expected));
+        let condition = expected.map(|expected| Condition::of(table, Some(expected)));
         self.settle(table, key, Write::Delete { condition, key: key.clone() }).await
     }
 
@@ -111,7 +121,7 @@ impl DynamoStore {
         let sent = loop {
             let sent = match &write {
                 Write::Put { condition, item } => self.put(table, condition, item).await,
-                Write::Delete { condition, key } => self.delete(table, condition, key).await,
+                Write::Delete { condition, key } => self.delete(table, condition.as_ref(), key).await,
                 Write::Transaction { items, token } => self.transact(table, items, token).await,
             };
             match sent {
@@ -147,16 +157,15 @@ impl DynamoStore {
         }
     }
 
-    async fn delete(&self, table: Table, condition: &Condition, key: &Key) -> Result<Sent, StoreError> {
-        let request = self
-            .writes
-            .delete_item()
-            .table_name(self.name(table))
-            .set_key(Some(key_item(table, key)))
-            .condition_expression(condition.expression)
-            .expression_attribute_names("#name", condition.name)
-            .set_expression_attribute_values(condition.values.clone())
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+    async fn delete(&self, table: Table, condition: Option<&Condition>, key: &Key) -> Result<Sent, StoreError> {
+        let mut request = self.writes.delete_item().table_name(self.name(table)).set_key(Some(key_item(table, key)));
+        if let Some(condition) = condition {
+            request = request
+                .condition_expression(condition.expression)
+                .expression_attribute_names("#name", condition.name)
+                .set_expression_attribute_values(condition.values.clone())
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        }
         match request.send().await {
             Ok(_) => Ok(Sent::Done),
             Err(error) => match error.as_service_error() {

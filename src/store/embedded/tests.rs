@@ -14,6 +14,17 @@ fn open(path: &Path) -> Result<Arc<EmbeddedStore>, OpenError> {
     EmbeddedStore::open(path, &deployment("test")).map(Arc::new)
 }
 
+impl EmbeddedCredentials {
+    /// Puts these octets in the place of a row.
+    pub(crate) fn damage(&self, id: &CredentialRef, octets: &[u8]) {
+        let txn = self.0.view.db.begin_write().unwrap();
+        let key = credential_key(id);
+        txn.open_table(definition(Table::Credentials)).unwrap().insert(key.as_slice(), octets).unwrap();
+        txn.commit().unwrap();
+        self.0.view.renew().unwrap();
+    }
+}
+
 fn refused(path: &Path) -> OpenError {
     open(path).err().unwrap_or_else(|| panic!("{} was opened", path.display()))
 }
@@ -140,7 +151,8 @@ fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
     let answers = (0..writes).map(|_| {
         let row = living("acme", "crm");
         let put = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        let replacement = Replacement { table: Table::Credentials, row: put, expected: None, beside: vec![] };
+        let replacement =
+            Replacement { table: Table::Credentials, row: put, expected: Expected::Row(None), beside: vec![] };
         let (answer, answered) = oneshot::channel();
         sender.send(Write { replacement, answer }).unwrap();
         answered
@@ -231,13 +243,7 @@ async fn a_corrupt_row_is_an_error_and_stays() {
     let beside = living("acme", "later");
     credentials.replace(None, beside.clone()).await.unwrap();
     for bad in [&b""[..], &[1], newer, &good[..17], &good[..good.len() - 1], &[good.as_slice(), &[0]].concat()] {
-        let txn = store.view.db.begin_write().unwrap();
-        txn.open_table(definition(Table::Credentials))
-            .unwrap()
-            .insert(credential_key(&row.id).as_slice(), bad)
-            .unwrap();
-        txn.commit().unwrap();
-        store.view.renew().unwrap();
+        credentials.damage(&row.id, bad);
         let told = |error: &StoreError| match error {
             StoreError::Newer => bad == newer,
             StoreError::Corrupt(_) => bad != newer,
@@ -270,6 +276,7 @@ async fn a_corrupt_row_is_an_error_and_stays() {
             .get(Table::Credentials, &credential_key(&row.id), |octets| Ok(octets.to_vec()))
             .unwrap();
         assert_eq!(stored.unwrap(), bad);
+        contract::an_unreadable_credential_is_erased(&credentials, &row.id).await;
     }
     assert_eq!(credentials.get(&credential_ref("acme", "other")).await.unwrap(), None);
     assert_eq!(EmbeddedCustomers(store).get(&customer_id("acme")).await.unwrap(), None);

@@ -424,7 +424,7 @@ impl Credentials for Remote {
         unreachable!("nothing is listed")
     }
 
-    async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+    async fn erase(&self, _: &CredentialRef) -> Result<(), StoreError> {
         unreachable!("a vault removes no row")
     }
 

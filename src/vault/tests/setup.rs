@@ -141,7 +141,7 @@ impl Credentials for FaultyCredentials {
         }
     }
 
-    async fn remove(&self, _: &CredentialRef, _: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
+    async fn erase(&self, _: &CredentialRef) -> Result<(), StoreError> {
         unreachable!("a vault removes no row")
     }
 

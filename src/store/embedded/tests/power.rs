@@ -225,7 +225,7 @@ fn group() -> Vec<Replacement> {
     let replacement = |number| {
         let row = living("acme", &name(number));
         let row = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        Replacement { table: Table::Credentials, row, expected: None, beside: vec![] }
+        Replacement { table: Table::Credentials, row, expected: Expected::Row(None), beside: vec![] }
     };
     (0..ROWS).map(replacement).collect()
 }
