@@ -3,9 +3,10 @@
 
 use jiff::Timestamp;
 
+use super::decide::{check_revision, living};
 use super::{
     Change, Credential, CredentialRow, Decision, Hints, Life, Living, Revision, Secret, State, Vault, VaultError,
-    change, check_revision, key_or_random, living, new_write_id, shown, stored,
+    change, key_or_random, new_write_id, shown, stored,
 };
 use crate::access::{AbandonRefresh, CompleteRefresh, MarkNeedsReauth, Permit};
 use crate::audit::{Event, Made};

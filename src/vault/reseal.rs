@@ -3,7 +3,8 @@
 
 use jiff::Timestamp;
 
-use super::{Decision, Life, Lineage, Vault, VaultError, change, crypto, living, new_write_id};
+use super::decide::living;
+use super::{Decision, Life, Lineage, Vault, VaultError, change, crypto, new_write_id};
 use crate::crypto::{Envelope, Version};
 use crate::ids::CredentialRef;
 use crate::store::{CredentialRow, Living};
