@@ -16,7 +16,7 @@ use triseal::factors::local::{EnvironmentFile, LocalWrapper};
 use triseal::grpc::gate::Gate;
 use triseal::grpc::server;
 use triseal::jobs::{self, Jobs, ReplicaId, Reporter};
-use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
+use triseal::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Keyring, Sources};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use triseal::vault::Vault;
 
@@ -45,10 +45,11 @@ pub async fn serve(data: &Path) {
     let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
     let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
     let operations = Arc::new(EmbeddedOperations(store));
+    let environment = Arc::new(EnvironmentFile::new(settings.factors.file.path.clone()));
     let sources = Sources {
         deployment: settings.deployment.clone(),
         codebase: KeySet::from_document(codebase).expect("a primary"),
-        environment: Arc::new(EnvironmentFile::new(settings.factors.file.path.clone())),
+        environment: FirstReading::of(environment).await.expect("the keys"),
         wrapper: wrapper.clone(),
         customers: customers.clone(),
         operations: operations.clone(),

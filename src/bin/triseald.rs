@@ -34,7 +34,7 @@ use triseal::grpc::identity::Naming;
 use triseal::grpc::server;
 use triseal::grpc::tls::{Files, Tls};
 use triseal::jobs::{self, Jobs, ReplicaId, Reporter};
-use triseal::keyring::{CacheLimits, Keyring, Sources};
+use triseal::keyring::{CacheLimits, FirstReading, Keyring, Sources};
 use triseal::ops::{self, Phase, Readiness};
 use triseal::store::Operations;
 use triseal::telemetry::dependency::{Dependency, Name};
@@ -187,7 +187,8 @@ async fn serve(
     // The keys are read before a store is made: a start that is refused for them leaves none behind.
     let wrapper = parts::wrapper(&settings, &aws, &wrapper_state)?;
     let (environment, timing) = parts::environment(&settings, &aws, &environment_state)?;
-    environment.fetch().await.map_err(|error| parts::no_environment_keys(&settings, &error))?;
+    let environment = FirstReading::of(environment).await;
+    let environment = environment.map_err(|error| parts::no_environment_keys(&settings, &error))?;
 
     let deployment = settings.deployment.clone();
     let store = parts::Store::new(&settings, &aws, &store_state)?;
@@ -205,7 +206,7 @@ async fn serve(
         operations: Arc::clone(&store.operations),
     };
     let keyring = Keyring::start(sources, timing, CacheLimits::from(&settings.cache)).await;
-    let keyring = keyring.map_err(|error| parts::no_keyring(&settings, &error))?;
+    let keyring = keyring.map_err(|error| parts::not_compared(&error))?;
     self_check(&keyring).await?;
 
     // From here on it ends by its drain.

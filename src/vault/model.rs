@@ -24,7 +24,7 @@ use crate::customers::{CustomerDirectory, CustomerError};
 use crate::factors::document::{KeyDocument, KeyEntry, KeyState};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
 use crate::ids::CredentialId;
-use crate::keyring::{CacheLimits, EnvironmentTiming, KeyringError, Sources};
+use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, KeyringError, Sources};
 use crate::refresh::{Acquire, LeaseToken};
 use crate::secret::{SalesforceOAuth, SecretString};
 use crate::store::{AbandonCause, CustomerRow, Customers, StoreError};
@@ -176,7 +176,7 @@ impl Simulation {
         let sources = Sources {
             deployment: deployment.clone(),
             codebase: key_set(1),
-            environment: Arc::new(Factors),
+            environment: FirstReading::of(Arc::new(Factors)).await.unwrap(),
             wrapper: Arc::new(Factors),
             customers: Arc::new(Near(shared.clone())),
             operations: Arc::new(shared.clone()),

@@ -37,7 +37,7 @@ use crate::grpc::status::REASON_TRAILER;
 use crate::grpc::wire::v1;
 use crate::ids::{Caller, CustomerId, Deployment};
 use crate::jobs::{JobId, Jobs, Parts, ReplicaId, Reporter};
-use crate::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
+use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Keyring, Sources};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use crate::store::{CustomerRow, CustomerWrite, KeyVersionState, Rows, WriteId};
 use crate::vault::Vault;
@@ -92,7 +92,7 @@ impl Service {
         let sources = Sources {
             deployment: deployment.clone(),
             codebase: key_set(CODEBASE)?,
-            environment: Arc::new(FixedEnvironment),
+            environment: FirstReading::of(Arc::new(FixedEnvironment)).await.ok()?,
             wrapper: wrapper.clone(),
             customers: customers.clone(),
             operations: operations.clone(),
