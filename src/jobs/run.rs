@@ -30,10 +30,8 @@ const GIVES_WAY: Duration = Duration::from_secs(1);
 /// How often a replica looks how many others share a rate with it.
 const SHARE_AGAIN: Duration = Duration::from_secs(10);
 
-/// One for each kind, as a dry run and not, so that none waits for another.
-pub const WORKERS: usize = JobKind::ALL.len() * 2;
-
-/// Looks for work and does it until `stop`; then its parts are free for others at once.
+/// Looks for work and does it until `stop`; then its parts are free for others at once. Each kind has a worker of its own, as a dry run
+/// and not, so that none waits for another.
 pub async fn work_until(jobs: Arc<Jobs>, stop: watch::Receiver<bool>) {
     let workers = JobKind::ALL.iter().flat_map(|kind| [(*kind, false), (*kind, true)]);
     join_all(workers.map(|(kind, dry_run)| work_on_kind(&jobs, kind, dry_run, stop.clone()))).await;
