@@ -22,11 +22,13 @@ pub mod fuzzing;
 pub mod grpc;
 pub mod ops;
 
+pub mod observed;
+pub mod service;
+
 pub mod access;
 pub mod audit;
 pub mod customers;
 pub mod jobs;
-pub mod observed;
 pub mod refresh;
 pub mod vault;
 
