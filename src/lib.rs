@@ -46,4 +46,5 @@ pub mod aws;
 pub mod config;
 pub mod ids;
 pub mod jitter;
+pub mod randomness;
 pub mod telemetry;

@@ -26,6 +26,7 @@ use crate::audit::{AuditLog, Changing, Disclosure, Event, Made, Origin, Reason};
 use crate::crypto::{self, Context, Envelope, Lineage, Plaintext, Root, Salt};
 use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
 use crate::keyring::Keyring;
+use crate::randomness::NoRandomness;
 use crate::refresh::waiting::Waiting;
 use crate::secret::{Kind, Secret, View, stored};
 use crate::store::{
@@ -122,7 +123,7 @@ impl Vault {
             let made = Change { key, caller: caller.clone(), revision, time: now };
             let row = CredentialRow {
                 id: id.clone(),
-                write_id: new_write_id()?,
+                write_id: WriteId::random()?,
                 revision,
                 create_time,
                 update_time: now,
@@ -221,7 +222,7 @@ impl Vault {
         let entries = self.changing(caller, Event::DeleteCredential, id);
         let announced = &entries;
         let deleted = change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
-            match decide_delete(present, caller, &key, revision, new_write_id()?, now)? {
+            match decide_delete(present, caller, &key, revision, WriteId::random()?, now)? {
                 Delete::Done => Ok(Decision::Done(())),
                 Delete::Missing => Err(self.missing(&id.customer).await),
                 Delete::Bury(row) => {
@@ -250,7 +251,7 @@ impl Vault {
         plaintext: &Plaintext,
     ) -> Result<Envelope, VaultError> {
         let mut salt = [0; 32];
-        getrandom::fill(&mut salt).map_err(|_| VaultError::Internal(NO_RANDOMNESS))?;
+        getrandom::fill(&mut salt).map_err(NoRandomness::from)?;
         let context = self.context(id, kind, revision)?;
         crypto::seal(root, lineage, &context, Salt::new(salt), plaintext)
             .map_err(|_| VaultError::Internal("a plaintext within its limits was not sealed"))
@@ -331,14 +332,8 @@ impl Vault {
     }
 }
 
-const NO_RANDOMNESS: &str = "the system's generator of random numbers does not answer";
-
-fn key_or_random(key: Option<IdempotencyKey>) -> Result<IdempotencyKey, VaultError> {
-    key.map_or_else(IdempotencyKey::random, Ok).map_err(|_| VaultError::Internal(NO_RANDOMNESS))
-}
-
-fn new_write_id() -> Result<WriteId, VaultError> {
-    WriteId::random().map_err(|_| VaultError::Internal(NO_RANDOMNESS))
+fn key_or_random(key: Option<IdempotencyKey>) -> Result<IdempotencyKey, NoRandomness> {
+    key.map_or_else(IdempotencyKey::random, Ok)
 }
 
 /// What stands beside the envelope, taken from the secret before it is sealed.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{CustomerDirectory, CustomerError, InUse, new_write_id};
+use super::{CustomerDirectory, CustomerError, InUse, WriteId};
 use crate::access::{Permit, RetireCustomerKeyVersion, RotateCustomerKey};
 use crate::audit::{Event, Made};
 use crate::crypto::{Envelope, Version, fingerprint};
@@ -88,7 +88,7 @@ impl CustomerDirectory {
         }
         let primary = made.version;
         versions.push(made);
-        let customer = CustomerRow { primary, versions, write_id: new_write_id()?, ..row };
+        let customer = CustomerRow { primary, versions, write_id: WriteId::random()?, ..row };
         Ok((CustomerWrite { key: Some(key), ..CustomerWrite::of(customer.clone()) }, customer))
     }
 
@@ -120,7 +120,7 @@ impl CustomerDirectory {
             for key in row.versions.iter_mut().filter(|key| key.version == version) {
                 key.state = KeyVersionState::Retired;
             }
-            let customer = CustomerRow { write_id: new_write_id()?, ..row };
+            let customer = CustomerRow { write_id: WriteId::random()?, ..row };
             announced.announce(None).await?;
             Ok(Decision::Replace(CustomerWrite::of(customer.clone()), customer))
         })
@@ -196,7 +196,7 @@ impl CustomerDirectory {
             }
             named.kms_key_arn.clone_from(&moved.kms_key_arn);
             let key = KeyRow { version: key.version, wrapped: moved.octets, kms_key_arn: moved.kms_key_arn };
-            let customer = CustomerRow { write_id: new_write_id()?, ..row };
+            let customer = CustomerRow { write_id: WriteId::random()?, ..row };
             return Ok(Decision::Replace(CustomerWrite { rewrapped: Some(key), ..CustomerWrite::of(customer) }, true));
         }
         Ok(Decision::Done(false))

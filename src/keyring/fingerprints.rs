@@ -1,5 +1,5 @@
 //! The fingerprint of every factor version ever used, kept in the store. So two builds with different keys under one version number
-//! are told apart before they seal anything.
+//! are told apart before they seal anything: until they are compared, a keyring gives no root.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use super::{Inner, JITTER, KeyringError};
 use crate::crypto::{Codebase, Environment, Fingerprint, Version};
 use crate::factors::KeySet;
 use crate::jitter::jittered;
+use crate::randomness::NoRandomness;
 use crate::store::{ChangeError, Decision, OperationId, OperationRow, Operations, StoreError, WriteId, change};
 
 /// While the store is away at the start, it is asked for the fingerprints so often.
@@ -47,8 +48,8 @@ pub enum FingerprintError {
     #[error(transparent)]
     Store(#[from] ChangeError),
     /// The operating system's generator did not answer.
-    #[error("the system's generator of random numbers does not answer")]
-    NoRandomness,
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
 }
 
 impl FingerprintError {
@@ -63,7 +64,7 @@ impl FingerprintError {
             ))
             | Self::Mismatch { .. }
             | Self::Lost { .. }
-            | Self::NoRandomness => false,
+            | Self::NoRandomness(_) => false,
         }
     }
 }
@@ -244,7 +245,7 @@ impl Claim {
             if let Some(row) = present {
                 return Ok::<_, FingerprintError>(Decision::Done(row.body));
             }
-            let write_id = WriteId::random().map_err(|_| FingerprintError::NoRandomness)?;
+            let write_id = WriteId::random()?;
             Ok(Decision::Replace(OperationRow { id: id.clone(), write_id, body: octets.clone() }, octets.clone()))
         })
         .await

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::audit::{AuditError, Reason};
 use crate::crypto::{self, NotAuthentic};
 use crate::keyring::KeyringError;
+use crate::randomness::NoRandomness;
 use crate::secret::stored::DecodeError;
 use crate::store::{ChangeError, Revision, StoreError};
 
@@ -118,6 +119,12 @@ impl From<&VaultError> for Reason {
             E::Store(error) => error.into(),
             E::Internal(_) => Self::Internal,
         }
+    }
+}
+
+impl From<NoRandomness> for VaultError {
+    fn from(_: NoRandomness) -> Self {
+        Self::Internal(NoRandomness::TEXT)
     }
 }
 

@@ -324,7 +324,10 @@ impl Simulation {
             let plaintext = crypto::open(&root, &vault.context(id, former.kind, row.revision)?, &envelope)?;
             let envelope = vault.seal(&root, lineage, id, former.kind, row.revision, &plaintext)?;
             let life = Life::Living(Living { envelope: envelope.as_octets().to_vec(), ..former.clone() });
-            Ok(Decision::Replace(CredentialRow { write_id: new_write_id()?, life, ..row.clone() }, Outcome::Rewritten))
+            Ok(Decision::Replace(
+                CredentialRow { write_id: WriteId::random()?, life, ..row.clone() },
+                Outcome::Rewritten,
+            ))
         })
         .await
     }

@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["store"],
     &["secret"],
     &["crypto"],
-    &["aws", "config", "ids", "jitter", "telemetry"],
+    &["aws", "config", "ids", "jitter", "randomness", "telemetry"],
 ];
 
 /// Files that use nothing of the crate but their own module, and why.

@@ -141,7 +141,7 @@ pub(super) fn not_compared(error: &FingerprintError) -> Failure {
         )
         | FingerprintError::Mismatch { .. }
         | FingerprintError::Lost { .. }
-        | FingerprintError::NoRandomness => return error.to_string().into(),
+        | FingerprintError::NoRandomness(_) => return error.to_string().into(),
     };
     format!("{error}: {advice}").into()
 }
