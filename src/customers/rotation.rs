@@ -8,6 +8,7 @@ use super::{CustomerDirectory, CustomerError, InUse, WriteId};
 use crate::access::{Permit, RetireCustomerKeyVersion, RotateCustomerKey};
 use crate::audit::{Event, Made};
 use crate::crypto::{Envelope, Version, fingerprint};
+use crate::factors::rotation::UNDER_WAY;
 use crate::factors::{FactorError, WrapContext, WrappedKey};
 use crate::ids::CustomerId;
 use crate::store::{
@@ -15,8 +16,6 @@ use crate::store::{
     change, row_time,
 };
 
-/// What a replica that believed a version to be the primary may have under way, once it knows better.
-const UNDER_WAY: Duration = Duration::from_secs(60);
 /// Rows read at once.
 const PAGE: usize = 500;
 /// Versions that a customer may have: all stand in its one row, which DynamoDB limits to 400 KiB.

@@ -20,7 +20,7 @@ use crate::store::{
 /// How often a replica reports.
 const REPORT: Duration = Duration::from_secs(10);
 /// One that has not reported for so long is gone: it can't reach the store, so it writes nothing either.
-const GONE: SignedDuration = SignedDuration::from_secs(60);
+pub const GONE: SignedDuration = SignedDuration::from_secs(60);
 /// And is forgotten after so long.
 const FORGOTTEN: SignedDuration = SignedDuration::from_hours(24);
 /// Of reports in the operations table.
