@@ -2,11 +2,12 @@
 //! only place that reads the environment.
 
 mod aws;
+mod check;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod reading;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,8 +15,6 @@ use std::time::Duration;
 use config::{Config, File, FileFormat};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 pub use aws::{Dynamodb, Kms, SecretsManager};
 
@@ -369,11 +368,6 @@ pub const OPS_PORT: u16 = 7480;
 /// Where policy stands, unless the settings say otherwise.
 const POLICY_DIRECTORY: &str = "/etc/triseal/policy";
 
-/// What a call waits for its audit entry, at most.
-const LONGEST_AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What may be lost with the machine's power, at most.
-const LONGEST_FSYNC_INTERVAL: Duration = Duration::from_mins(1);
-
 /// Why there are no settings to run with. The text names the key and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -457,79 +451,6 @@ impl Settings {
         }
     }
 
-    /// Whether the values go together, and with what this release can do. Those of parts that are not chosen are not looked at.
-    ///
-    /// # Errors
-    /// The first [`SettingsError::Wrong`].
-    pub fn check(&self) -> Result<(), SettingsError> {
-        let wrong = |key, problem: &str| Err(SettingsError::Wrong { key, problem: problem.to_owned() });
-        let paths = [
-            ("factors.file.path", &self.factors.file.path),
-            ("factors.local.master_key", &self.factors.local.master_key),
-            ("store.embedded.path", &self.store.embedded.path),
-        ];
-        let of_tls = self.tls.iter().map(|tls| ("tls.private_key", &tls.private_key));
-        for (key, path) in paths.into_iter().chain(of_tls) {
-            if looks_like_a_key(path) {
-                return wrong(key, "must be a file's path, and looks like a key: put the key into a file of mode 0600");
-            }
-        }
-        if !is_log_filter(&self.telemetry.log) {
-            return wrong(
-                "telemetry.log",
-                "must be one of error, warn, info, debug, trace, off, or name targets with one: triseal=debug,warn",
-            );
-        }
-        match (&self.tls, self.insecure.plaintext) {
-            (Some(_), false) => {}
-            (Some(_), true) => {
-                return wrong("insecure.plaintext", "must be false, or [tls] not there: it is one or the other");
-            }
-            (None, false) => return wrong("tls", TLS_MISSING),
-            (None, true) if is_loopback(self.server.listen.ip()) => {}
-            (None, true) => {
-                return wrong("server.listen", "must be a loopback address, such as 127.0.0.1:7443, without TLS");
-            }
-        }
-        if !(1..=100_000).contains(&self.server.max_concurrent_requests) {
-            return wrong("server.max_concurrent_requests", "must be 1 to 100,000");
-        }
-        if self.audit.timeout > LONGEST_AUDIT_TIMEOUT {
-            return wrong("audit.timeout", "must be at most 5s: a call has no more time without a deadline of its own");
-        }
-        if self.audit.fsync_interval > LONGEST_FSYNC_INTERVAL {
-            return wrong("audit.fsync_interval", "must be at most 1m");
-        }
-        if let Some(key) = &self.audit.kms_mac_key {
-            aws::check_key("audit.kms_mac_key", key)?;
-        }
-        match self.factors.environment {
-            EnvironmentFrom::SecretsManager => self.factors.secrets_manager.check()?,
-            EnvironmentFrom::File if self.factors.file.poll * 2 > self.factors.file.max_age => {
-                return wrong("factors.file.poll", "must be at most half of factors.file.max_age");
-            }
-            EnvironmentFrom::File => {}
-        }
-        match self.factors.customer {
-            CustomerFrom::Kms => self.factors.kms.check()?,
-            CustomerFrom::Local if !self.insecure.local_kms => {
-                return wrong("factors.customer", "\"local\" is for development: it needs insecure.local_kms = true");
-            }
-            CustomerFrom::Local => {}
-        }
-        match self.store.backend {
-            Backend::Dynamodb => self.store.dynamodb.check()?,
-            Backend::Embedded => {}
-        }
-        if !(1..=10_000_000).contains(&self.cache.roots) {
-            return wrong("cache.roots", "must be 1 to 10,000,000");
-        }
-        if self.cache.refresh_after > self.cache.max_age {
-            return wrong("cache.refresh_after", "must not be longer than cache.max_age");
-        }
-        Ok(())
-    }
-
     /// Whether any part of it is AWS's.
     pub fn uses_aws(&self) -> bool {
         self.factors.environment == EnvironmentFrom::SecretsManager
@@ -538,9 +459,6 @@ impl Settings {
             || self.audit.kms_mac_key.is_some()
     }
 }
-
-const TLS_MISSING: &str = "is required, with certificate, private_key, client_ca and trust_domain (docs/TLS.md); \
-                           or insecure.plaintext = true, for development on loopback";
 
 /// `TRISEAL__SECTION__KEY`. Values are texts until their setting's type is known: a deployment `007` is no number.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
@@ -554,33 +472,6 @@ fn check_toml(text: &str) -> Result<(), SettingsError> {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     Err(SettingsError::Unreadable(format!("it is no TOML from line {line} on: docs/SETTINGS.md shows the form")))
-}
-
-/// Whether a path is rather a key, or a document of keys, that was given in its place: then it is not repeated in an error.
-fn looks_like_a_key(path: &Path) -> bool {
-    let text = path.to_string_lossy();
-    let text = text.trim();
-    let is_hex = text.len() == 64 && text.bytes().all(|octet| octet.is_ascii_hexdigit());
-    // Of 32 octets, in either alphabet. Without its padding it may be a path, which begins otherwise.
-    let is_padded = text.len() == 44 && text.ends_with('=');
-    let is_unpadded = text.len() == 43 && !text.starts_with(['/', '.']);
-    let is_base64 = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'-' | b'_' | b'=');
-    let is_document = text.starts_with('{') || text.contains("-----BEGIN");
-    is_hex || is_document || ((is_padded || is_unpadded) && text.bytes().all(is_base64))
-}
-
-/// Whether each part of a filter ends in a level. tracing would take a misspelt level for a target, and then log nothing else.
-fn is_log_filter(filter: &str) -> bool {
-    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
-    let ends_in_level = |part: &str| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level));
-    filter.split(',').all(ends_in_level) && EnvFilter::builder().parse(filter).is_ok()
-}
-
-fn is_loopback(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip == Ipv6Addr::LOCALHOST,
-    }
 }
 
 fn default_deployment() -> Deployment {

@@ -20,6 +20,7 @@ use crate::crypto::Version;
 use crate::factors::{FactorError, KeyWrapper, WrapContext};
 use crate::ids::{Caller, CustomerId, Deployment};
 use crate::keyring::{Keyring, PageTokens};
+use crate::randomness::NoRandomness;
 use crate::store::{
     ChangeError, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Decision, KeyRow, KeyVersion,
     KeyVersionState, Page, StoreError, WriteId, change, filtered, row_time,
@@ -58,7 +59,7 @@ pub enum CustomerError {
     /// The store's.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A system without randomness.
+    /// A bug, or a system without randomness.
     #[error("{0}")]
     Internal(&'static str),
 }
@@ -69,6 +70,12 @@ impl From<ChangeError> for CustomerError {
             ChangeError::Concurrent => Self::ChangedConcurrently,
             ChangeError::Store(error) => Self::Store(error),
         }
+    }
+}
+
+impl From<NoRandomness> for CustomerError {
+    fn from(_: NoRandomness) -> Self {
+        Self::Internal(NoRandomness::TEXT)
     }
 }
 
@@ -183,7 +190,7 @@ impl CustomerDirectory {
                     let (version, key) = self.new_key(id, Version::FIRST).await?;
                     let customer = CustomerRow {
                         id: id.clone(),
-                        write_id: new_write_id()?,
+                        write_id: WriteId::random()?,
                         state: CustomerState::Active,
                         primary: version.version,
                         create_time: version.create_time,
@@ -313,7 +320,7 @@ impl CustomerDirectory {
             if state == row.state {
                 return Ok(Decision::Done(row));
             }
-            let row = CustomerRow { state, write_id: new_write_id()?, ..row };
+            let row = CustomerRow { state, write_id: WriteId::random()?, ..row };
             announced.announce(None).await?;
             Ok(Decision::Replace(CustomerWrite::of(row.clone()), row))
         })
@@ -342,10 +349,6 @@ impl CustomerDirectory {
         };
         Ok((key_version, KeyRow { version, wrapped: wrapped.octets, kms_key_arn: wrapped.kms_key_arn }))
     }
-}
-
-fn new_write_id() -> Result<WriteId, CustomerError> {
-    WriteId::random().map_err(|_| CustomerError::Internal("the system's generator of random numbers does not answer"))
 }
 
 #[cfg(test)]

@@ -22,11 +22,13 @@ pub mod fuzzing;
 pub mod grpc;
 pub mod ops;
 
+pub mod observed;
+pub mod service;
+
 pub mod access;
 pub mod audit;
 pub mod customers;
 pub mod jobs;
-pub mod observed;
 pub mod refresh;
 pub mod vault;
 
@@ -44,4 +46,5 @@ pub mod aws;
 pub mod config;
 pub mod ids;
 pub mod jitter;
+pub mod randomness;
 pub mod telemetry;

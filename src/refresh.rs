@@ -13,6 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
 use crate::ids::Caller;
+use crate::randomness::NoRandomness;
 use crate::secret::{Kind, SalesforceOAuth, SecretString, prints_as_its_name};
 use crate::store::{
     AbandonCause, CredentialRow, IdempotencyKey, Lease, LeaseEnd, Life, Living, Revision, State, TokenHash,
@@ -67,8 +68,8 @@ impl LeaseToken {
     /// 32 octets from the operating system's generator.
     ///
     /// # Errors
-    /// The generator's.
-    pub fn random() -> Result<Self, getrandom::Error> {
+    /// [`NoRandomness`].
+    pub fn random() -> Result<Self, NoRandomness> {
         let mut octets = Zeroizing::new([0; 32]);
         getrandom::fill(octets.as_mut())?;
         Ok(Self(octets))

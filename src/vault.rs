@@ -1,8 +1,11 @@
-//! Encrypt, decrypt, get, list, delete: the order of the steps, top to bottom. It knows traits only; what a request may
-//! contain was checked at the edge, and how the row is written is `store::change`'s.
+//! Encrypt, decrypt, get, delete: the order of the steps, top to bottom. It knows traits only; what a request may contain was
+//! checked at the edge, what becomes of a call `decide` says, and how the row is written is `store::change`'s.
 
 mod batch;
+mod decide;
 mod ending;
+mod error;
+mod listing;
 mod refreshing;
 mod reseal;
 
@@ -11,162 +14,26 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use batch::{Opened, Reading};
+pub use decide::Condition;
+pub use error::VaultError;
+pub use listing::ListFilter;
 pub use refreshing::{GivenLease, Refreshed};
-
-use crate::access::{DecryptCredential, DeleteCredential, EncryptCredential, GetCredential, ListCredentials, Permit};
-use crate::audit::entry::Subject;
-use crate::audit::{AuditError, AuditLog, Changing, Disclosure, Event, Made, Origin, Reason};
-use crate::crypto::{self, Context, Envelope, Lineage, NotAuthentic, Plaintext, Root, Salt};
-use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
-use crate::keyring::{Keyring, KeyringError, PageTokens};
-use crate::refresh::waiting::Waiting;
-use crate::secret::stored::{self, DecodeError};
-use crate::secret::{Kind, Secret, View};
-use crate::store::{
-    Change, ChangeError, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Leases, Life, Living, Page,
-    Revision, State, StoreError, WriteId, change, filtered, row_time,
-};
-
-/// Why nothing was sealed, opened, shown or erased.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum VaultError {
-    /// There is no living credential.
-    #[error("the credential does not exist")]
-    CredentialNotFound,
-    /// There is one, and there must be none.
-    #[error("the credential exists already, at revision {}", current.get())]
-    CredentialExists {
-        /// Its revision.
-        current: Revision,
-    },
-    /// It is at another revision.
-    #[error("the credential is at revision {}", current.get())]
-    RevisionMismatch {
-        /// Its revision.
-        current: Revision,
-    },
-    /// The key named another secret before.
-    #[error("the idempotency key was used for another secret")]
-    IdempotencyKeyReused,
-    /// Others changed the row each time.
-    #[error("the credential was changed by others at the same time")]
-    ChangedConcurrently,
-    /// A view without the refresh token exists for Salesforce credentials alone.
-    #[error("a credential of this kind has no access view")]
-    NoAccessView,
-    /// The customer has to consent again.
-    #[error("the credential needs a new consent")]
-    NeedsReauth,
-    /// There is no refresh token.
-    #[error("the credential has nothing to refresh it with")]
-    NotRefreshable,
-    /// Somebody else refreshes it, and did not come back in time.
-    #[error("the credential is being refreshed; its lease may be had from {available} on")]
-    RefreshInProgress {
-        /// From when on the lease may be had, if its holder does not come back.
-        available: Timestamp,
-        /// Its revision.
-        current: Revision,
-    },
-    /// The lease is not remembered, or is not the present one where it has to be.
-    #[error("the lease is lost: another one was given since, or it is not the caller's")]
-    LeaseLost,
-    /// What is stored is no envelope.
-    #[error("the stored envelope is malformed")]
-    Malformed,
-    /// The envelope was not sealed by these keys for this place.
-    #[error("the stored envelope is not authentic")]
-    NotAuthentic,
-    /// A newer release wrote it.
-    #[error("the stored secret has an encoding that this release does not know")]
-    EncodingUnknown,
-    /// Its keys did not come while others of the same batch were waiting.
-    #[error("the customer's keys did not come in time")]
-    TooSlow,
-    /// What was opened before it in the same batch leaves no room for it in the answer.
-    #[error("the answer has no room for it")]
-    NoRoom,
-    /// Its fields are within their limits, and together too long.
-    #[error("the secret is longer than {} octets", crypto::MAX_PLAINTEXT_OCTETS - 1)]
-    SecretTooLong,
-    /// The audit log's: nothing was shown, and a change may have happened.
-    #[error(transparent)]
-    Audit(#[from] AuditError),
-    /// The keyring's.
-    #[error(transparent)]
-    Keyring(#[from] KeyringError),
-    /// The store's.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A bug, or a system without randomness.
-    #[error("{0}")]
-    Internal(&'static str),
-}
-
-impl From<ChangeError> for VaultError {
-    fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::Concurrent => Self::ChangedConcurrently,
-            ChangeError::Store(error) => Self::Store(error),
-        }
-    }
-}
-
-impl From<&VaultError> for Reason {
-    fn from(error: &VaultError) -> Self {
-        use VaultError as E;
-        match error {
-            E::CredentialNotFound => Self::CredentialNotFound,
-            E::CredentialExists { .. } => Self::CredentialExists,
-            E::RevisionMismatch { .. } => Self::RevisionMismatch,
-            E::IdempotencyKeyReused => Self::IdempotencyKeyReused,
-            E::ChangedConcurrently => Self::ChangedConcurrently,
-            E::NoAccessView => Self::NoAccessView,
-            E::NeedsReauth => Self::NeedsReauth,
-            E::NotRefreshable => Self::NotRefreshable,
-            E::RefreshInProgress { .. } => Self::RefreshInProgress,
-            E::LeaseLost => Self::LeaseLost,
-            E::Malformed => Self::Malformed,
-            E::NotAuthentic => Self::NotAuthentic,
-            E::EncodingUnknown => Self::EncodingUnknown,
-            E::NoRoom => Self::ReplyFull,
-            E::TooSlow => Self::DeadlineExceeded,
-            E::SecretTooLong => Self::BadField,
-            E::Audit(_) => Self::AuditUnavailable,
-            E::Keyring(error) => error.into(),
-            E::Store(error) => error.into(),
-            E::Internal(_) => Self::Internal,
-        }
-    }
-}
-
-impl From<NotAuthentic> for VaultError {
-    fn from(_: NotAuthentic) -> Self {
-        Self::NotAuthentic
-    }
-}
-
-impl From<DecodeError> for VaultError {
-    fn from(error: DecodeError) -> Self {
-        match error {
-            DecodeError::UnknownEncoding => Self::EncodingUnknown,
-            DecodeError::Malformed => Self::Malformed,
-        }
-    }
-}
-
 pub use reseal::{Resealed, Target};
 
-/// What must be there for a secret to be stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Whatever is there is written over.
-    None,
-    /// No living credential.
-    Absent,
-    /// A living credential at this revision.
-    At(Revision),
-}
+use crate::access::{DecryptCredential, DeleteCredential, EncryptCredential, GetCredential, Permit};
+use crate::audit::entry::Subject;
+use crate::audit::{AuditLog, Changing, Disclosure, Event, Made, Origin, Reason};
+use crate::crypto::{self, Context, Envelope, Lineage, Plaintext, Root, Salt};
+use crate::ids::{Caller, CredentialRef, CustomerId, Deployment};
+use crate::keyring::Keyring;
+use crate::randomness::NoRandomness;
+use crate::refresh::waiting::Waiting;
+use crate::secret::{Kind, Secret, View, stored};
+use crate::store::{
+    Change, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Leases, Life, Living, Revision, State,
+    WriteId, change, row_time,
+};
+use decide::{Delete, Encrypt, decide_delete, decide_encrypt, living, readable};
 
 /// What is known of a credential without opening it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,17 +56,6 @@ pub struct Credential {
     pub refresh_time: Option<Timestamp>,
     /// When its access token ends, if that is known.
     pub access_token_expire_time: Option<Timestamp>,
-}
-
-/// What to list.
-#[derive(Clone, Debug, Default)]
-pub struct ListFilter {
-    /// Of this kind alone.
-    pub kind: Option<Kind>,
-    /// Only those that need a new consent (true), or that do not (false).
-    pub needs_reauth: Option<bool>,
-    /// Only those whose tokens were last issued before.
-    pub refreshed_before: Option<Timestamp>,
 }
 
 /// Seals and opens credentials.
@@ -228,8 +84,8 @@ impl Vault {
     /// Seals a secret and stores it. A retry under the same key changes nothing.
     ///
     /// # Errors
-    /// A [`VaultError`]. After [`StoreError::Away`] the change may have happened; after a [`KeyringError`], too, if its answer was
-    /// lost and it could not be opened to be compared.
+    /// A [`VaultError`]. After [`StoreError::Away`](crate::store::StoreError::Away) the change may have happened; after a
+    /// [`VaultError::Keyring`], too, if its answer was lost and it could not be opened to be compared.
     pub async fn encrypt(
         &self,
         permit: &Permit<EncryptCredential>,
@@ -267,7 +123,7 @@ impl Vault {
             let made = Change { key, caller: caller.clone(), revision, time: now };
             let row = CredentialRow {
                 id: id.clone(),
-                write_id: new_write_id()?,
+                write_id: WriteId::random()?,
                 revision,
                 create_time,
                 update_time: now,
@@ -355,65 +211,10 @@ impl Vault {
         }
     }
 
-    /// At most `limit` credentials that the filter wants and the caller may see, after `after`.
-    ///
-    /// # Errors
-    /// A [`VaultError`].
-    pub async fn list(
-        &self,
-        permit: &Permit<ListCredentials>,
-        filter: &ListFilter,
-        after: Option<CredentialRef>,
-        limit: usize,
-        may_see: impl Fn(&CredentialRef) -> bool,
-    ) -> Result<Page<Credential, CredentialRef>, VaultError> {
-        let ListCredentials(customer) = permit.asked();
-        let listed = self.listed(customer.as_ref(), filter, after, limit, may_see).await;
-        let subject = customer.as_ref().map(Subject::customer).unwrap_or_default();
-        let entries = Changing::new(&self.audit, Origin::of(permit.caller()), Event::ListCredentials, subject);
-        entries.settle(listed, |_| Made::default()).await
-    }
-
-    /// What seals and opens the page tokens of a list, for a caller.
-    pub fn page_tokens<'a>(&'a self, list: &'static str, caller: &'a Caller) -> PageTokens<'a> {
-        self.keyring.page_tokens(list, caller)
-    }
-
-    async fn listed(
-        &self,
-        customer: Option<&CustomerId>,
-        filter: &ListFilter,
-        after: Option<CredentialRef>,
-        limit: usize,
-        may_see: impl Fn(&CredentialRef) -> bool,
-    ) -> Result<Page<Credential, CredentialRef>, VaultError> {
-        let query = |after: Option<CredentialRef>, limit| async move {
-            self.credentials.query(customer, after.as_ref(), limit).await
-        };
-        let keep = |row: CredentialRow| {
-            let (row, living) = living(&row)?;
-            if filter.wants(living) && may_see(&row.id) { shown(row).ok() } else { None }
-        };
-        let page = filtered(limit, after, |row: &CredentialRow| row.id.clone(), query, keep).await?;
-        if let Some(customer) = customer.filter(|_| page.rows.is_empty() && page.next.is_none()) {
-            match self.keyring.check_active(customer).await {
-                // A customer without credentials, whatever its state.
-                Ok(())
-                | Err(
-                    KeyringError::CustomerDisabled
-                    | KeyringError::CustomerPendingDestruction
-                    | KeyringError::CustomerDestroyed,
-                ) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(page)
-    }
-
     /// Erases a secret. A tombstone stays, so that nothing of this life can match a later one.
     ///
     /// # Errors
-    /// A [`VaultError`]. After [`StoreError::Away`] the change may have happened.
+    /// A [`VaultError`]. After [`StoreError::Away`](crate::store::StoreError::Away) the change may have happened.
     pub async fn delete(
         &self,
         permit: &Permit<DeleteCredential>,
@@ -425,7 +226,7 @@ impl Vault {
         let entries = self.changing(caller, Event::DeleteCredential, id);
         let announced = &entries;
         let deleted = change(self.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
-            match decide_delete(present, caller, &key, revision, now)? {
+            match decide_delete(present, caller, &key, revision, WriteId::random()?, now)? {
                 Delete::Done => Ok(Decision::Done(())),
                 Delete::Missing => Err(self.missing(&id.customer).await),
                 Delete::Bury(row) => {
@@ -454,7 +255,7 @@ impl Vault {
         plaintext: &Plaintext,
     ) -> Result<Envelope, VaultError> {
         let mut salt = [0; 32];
-        getrandom::fill(&mut salt).map_err(|_| VaultError::Internal(NO_RANDOMNESS))?;
+        getrandom::fill(&mut salt).map_err(NoRandomness::from)?;
         let context = self.context(id, kind, revision)?;
         crypto::seal(root, lineage, &context, Salt::new(salt), plaintext)
             .map_err(|_| VaultError::Internal("a plaintext within its limits was not sealed"))
@@ -535,14 +336,8 @@ impl Vault {
     }
 }
 
-const NO_RANDOMNESS: &str = "the system's generator of random numbers does not answer";
-
-fn key_or_random(key: Option<IdempotencyKey>) -> Result<IdempotencyKey, VaultError> {
-    key.map_or_else(IdempotencyKey::random, Ok).map_err(|_| VaultError::Internal(NO_RANDOMNESS))
-}
-
-fn new_write_id() -> Result<WriteId, VaultError> {
-    WriteId::random().map_err(|_| VaultError::Internal(NO_RANDOMNESS))
+fn key_or_random(key: Option<IdempotencyKey>) -> Result<IdempotencyKey, NoRandomness> {
+    key.map_or_else(IdempotencyKey::random, Ok)
 }
 
 /// What stands beside the envelope, taken from the secret before it is sealed.
@@ -578,116 +373,6 @@ impl Hints {
             Kind::SalesforceOAuth => Some(self.issue_time.unwrap_or(stored_at)),
             Kind::Password | Kind::Opaque => None,
         }
-    }
-}
-
-impl ListFilter {
-    fn wants(&self, living: &Living) -> bool {
-        let reauth = matches!(living.state, State::NeedsReauth { .. });
-        self.kind.is_none_or(|kind| living.kind == kind)
-            && self.needs_reauth.is_none_or(|wanted| reauth == wanted)
-            && self.refreshed_before.is_none_or(|before| living.refresh_time.is_some_and(|time| time < before))
-    }
-}
-
-#[derive(Debug)]
-enum Encrypt {
-    /// This call has made its change before.
-    Repeated(Change),
-    /// Seal at this revision.
-    Seal { revision: Revision, create_time: Timestamp },
-}
-
-fn decide_encrypt(
-    present: Option<&CredentialRow>,
-    caller: &Caller,
-    key: &IdempotencyKey,
-    condition: Condition,
-    now: Timestamp,
-) -> Result<Encrypt, VaultError> {
-    let Some(row) = present else {
-        return match condition {
-            Condition::At(_) => Err(VaultError::CredentialNotFound),
-            Condition::None | Condition::Absent => Ok(Encrypt::Seal { revision: Revision::FIRST, create_time: now }),
-        };
-    };
-    if let Some(made) = row.changes.find(key, caller, now) {
-        return Ok(Encrypt::Repeated(made.clone()));
-    }
-    let create_time = match (&row.life, condition) {
-        (Life::Living(_), Condition::Absent) => return Err(VaultError::CredentialExists { current: row.revision }),
-        (Life::Living(_), Condition::At(revision)) if revision != row.revision => {
-            return Err(VaultError::RevisionMismatch { current: row.revision });
-        }
-        (Life::Living(_), Condition::At(_) | Condition::None) => row.create_time,
-        (Life::Deleted { .. }, Condition::At(_)) => return Err(VaultError::CredentialNotFound),
-        (Life::Deleted { .. }, Condition::Absent | Condition::None) => now,
-    };
-    let revision = row.revision.next().ok_or(VaultError::Internal("a credential has no further revision"))?;
-    Ok(Encrypt::Seal { revision, create_time })
-}
-
-#[derive(Debug)]
-enum Delete {
-    /// This call has made its change before.
-    Done,
-    /// Nothing lives there.
-    Missing,
-    /// Put this tombstone in the row's place.
-    Bury(Box<CredentialRow>),
-}
-
-fn decide_delete(
-    present: Option<CredentialRow>,
-    caller: &Caller,
-    key: &IdempotencyKey,
-    condition: Option<Revision>,
-    now: Timestamp,
-) -> Result<Delete, VaultError> {
-    let Some(row) = present else { return Ok(Delete::Missing) };
-    if row.changes.find(key, caller, now).is_some() {
-        return Ok(Delete::Done);
-    }
-    if living(&row).is_none() {
-        return Ok(Delete::Missing);
-    }
-    check_revision(&row, condition)?;
-    let made = Change { key: *key, caller: caller.clone(), revision: row.revision, time: now };
-    let changes = row.changes.with(made);
-    Ok(Delete::Bury(Box::new(CredentialRow {
-        write_id: new_write_id()?,
-        changes,
-        life: Life::Deleted { time: now },
-        ..row
-    })))
-}
-
-/// What is to be opened for a reading. `None`: nothing lives there.
-fn readable(
-    row: Option<&CredentialRow>,
-    view: View,
-    revision: Option<Revision>,
-) -> Result<Option<(&CredentialRow, &Living)>, VaultError> {
-    let Some((row, living)) = row.and_then(living) else { return Ok(None) };
-    check_revision(row, revision)?;
-    match (view, living.kind, &living.state) {
-        (View::Access, Kind::SalesforceOAuth, State::Active) | (View::Full, _, _) => Ok(Some((row, living))),
-        (View::Access, Kind::Password | Kind::Opaque, _) => Err(VaultError::NoAccessView),
-        (View::Access, Kind::SalesforceOAuth, State::NeedsReauth { .. }) => Err(VaultError::NeedsReauth),
-    }
-}
-
-fn check_revision(row: &CredentialRow, wanted: Option<Revision>) -> Result<(), VaultError> {
-    match wanted {
-        Some(revision) if revision != row.revision => Err(VaultError::RevisionMismatch { current: row.revision }),
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn living(row: &CredentialRow) -> Option<(&CredentialRow, &Living)> {
-    match &row.life {
-        Life::Living(living) => Some((row, living)),
-        Life::Deleted { .. } => None,
     }
 }
 

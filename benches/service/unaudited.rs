@@ -9,16 +9,15 @@ use jiff::Timestamp;
 use triseal::access::Access;
 use triseal::audit::AuditLog;
 use triseal::config::Settings;
-use triseal::customers::CustomerDirectory;
 use triseal::factors::KeySet;
 use triseal::factors::document::{Form, KeyDocument};
 use triseal::factors::local::{EnvironmentFile, LocalWrapper};
 use triseal::grpc::gate::Gate;
 use triseal::grpc::server;
-use triseal::jobs::{self, Jobs, ReplicaId, Reporter};
-use triseal::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
+use triseal::jobs::ReplicaId;
+use triseal::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Keyring, Sources};
+use triseal::service::{Parts, Service};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use triseal::vault::Vault;
 
 use crate::process::Process;
 
@@ -45,10 +44,11 @@ pub async fn serve(data: &Path) {
     let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&store)));
     let customers = Arc::new(EmbeddedCustomers(Arc::clone(&store)));
     let operations = Arc::new(EmbeddedOperations(store));
+    let environment = Arc::new(EnvironmentFile::new(settings.factors.file.path.clone()));
     let sources = Sources {
         deployment: settings.deployment.clone(),
         codebase: KeySet::from_document(codebase).expect("a primary"),
-        environment: Arc::new(EnvironmentFile::new(settings.factors.file.path.clone())),
+        environment: FirstReading::of(environment).await.expect("the keys"),
         wrapper: wrapper.clone(),
         customers: customers.clone(),
         operations: operations.clone(),
@@ -56,32 +56,19 @@ pub async fn serve(data: &Path) {
     let timing = EnvironmentTiming { poll: settings.factors.file.poll, max_age: settings.factors.file.max_age };
     let keyring = Keyring::start(sources, timing, CacheLimits::from(&settings.cache)).await.expect("a keyring");
     let (audit, deployment) = (AuditLog::insecure_none(), settings.deployment);
-    let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), Timestamp::now);
-    let vault = Arc::new(vault);
-    let directory = Arc::new(CustomerDirectory::new(
+    // Its jobs are there for the calls that ask for them: none is worked on.
+    let Service { vault, directory, jobs, .. } = Service::new(Parts {
+        replica: ReplicaId::random().expect("random numbers"),
         deployment,
-        customers.clone(),
-        credentials.clone(),
-        wrapper,
-        keyring.clone(),
-        audit.clone(),
-        Timestamp::now,
-    ));
-    let replica = ReplicaId::random().expect("random numbers");
-    let reporter = Reporter::new(replica, keyring.clone(), String::new(), operations.clone(), Timestamp::now);
-    // For the calls that ask for jobs: none is worked on.
-    let jobs = Arc::new(Jobs::new(jobs::Parts {
-        vault: Arc::clone(&vault),
-        directory: Arc::clone(&directory),
         credentials,
         customers,
         operations,
+        wrapper,
         keyring,
-        reporter: Arc::new(reporter),
         audit: audit.clone(),
         is_busy: Box::new(|| false),
         clock: Timestamp::now,
-    }));
+    });
     println!("serving {}", listener.local_addr().expect("an address"));
     let gate = Gate::new(Access::development().expect("a policy"), audit);
     let services = server::Services { gate, vault, directory, jobs, load: server::Load::default() };

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::words::{Event, Reason};
 use crate::crypto::{Lineage, Version};
 use crate::ids::{Caller, CredentialId, CredentialRef, CustomerId, RequestId, TraceId};
+use crate::randomness::NoRandomness;
 use crate::secret::View;
 use crate::store::Revision;
 
@@ -67,8 +68,8 @@ impl StreamId {
     /// A new one: 128 random bits.
     ///
     /// # Errors
-    /// The generator's.
-    pub fn random() -> Result<Self, getrandom::Error> {
+    /// [`NoRandomness`].
+    pub fn random() -> Result<Self, NoRandomness> {
         let mut octets = [0; 16];
         getrandom::fill(&mut octets)?;
         let mut digits = [0; Self::LENGTH];

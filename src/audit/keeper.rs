@@ -14,6 +14,7 @@ use super::entry::{Hash, StreamId};
 use super::heads::{BadHead, CheckpointMac, Head, record_id};
 use super::writer::Queue;
 use crate::factors::FactorError;
+use crate::randomness::NoRandomness;
 use crate::store::{ChangeError, Decision, OperationRow, Operations, WriteId, change, row_time};
 
 /// A head is stored after so many entries.
@@ -44,8 +45,8 @@ enum HeadError {
     Bad(#[from] BadHead),
     #[error("the store has a later head of this stream, which only this process writes")]
     Ahead,
-    #[error("the system's generator of random numbers does not answer")]
-    NoRandomness,
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
     #[error("nobody answered in time")]
     TimedOut,
 }
@@ -77,7 +78,7 @@ impl Heads {
                     return Err(HeadError::Ahead);
                 }
             }
-            let write_id = WriteId::random().map_err(|_| HeadError::NoRandomness)?;
+            let write_id = WriteId::random()?;
             Ok(Decision::Replace(head.record(write_id), ()))
         })
         .await

@@ -16,6 +16,7 @@ use super::words::{Event, Reason};
 use super::writer::{Queue, Writer};
 use crate::crypto::Lineage;
 use crate::ids::{Caller, CredentialRef, RequestId, TraceId};
+use crate::randomness::NoRandomness;
 use crate::secret::View;
 use crate::store::{Operations, Revision};
 use crate::telemetry;
@@ -50,8 +51,8 @@ pub enum StartError {
     )]
     NotWritten(#[from] AuditError),
     /// There is no name for the stream.
-    #[error("the system's generator of random numbers does not answer")]
-    NoRandomness,
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
     /// There is no thread to be had.
     #[error("the audit log's thread can't be started: {0}")]
     NoThread(std::io::Error),
@@ -148,7 +149,7 @@ impl AuditLog {
         mac: Option<Arc<dyn CheckpointMac>>,
         clock: fn() -> Timestamp,
     ) -> Result<Self, StartError> {
-        let stream = StreamId::random().map_err(|_| StartError::NoRandomness)?;
+        let stream = StreamId::random()?;
         let chain = Chain::new(stream);
         let queue = Arc::new(Queue::new(&chain, sink.as_ref()));
         // Before the first entry, so that no stream is there that the store does not know.

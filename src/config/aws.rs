@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::check::wrong;
 use super::{SettingsError, duration};
 
 /// `[factors.secrets_manager]`
@@ -108,10 +109,6 @@ impl Dynamodb {
         }
         Ok(())
     }
-}
-
-fn wrong(key: &'static str, problem: &str) -> Result<(), SettingsError> {
-    Err(SettingsError::Wrong { key, problem: problem.to_owned() })
 }
 
 /// `arn:PARTITION:SERVICE:REGION:ACCOUNT:RESOURCE`, all of it there.

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::{CustomerDirectory, CustomerError, new_write_id};
+use super::{CustomerDirectory, CustomerError, WriteId};
 use crate::audit::entry::Subject;
 use crate::audit::{Changing, Event, Made, Origin};
 use crate::ids::CustomerId;
@@ -177,7 +177,7 @@ fn erase_keys(row: &CustomerRow, now: Timestamp) -> Result<Option<CustomerWrite>
     let customer = CustomerRow {
         state: CustomerState::Destroyed { destroy_time, erasure },
         versions: row.versions.iter().skip(erased.len()).cloned().collect(),
-        write_id: new_write_id()?,
+        write_id: WriteId::random()?,
         ..row.clone()
     };
     Ok(Some(CustomerWrite { erased, ..CustomerWrite::of(customer) }))
@@ -193,7 +193,7 @@ fn record(row: &CustomerRow, note: impl Fn(&mut Erasure)) -> Result<Option<Custo
         return Ok(None);
     }
     let state = CustomerState::Destroyed { destroy_time, erasure: after };
-    Ok(Some(CustomerWrite::of(CustomerRow { state, write_id: new_write_id()?, ..row.clone() })))
+    Ok(Some(CustomerWrite::of(CustomerRow { state, write_id: WriteId::random()?, ..row.clone() })))
 }
 
 fn erasure(row: &CustomerRow) -> Result<Erasure, CustomerError> {

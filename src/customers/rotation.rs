@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{CustomerDirectory, CustomerError, InUse, new_write_id};
+use super::{CustomerDirectory, CustomerError, InUse, WriteId};
 use crate::access::{Permit, RetireCustomerKeyVersion, RotateCustomerKey};
 use crate::audit::entry::{Subject, Versions};
 use crate::audit::{Changing, Event, Made, Origin};
 use crate::crypto::{Envelope, Version, fingerprint};
+use crate::factors::rotation::UNDER_WAY;
 use crate::factors::{FactorError, WrapContext, WrappedKey};
 use crate::ids::CustomerId;
 use crate::store::{
@@ -16,8 +17,6 @@ use crate::store::{
     change, row_time,
 };
 
-/// What a replica that believed a version to be the primary may have under way, once it knows better.
-const UNDER_WAY: Duration = Duration::from_secs(60);
 /// Rows read at once.
 const PAGE: usize = 500;
 /// Versions that a customer may have: all stand in its one row, which DynamoDB limits to 400 KiB.
@@ -90,7 +89,7 @@ impl CustomerDirectory {
         }
         let primary = made.version;
         versions.push(made);
-        let customer = CustomerRow { primary, versions, write_id: new_write_id()?, ..row };
+        let customer = CustomerRow { primary, versions, write_id: WriteId::random()?, ..row };
         Ok((CustomerWrite { key: Some(key), ..CustomerWrite::of(customer.clone()) }, customer))
     }
 
@@ -124,7 +123,7 @@ impl CustomerDirectory {
             for key in row.versions.iter_mut().filter(|key| key.version == version) {
                 key.state = KeyVersionState::Retired;
             }
-            let customer = CustomerRow { write_id: new_write_id()?, ..row };
+            let customer = CustomerRow { write_id: WriteId::random()?, ..row };
             announced.announce(None).await?;
             Ok(Decision::Replace(CustomerWrite::of(customer.clone()), customer))
         })
@@ -202,7 +201,7 @@ impl CustomerDirectory {
             }
             named.kms_key_arn.clone_from(&moved.kms_key_arn);
             let key = KeyRow { version: key.version, wrapped: moved.octets, kms_key_arn: moved.kms_key_arn };
-            let customer = CustomerRow { write_id: new_write_id()?, ..row };
+            let customer = CustomerRow { write_id: WriteId::random()?, ..row };
             return Ok(Decision::Replace(CustomerWrite { rewrapped: Some(key), ..CustomerWrite::of(customer) }, true));
         }
         Ok(Decision::Done(false))

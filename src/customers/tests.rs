@@ -13,7 +13,7 @@ use super::*;
 use crate::crypto::{Codebase, CustomerKey, Environment};
 use crate::factors::document::KeyDocument;
 use crate::factors::{EnvironmentSource, KeySet, WrappedKey};
-use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
+use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Sources};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use crate::store::{Erasure, Rows};
 
@@ -114,7 +114,7 @@ async fn setup() -> Setup {
     let sources = Sources {
         deployment: deployment.clone(),
         codebase: key_set::<Codebase>(1),
-        environment: Arc::new(FixedEnvironment),
+        environment: FirstReading::of(Arc::new(FixedEnvironment)).await.unwrap(),
         wrapper: wrapper.clone(),
         customers: customers.clone(),
         operations: Arc::new(EmbeddedOperations(store)),

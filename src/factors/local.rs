@@ -19,6 +19,7 @@ pub use replacing::DocumentFile;
 use super::document::{DocumentError, Form, KeyDocument, MAX_DOCUMENT_OCTETS};
 use super::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
 use crate::crypto::{CustomerKey, Environment, LocalWrappingKey, Salt, fingerprint, unwrap_local, wrap_local};
+use crate::randomness::NoRandomness;
 
 /// Why a key file was not read.
 #[derive(Debug, thiserror::Error)]
@@ -105,21 +106,23 @@ impl LocalWrapper {
 
     fn wrap(&self, context: &WrapContext<'_>, key: &CustomerKey) -> Result<WrappedKey, FactorError> {
         let mut salt = [0; 32];
-        getrandom::fill(&mut salt).map_err(no_randomness)?;
+        getrandom::fill(&mut salt).map_err(NoRandomness::from)?;
         let octets = wrap_local(&self.key, &associated_data(context), Salt::new(salt), key);
         Ok(WrappedKey { octets, kms_key_arn: self.name.clone() })
     }
 }
 
-fn no_randomness(_: getrandom::Error) -> FactorError {
-    FactorError::Away("the system's generator did not answer".into())
+impl From<NoRandomness> for FactorError {
+    fn from(error: NoRandomness) -> Self {
+        Self::Away(error.to_string())
+    }
 }
 
 #[async_trait]
 impl KeyWrapper for LocalWrapper {
     async fn wrap_new(&self, context: &WrapContext<'_>) -> Result<WrappedKey, FactorError> {
         let mut octets = Zeroizing::new([0; 32]);
-        getrandom::fill(octets.as_mut()).map_err(no_randomness)?;
+        getrandom::fill(octets.as_mut()).map_err(NoRandomness::from)?;
         self.wrap(context, &CustomerKey::new(octets))
     }
 

@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 use super::FactorError;
 use super::document::{Form, KeyDocument, KeyEntry, KeyState, MAX_DOCUMENT_OCTETS};
 
-/// What a replica that sealed under a version may have under way, once it does not any more.
+/// What a replica that sealed under a version may have under way, once it does not any more: no version of any factor is retired sooner. A
+/// call has 10 s; the rest is a margin, since nothing that is sealed later would open.
 pub const UNDER_WAY: Duration = Duration::from_secs(60);
 
 /// What comes next for a document that is to be rotated.

@@ -20,6 +20,7 @@ use crate::audit::{AuditError, AuditLog, Changing, Event, Made, Origin, Reason};
 use crate::customers::{CustomerDirectory, CustomerError};
 use crate::ids::{Caller, CustomerId, RequestId};
 use crate::keyring::{Keyring, KeyringError};
+use crate::randomness::NoRandomness;
 use crate::store::{
     ChangeError, Credentials, CustomerState, Customers, Decision, OperationId, OperationRow, Operations, Page,
     StoreError, WriteId, change, row_time,
@@ -70,6 +71,12 @@ impl From<ChangeError> for JobError {
             ChangeError::Concurrent => Self::ChangedConcurrently,
             ChangeError::Store(error) => Self::Store(error),
         }
+    }
+}
+
+impl From<NoRandomness> for JobError {
+    fn from(_: NoRandomness) -> Self {
+        Self::Internal(NoRandomness::TEXT)
     }
 }
 
@@ -177,7 +184,7 @@ impl Jobs {
 
     async fn start(&self, caller: &Caller, event: Event, asked: Asked) -> Result<Job, JobError> {
         let now = row_time((self.0.clock)());
-        let id = JobId::new(now, getrandom::u32().map_err(|_| JobError::Internal(NO_RANDOMNESS))?);
+        let id = JobId::new(now, getrandom::u32().map_err(NoRandomness::from)?);
         let subject = asked.customer.as_ref().map(Subject::customer).unwrap_or_default();
         let entries = Changing::new(&self.0.audit, origin(caller, &id), event, subject);
         let started = self.enter(caller, id, asked, &entries, now).await;
@@ -382,7 +389,8 @@ impl Jobs {
                 Ok(match step(present.as_ref())? {
                     None => Decision::Done(present.ok_or(JobError::NotFound)?),
                     Some(job) => {
-                        let row = OperationRow { id: row_id.clone(), write_id: new_write_id()?, body: write_job(&job) };
+                        let row =
+                            OperationRow { id: row_id.clone(), write_id: WriteId::random()?, body: write_job(&job) };
                         Decision::Replace(row, job)
                     }
                 })
@@ -423,7 +431,7 @@ impl Jobs {
                 None => {}
             }
             let body = id.as_str().as_bytes().to_vec();
-            Ok(Decision::Replace(OperationRow { id: slot.clone(), write_id: new_write_id()?, body }, ()))
+            Ok(Decision::Replace(OperationRow { id: slot.clone(), write_id: WriteId::random()?, body }, ()))
         })
         .await
     }
@@ -492,9 +500,3 @@ fn job_id(id: &JobId) -> OperationId {
 pub(super) fn part_id(id: &JobId, index: u32) -> OperationId {
     OperationId { kind: PART, id: format!("{id}#{index:04}") }
 }
-
-pub(super) fn new_write_id() -> Result<WriteId, JobError> {
-    WriteId::random().map_err(|_| JobError::Internal(NO_RANDOMNESS))
-}
-
-const NO_RANDOMNESS: &str = "the system's generator of random numbers does not answer";

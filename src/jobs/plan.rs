@@ -15,8 +15,9 @@ use crate::vault::Target;
 const MAX_FAILURES: usize = 100;
 /// Different versions that are counted. There are no more, unless somebody edits headers.
 const MAX_COUNTS: usize = 1_000;
-/// What a replica that did not know the target may have under way, once it knows it: a call has 10 s at most.
-const UNDER_WAY: SignedDuration = SignedDuration::from_secs(15);
+/// A call of a replica that did not know the target has ended so long after it knows it: it has 10 s at most. Less than a retirement waits
+/// for ([`UNDER_WAY`](crate::factors::rotation::UNDER_WAY)): what a job misses, the walk before that finds.
+const CALLS_END: SignedDuration = SignedDuration::from_secs(15);
 /// How far two replicas' clocks may be apart: a version that was made before a job began counts as its target, whoever made it.
 const CLOCKS: SignedDuration = SignedDuration::from_secs(5);
 /// A lease that was not renewed for so long is anybody's.
@@ -200,7 +201,7 @@ pub(super) fn settled(
             known = known.max(replica.since);
         }
     }
-    Some(after(known, UNDER_WAY))
+    Some(after(known, CALLS_END))
 }
 
 /// The job with its present pass begun, if it waits and may begin now.

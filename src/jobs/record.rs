@@ -1,4 +1,4 @@
-//! Jobs and their parts as they stand in the operations table: CBOR maps with numbered fields (RFC 8949), as rows have them.
+//! Jobs and their parts as they stand in the operations table: CBOR arrays, in which a field's number is its place (RFC 8949), as in rows.
 
 use std::fmt;
 use std::num::NonZeroU32;

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::record::{BadRecord, decode, encode, micros, time, version};
 use crate::crypto::Version;
 use crate::keyring::Keyring;
+use crate::randomness::NoRandomness;
 use crate::store::{
     ChangeError, Decision, OperationId, OperationRow, Operations, StoreError, WriteId, change, row_time,
 };
@@ -19,7 +20,7 @@ use crate::store::{
 /// How often a replica reports.
 const REPORT: Duration = Duration::from_secs(10);
 /// One that has not reported for so long is gone: it can't reach the store, so it writes nothing either.
-const GONE: SignedDuration = SignedDuration::from_secs(60);
+pub const GONE: SignedDuration = SignedDuration::from_secs(60);
 /// And is forgotten after so long.
 const FORGOTTEN: SignedDuration = SignedDuration::from_hours(24);
 /// Of reports in the operations table.
@@ -33,8 +34,8 @@ impl ReplicaId {
     /// 64 random bits.
     ///
     /// # Errors
-    /// The generator's.
-    pub fn random() -> Result<Self, getrandom::Error> {
+    /// [`NoRandomness`].
+    pub fn random() -> Result<Self, NoRandomness> {
         Ok(Self(format!("{:016x}", getrandom::u64()?)))
     }
 
@@ -184,7 +185,16 @@ impl Reporter {
     }
 }
 
-async fn write(operations: &dyn Operations, report: &Replica) -> Result<(), ChangeError> {
+/// Why a report was not written.
+#[derive(Debug, thiserror::Error)]
+enum ReportError {
+    #[error(transparent)]
+    Store(#[from] ChangeError),
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+async fn write(operations: &dyn Operations, report: &Replica) -> Result<(), ReportError> {
     let body = encode(&ReplicaFields {
         release: report.release.clone(),
         codebase: report.primaries.map(|(codebase, _)| codebase.get()),
@@ -196,10 +206,8 @@ async fn write(operations: &dyn Operations, report: &Replica) -> Result<(), Chan
     });
     let id = OperationId { kind: KIND, id: report.id.clone() };
     change(operations, &id, |_| {
-        let row = WriteId::random()
-            .map(|write_id| OperationRow { id: id.clone(), write_id, body: body.clone() })
-            .map_err(|_| ChangeError::Store(StoreError::Away("the system's generator did not answer".to_owned())));
-        std::future::ready(row.map(|row| Decision::Replace(row, ())))
+        let row = WriteId::random().map(|write_id| OperationRow { id: id.clone(), write_id, body: body.clone() });
+        std::future::ready(row.map(|row| Decision::Replace(row, ())).map_err(ReportError::from))
     })
     .await
 }

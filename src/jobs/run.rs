@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
-use super::book::{JobError, Jobs, new_write_id, part_id};
+use super::book::{JobError, Jobs, part_id};
 use super::item::Item;
 use super::plan::{self, ItemId, Job, JobKind, JobState, LEASE, Part, Progress};
 use super::record::write_part;
@@ -30,10 +30,8 @@ const GIVES_WAY: Duration = Duration::from_secs(1);
 /// How often a replica looks how many others share a rate with it.
 const SHARE_AGAIN: Duration = Duration::from_secs(10);
 
-/// One for each kind, as a dry run and not, so that none waits for another.
-pub const WORKERS: usize = JobKind::ALL.len() * 2;
-
-/// Looks for work and does it until `stop`; then its parts are free for others at once.
+/// Looks for work and does it until `stop`; then its parts are free for others at once. Each kind has a worker of its own, as a dry run
+/// and not, so that none waits for another.
 pub async fn work_until(jobs: Arc<Jobs>, stop: watch::Receiver<bool>) {
     let workers = JobKind::ALL.iter().flat_map(|kind| [(*kind, false), (*kind, true)]);
     join_all(workers.map(|(kind, dry_run)| work_on_kind(&jobs, kind, dry_run, stop.clone()))).await;
@@ -216,7 +214,7 @@ impl Jobs {
     ) -> Result<Option<(Part, Option<WriteId>)>, JobError> {
         let until = row_time((self.0.clock)()).checked_add(LEASE).unwrap_or(Timestamp::MAX);
         let part = Part { holder: self.0.reporter.id().to_string(), lease_time: holds.then_some(until), ..part };
-        let (write_id, id) = (new_write_id()?, part_id(&job.id, index));
+        let (write_id, id) = (WriteId::random()?, part_id(&job.id, index));
         let row = OperationRow { id: id.clone(), write_id, body: write_part(&part) };
         let is_ours = change(self.0.operations.as_ref(), &id, |present: Option<OperationRow>| {
             let present = present.map(|row| row.write_id);

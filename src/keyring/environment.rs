@@ -53,6 +53,25 @@ pub(super) struct Snapshot {
     read_at: Instant,
 }
 
+/// The keys as they are first read, before anything is made: a start that is refused for them leaves nothing behind. Nothing has compared
+/// their fingerprints.
+pub struct FirstReading {
+    source: Arc<dyn EnvironmentSource>,
+    snapshot: Snapshot,
+}
+
+impl FirstReading {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// The source's.
+    pub async fn of(source: Arc<dyn EnvironmentSource>) -> Result<Self, FactorError> {
+        let read_at = Instant::now();
+        let keys = source.fetch().await?;
+        Ok(Self { source, snapshot: Snapshot { keys, read_at } })
+    }
+}
+
 pub(super) struct EnvironmentKeys {
     source: Arc<dyn EnvironmentSource>,
     operations: Arc<dyn Operations>,
@@ -71,17 +90,11 @@ struct Asked {
 }
 
 impl EnvironmentKeys {
-    /// Reads the keys for the first time. Nothing has compared their fingerprints.
-    pub(super) async fn start(
-        source: Arc<dyn EnvironmentSource>,
-        operations: Arc<dyn Operations>,
-        timing: EnvironmentTiming,
-    ) -> Result<Arc<Self>, EnvironmentError> {
-        let read_at = Instant::now();
-        let keys = source.fetch().await?;
-        let last_good = RwLock::new(Arc::new(Snapshot { keys, read_at }));
-        let reading = SingleFlight::new();
-        Ok(Arc::new(Self { source, operations, timing, last_good, reading, asked: Mutex::default() }))
+    /// The keys as they were first read.
+    pub(super) fn new(read: FirstReading, operations: Arc<dyn Operations>, timing: EnvironmentTiming) -> Arc<Self> {
+        let FirstReading { source, snapshot } = read;
+        let (last_good, reading) = (RwLock::new(Arc::new(snapshot)), SingleFlight::new());
+        Arc::new(Self { source, operations, timing, last_good, reading, asked: Mutex::default() })
     }
 
     /// The keys as they were last read, however long ago.

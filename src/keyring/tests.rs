@@ -8,7 +8,7 @@ mod roots;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::factors::document::KeyState;

@@ -1,162 +1,51 @@
 //! The embedded backend: one redb file, for development and small deployments of one process.
 //!
-//! Reads run where they are asked for: a few pages, mostly in redb's cache. Writes go to one thread, which puts all that
-//! wait into one durable commit, so that concurrent writers share one `fsync`. Nothing is answered before it is on disk, and
-//! a commit that fails fails every write in it.
+//! Reads run where they are asked for: a few pages, mostly in redb's cache, as the last commit left them (`view`). Writes go to one thread
+//! (`writer`). How the file is made and opened (`file`) and what its keys look like (`keys`) stands by itself; here are the ports.
 
+mod file;
+mod keys;
 mod view;
+mod writer;
 
-use std::fs::Permissions;
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use tokio::sync::{oneshot, watch};
+use redb::Database;
 use tracing::error;
 
+pub use self::file::{OpenError, operations_in_file};
+use self::file::{Table, damaged};
+use self::keys::{
+    CUSTOMER, SEPARATOR, credential_key, credential_ref, customer_id, key, operation_id, wrapped_key_key,
+};
 use self::view::View;
+use self::writer::{Beside, Expected, Replacement, Writer};
 use super::encoding::{self, BadRow};
 use super::{
-    CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KEY_MISFIT, KeyRow, Met, OperationId,
-    OperationRow, Operations, Page, Replaced, Rows, StoreError, WriteId,
+    CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KeyRow, Met, OperationId, OperationRow,
+    Operations, Page, Replaced, Rows, StoreError, WriteId,
 };
 use crate::crypto::Version;
-use crate::ids::{CredentialId, CredentialRef, CustomerId, Deployment};
-use crate::telemetry::metrics::{Histogram, group_size};
+use crate::ids::{CredentialRef, CustomerId, Deployment};
 
 /// Rows as they stand in the file: keys and octets.
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
-type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Table {
-    Credentials,
-    Customers,
-    Operations,
-}
-
-const ALL_TABLES: [Table; 3] = [Table::Credentials, Table::Customers, Table::Operations];
-/// What the file is: its format, and the deployment whose records it holds.
-const ABOUT: Definition = Definition::new("about");
-
-/// Names of the marks in [`ABOUT`].
-const FORMAT: &[u8] = b"format";
-const DEPLOYMENT: &[u8] = b"deployment";
-/// Of the tables' layout.
-const FILE_FORMAT: &[u8] = b"triseal store 1";
-/// Stands between the parts of a key. No id contains it.
-const SEPARATOR: u8 = 0;
-/// The sort key of a customer's own row, before those of its wrapped keys.
-const CUSTOMER: &str = "customer";
-/// Writes in one commit, at most: enough to share an `fsync`, few enough to hold no writer up.
-const MAX_GROUP: usize = 256;
-/// Writes that wait, at most. Above it the store throttles.
-const MAX_WAITING: usize = 4_096;
-/// redb's page cache, in octets. What is not in it is in the system's, at the price of a call.
-const CACHE_OCTETS: usize = 8 << 20;
-/// The same while a file is checked, which reads every page once.
-const CHECK_CACHE_OCTETS: usize = 1 << 20;
-
-/// Why a store file was not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("{0} is in use by another process: stop that one, or name another by --data or store.embedded.path")]
-    Locked(PathBuf),
-    /// It is damaged, or something else than a store.
-    #[error("{0} is damaged or no store file ({1}): restore it from a backup, or name another by store.embedded.path")]
-    Damaged(PathBuf, String),
-    /// Its last process was killed, so that it can't be read without being mended.
-    #[error(
-        "{0} was not closed by its last process: start the service on it (or on a copy), stop it, and read it then"
-    )]
-    NotClosed(PathBuf),
-    /// It can't be read or written.
-    #[error(
-        "{0} can't be opened: {1}: it must be a file that the service's user owns and may write, in a folder that is there and \
-         that it may write to; or name another by store.embedded.path"
-    )]
-    Io(PathBuf, std::io::Error),
-    /// Its records are bound to another deployment and would not open here.
-    #[error("{0} belongs to the deployment {1:?}: set `deployment` to it, or name another file")]
-    OtherDeployment(PathBuf, String),
-    /// A newer release wrote it.
-    #[error("{0} has a format that this release does not know: use the release that wrote it, or a newer one")]
-    UnknownFormat(PathBuf),
-}
-
-const fn definition(table: Table) -> Definition {
-    Definition::new(match table {
-        Table::Credentials => "credentials",
-        Table::Customers => "customers",
-        Table::Operations => "operations",
-    })
-}
-
 /// A store in one file.
 pub struct EmbeddedStore {
+    /// First, so that it ends before the view closes the file.
+    writer: Writer,
     view: Arc<View>,
-    /// `None` only while it is dropped.
-    writes: Option<mpsc::SyncSender<Write>>,
-    writer: Option<thread::JoinHandle<()>>,
-    /// Closed when the writer has ended. Why, if a commit failed.
-    writing: watch::Receiver<Option<StoreError>>,
 }
 
-/// Waits for the writer, so that what it holds is on disk, and the file closed and free, when the store is gone.
-impl Drop for EmbeddedStore {
-    fn drop(&mut self) {
-        self.writes = None;
-        if let Some(writer) = self.writer.take() {
-            // If it panicked, its writes were answered so.
-            let _ = writer.join();
-        }
-    }
-}
-
-/// Some writes in one table that happen together, on one condition.
-struct Replacement {
-    table: Table,
-    /// The row that the condition is on, and its new octets; `None` removes it.
-    row: (Vec<u8>, Option<Vec<u8>>),
-    expected: Expected,
-    /// Other rows that are written or removed with it, by their keys.
-    beside: Vec<(Vec<u8>, Beside)>,
-}
-
-/// What has to be there.
-enum Expected {
-    /// A row of this write id, or none.
-    Row(Option<WriteId>),
-    /// Whatever is there.
-    Anything,
-}
-
-/// What becomes of a row beside the one that the condition is on.
-enum Beside {
-    /// It is written where nothing is.
-    Insert(Vec<u8>),
-    /// It is written where something is.
-    Replace(Vec<u8>),
-    Remove,
-}
-
-/// `None`: done. Otherwise the octets of the present row, if there is one.
-type Refusal = Option<Option<Vec<u8>>>;
-
-/// What one write of a commit is answered.
-type Outcome = Result<Refusal, StoreError>;
-
-struct Write {
-    replacement: Replacement,
-    answer: oneshot::Sender<Outcome>,
-}
+/// The credentials of an [`EmbeddedStore`].
+pub struct EmbeddedCredentials(pub Arc<EmbeddedStore>);
+/// The customers of an [`EmbeddedStore`].
+pub struct EmbeddedCustomers(pub Arc<EmbeddedStore>);
+/// The service's own records of an [`EmbeddedStore`].
+pub struct EmbeddedOperations(pub Arc<EmbeddedStore>);
 
 impl EmbeddedStore {
     /// Opens a store file, or makes a new one where there is none. The whole file is checked, so that a damaged one is noticed
@@ -165,71 +54,47 @@ impl EmbeddedStore {
     /// # Errors
     /// An [`OpenError`], which names the file and what to do. No record is changed.
     pub fn open(path: &Path, deployment: &Deployment) -> Result<Self, OpenError> {
-        let exists = path.try_exists().map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        let made = if exists { None } else { make_file(path, deployment)? };
-        let db = made.map_or_else(|| open_file(path, deployment), Ok)?;
-        Self::over(path, db)
+        Self::over(path, file::open(path, deployment)?)
     }
 
     /// A new store that nothing outlives, for what is run again and again.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn in_memory(deployment: &Deployment) -> Result<Self, OpenError> {
         let path = Path::new("memory");
-        let db = builder().create_with_backend(redb::backends::InMemoryBackend::new());
-        let db = db.map_err(|error| open_error(path, error))?;
-        mark(&db, deployment).map_err(|error| damaged(path, &error))?;
-        Self::over(path, db)
+        Self::over(path, file::in_memory(path, deployment)?)
     }
-
     /// A store over a database of ours.
     fn over(path: &Path, db: Database) -> Result<Self, OpenError> {
         let view = Arc::new(View::new(db).map_err(|error| damaged(path, &error))?);
-        let (writes, waiting) = mpsc::sync_channel(MAX_WAITING);
-        let written = Arc::clone(&view);
-        let (ended, writing) = watch::channel(None);
-        let sizes = group_size();
-        let writer = thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || {
-                write_groups(&waiting, &sizes, |group| {
-                    let committed = commit(&written.db, group);
-                    let seen = committed.and_then(|refusals| written.renew().map_err(away).map(|()| refusals));
-                    seen.inspect_err(|error| {
-                        error!(%error, "a commit failed: nothing is written any more");
-                        ended.send_replace(Some(error.clone()));
-                    })
-                });
-            })
-            .map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { view, writes: Some(writes), writer: Some(writer), writing })
+        Ok(Self { writer: Writer::start(path, &view)?, view })
     }
 
     /// Waits until nothing can be written any more: a commit failed, and the file has to be opened anew by another process.
     pub async fn failed(&self) {
-        let mut writing = self.writing.clone();
-        while writing.changed().await.is_ok() {}
+        self.writer.failed().await;
     }
 
     /// Why not, if a commit failed and the writer did not end otherwise.
     pub fn failure(&self) -> Option<StoreError> {
-        self.writing.borrow().clone()
+        self.writer.failure()
     }
 
     /// Whether nothing can be written any more.
     pub fn has_failed(&self) -> bool {
-        self.writing.has_changed().is_err()
+        self.writer.has_failed()
     }
 
-    async fn write(&self, replacement: Replacement) -> Outcome {
-        let (answer, answered) = oneshot::channel();
-        let write = Write { replacement, answer };
-        let gone = || self.failure().unwrap_or_else(writer_gone);
-        let writes = self.writes.as_ref().ok_or_else(gone)?;
-        writes.try_send(write).map_err(|error| match error {
-            mpsc::TrySendError::Full(_) => StoreError::Throttled,
-            mpsc::TrySendError::Disconnected(_) => gone(),
-        })?;
-        answered.await.map_err(|_| gone())?
+    /// Writes, and reads the row that a refusal shows.
+    async fn replace<R>(
+        &self,
+        replacement: Replacement,
+        decode: impl FnOnce(&[u8]) -> Result<R, BadRow>,
+    ) -> Result<Replaced<R>, StoreError> {
+        match self.writer.write(replacement).await? {
+            None => Ok(Replaced::Done),
+            Some(None) => Ok(Replaced::Refused(None)),
+            Some(Some(octets)) => decode(&octets).map(|row| Replaced::Refused(Some(row))).map_err(bad_row),
+        }
     }
 
     /// The keys and octets of at most `limit` rows whose keys start with `prefix`, after `after`, for which `wanted`.
@@ -274,11 +139,9 @@ impl Rows for EmbeddedCredentials {
         expected: Option<WriteId>,
         row: CredentialRow,
     ) -> Result<Replaced<CredentialRow>, StoreError> {
-        let encoded = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        let expected = Expected::Row(expected);
-        let refusal =
-            self.0.write(Replacement { table: Table::Credentials, row: encoded, expected, beside: vec![] }).await?;
-        replaced(refusal, |octets| encoding::decode_credential(row.id, octets))
+        let (key, octets) = (credential_key(&row.id), encoding::encode_credential(&row));
+        let replacement = Replacement::of(Table::Credentials, key, Some(octets), expected);
+        self.0.replace(replacement, |octets| encoding::decode_credential(row.id, octets)).await
     }
 }
 
@@ -326,9 +189,7 @@ impl Credentials for EmbeddedCredentials {
     }
 
     async fn erase(&self, id: &CredentialRef) -> Result<(), StoreError> {
-        let row = (credential_key(id), None);
-        let (table, expected) = (Table::Credentials, Expected::Anything);
-        self.0.write(Replacement { table, row, expected, beside: vec![] }).await.map(|_| ())
+        self.0.writer.write(Replacement::erasing(Table::Credentials, credential_key(id))).await.map(|_| ())
     }
 }
 
@@ -357,8 +218,8 @@ impl Rows for EmbeddedCustomers {
         let beside = beside.map(|(version, row)| (wrapped_key_key(&customer.id, version), row)).collect();
         let row = (key(customer.id.as_str(), CUSTOMER), Some(encoding::encode_customer(&customer)));
         let expected = Expected::Row(expected);
-        let refusal = self.0.write(Replacement { table: Table::Customers, row, expected, beside }).await?;
-        replaced(refusal, |octets| encoding::decode_customer(customer.id, octets))
+        let replacement = Replacement { table: Table::Customers, row, expected, beside };
+        self.0.replace(replacement, |octets| encoding::decode_customer(customer.id, octets)).await
     }
 }
 
@@ -413,17 +274,9 @@ impl Rows for EmbeddedOperations {
         expected: Option<WriteId>,
         row: OperationRow,
     ) -> Result<Replaced<OperationRow>, StoreError> {
-        let encoded = (key(row.id.kind, &row.id.id), Some(encoding::encode_operation(&row)));
-        let refusal = self
-            .0
-            .write(Replacement {
-                table: Table::Operations,
-                row: encoded,
-                expected: Expected::Row(expected),
-                beside: vec![],
-            })
-            .await?;
-        replaced(refusal, |octets| encoding::decode_operation(row.id, octets))
+        let (key, octets) = (key(row.id.kind, &row.id.id), encoding::encode_operation(&row));
+        let replacement = Replacement::of(Table::Operations, key, Some(octets), expected);
+        self.0.replace(replacement, |octets| encoding::decode_operation(row.id, octets)).await
     }
 }
 
@@ -441,268 +294,12 @@ impl Operations for EmbeddedOperations {
     }
 
     async fn remove(&self, id: &OperationId, expected: WriteId) -> Result<Replaced<OperationRow>, StoreError> {
-        let row = (key(id.kind, &id.id), None);
-        let expected = Expected::Row(Some(expected));
-        let refusal = self.0.write(Replacement { table: Table::Operations, row, expected, beside: vec![] }).await?;
-        match refusal {
+        let removal = Replacement::of(Table::Operations, key(id.kind, &id.id), None, Some(expected));
+        match self.0.replace(removal, |octets| encoding::decode_operation(id.clone(), octets)).await? {
             // It was gone before.
-            Some(None) => Ok(Replaced::Done),
-            refusal => replaced(refusal, |octets| encoding::decode_operation(id.clone(), octets)),
+            Replaced::Refused(None) => Ok(Replaced::Done),
+            removed => Ok(removed),
         }
-    }
-}
-
-/// All records of a kind in a store file that no process has open. The file is not changed, and whose it is does not matter.
-///
-/// # Errors
-/// An [`OpenError`], which names the file and what to do.
-pub fn operations_in_file(path: &Path, kind: &'static str) -> Result<Vec<OperationRow>, OpenError> {
-    guard(path, || {
-        let db = builder().open_read_only(path).map_err(|error| match error {
-            DatabaseError::RepairAborted => OpenError::NotClosed(path.to_owned()),
-            error => open_error(path, error),
-        })?;
-        let read = || {
-            let txn = db.begin_read()?;
-            let format = txn.open_table(ABOUT)?.get(FORMAT)?.map(|mark| mark.value().to_vec());
-            let (prefix, mut rows) = (key(kind, ""), Vec::new());
-            for entry in txn.open_table(definition(Table::Operations))?.range::<&[u8]>(prefix.as_slice()..)? {
-                let (key, value) = entry?;
-                if !key.value().starts_with(&prefix) {
-                    break;
-                }
-                rows.push((key.value().to_vec(), value.value().to_vec()));
-            }
-            Ok::<_, redb::Error>((format, rows))
-        };
-        let (format, rows) = read().map_err(|error| damaged(path, &error))?;
-        if format.as_deref() != Some(FILE_FORMAT) {
-            return Err(OpenError::UnknownFormat(path.to_owned()));
-        }
-        let row = |(key, octets): &(Vec<u8>, Vec<u8>)| {
-            let id = OperationId { kind, id: operation_id(key)? };
-            encoding::decode_operation(id, octets)
-        };
-        rows.iter().map(row).collect::<Result<_, _>>().map_err(|bad| damaged(path, &bad_row(bad)))
-    })
-}
-
-/// The credentials of an [`EmbeddedStore`].
-pub struct EmbeddedCredentials(pub Arc<EmbeddedStore>);
-/// The customers of an [`EmbeddedStore`].
-pub struct EmbeddedCustomers(pub Arc<EmbeddedStore>);
-/// The service's own records of an [`EmbeddedStore`].
-pub struct EmbeddedOperations(pub Arc<EmbeddedStore>);
-
-/// Makes a new file, whole or not at all: under another name first, so that a crash leaves no half-made store behind. `None`:
-/// another process was quicker.
-fn make_file(path: &Path, deployment: &Deployment) -> Result<Option<Database>, OpenError> {
-    let io = |error: std::io::Error| OpenError::Io(path.to_owned(), error);
-    let mut name = path.file_name().ok_or_else(|| io(ErrorKind::InvalidInput.into()))?.to_owned();
-    name.push(format!(".{:016x}.new", getrandom::u64().map_err(|error| io(error.into()))?));
-    let temporary = path.with_file_name(name);
-    let made = guard(path, || {
-        let db = builder().create(&temporary).map_err(|error| open_error(path, error))?;
-        // What stands in it is sealed, and concerns nobody else all the same.
-        std::fs::set_permissions(&temporary, Permissions::from_mode(0o600)).map_err(io)?;
-        mark(&db, deployment).map_err(|error| damaged(path, &error))?;
-        match std::fs::hard_link(&temporary, path) {
-            Ok(()) => Ok(Some(db)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
-            Err(error) => Err(io(error)),
-        }
-    });
-    let removed = std::fs::remove_file(&temporary);
-    let made = made?;
-    removed.and_then(|()| sync_directory(path)).map_err(io)?;
-    Ok(made)
-}
-
-/// Opens a file that is there. redb would take an empty one for a new one, and another program's for ours.
-fn open_file(path: &Path, deployment: &Deployment) -> Result<Database, OpenError> {
-    let about = std::fs::metadata(path).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-    if about.is_file() && about.len() == 0 {
-        return Err(damaged(path, &"it is empty"));
-    }
-    guard(path, || {
-        // With a cache of its own: what a check has read is not what will be asked for, and its memory is not given back.
-        let mut check = builder();
-        check.set_cache_size(CHECK_CACHE_OCTETS).set_check_integrity_on_open(true);
-        drop(check.open(path).map_err(|error| open_error(path, error))?);
-        let db = builder().open(path).map_err(|error| open_error(path, error))?;
-        let (format, owner) = marks(&db).map_err(|error| damaged(path, &error))?;
-        if format.as_slice() != FILE_FORMAT {
-            return Err(OpenError::UnknownFormat(path.to_owned()));
-        }
-        if owner.as_slice() != deployment.as_str().as_bytes() {
-            return Err(OpenError::OtherDeployment(path.to_owned(), String::from_utf8_lossy(&owner).into_owned()));
-        }
-        Ok(db)
-    })
-}
-
-fn builder() -> redb::Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_OCTETS);
-    builder
-}
-
-/// redb may panic on a file that was damaged by others: that is an answer, too.
-fn guard<T>(path: &Path, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
-    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, &"redb panicked on it")))
-}
-
-fn damaged(path: &Path, what: &dyn std::fmt::Display) -> OpenError {
-    OpenError::Damaged(path.to_owned(), what.to_string())
-}
-
-fn open_error(path: &Path, error: DatabaseError) -> OpenError {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::Locked(path.to_owned()),
-        DatabaseError::UpgradeRequired(_) => OpenError::UnknownFormat(path.to_owned()),
-        // A header that is not redb's, or that names octets beyond the end.
-        DatabaseError::Storage(redb::StorageError::Io(error))
-            if !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
-        {
-            OpenError::Io(path.to_owned(), error)
-        }
-        error => damaged(path, &error),
-    }
-}
-
-/// Marks a new file as ours, and makes the tables.
-fn mark(db: &Database, deployment: &Deployment) -> Result<(), redb::Error> {
-    let txn = begin_write(db)?;
-    {
-        let mut about = txn.open_table(ABOUT)?;
-        about.insert(FORMAT, FILE_FORMAT)?;
-        about.insert(DEPLOYMENT, deployment.as_str().as_bytes())?;
-    }
-    for table in ALL_TABLES {
-        txn.open_table(definition(table))?;
-    }
-    Ok(txn.commit()?)
-}
-
-/// Format and deployment. A file without them is not ours, or has lost them.
-fn marks(db: &Database) -> Result<(Vec<u8>, Vec<u8>), redb::Error> {
-    let txn = db.begin_read()?;
-    let about = txn.open_table(ABOUT)?;
-    let mark = |name| match about.get(name)? {
-        Some(value) => Ok(value.value().to_vec()),
-        None => Err(redb::Error::Corrupted("it has no mark of ours".to_owned())),
-    };
-    for table in ALL_TABLES {
-        txn.open_table(definition(table))?;
-    }
-    Ok((mark(FORMAT)?, mark(DEPLOYMENT)?))
-}
-
-/// A new file's name is on disk only when its directory is.
-fn sync_directory(path: &Path) -> std::io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(directory)?.sync_all()
-}
-
-/// The writer's thread: all that waits, in one commit. It ends when the store is dropped, or when a commit fails or panics; then every
-/// write is answered as away.
-fn write_groups(
-    waiting: &mpsc::Receiver<Write>,
-    sizes: &Histogram,
-    mut commit: impl FnMut(&[Replacement]) -> Result<Vec<Outcome>, StoreError>,
-) {
-    while let Ok(first) = waiting.recv() {
-        let mut group = vec![first];
-        group.extend(waiting.try_iter().take(MAX_GROUP - 1));
-        // Whoever has given up was told that it may have happened. It need not, and what is still waited for comes sooner.
-        group.retain(|write| !write.answer.is_closed());
-        if group.is_empty() {
-            continue;
-        }
-        let (replacements, answers): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|write| (write.replacement, write.answer)).unzip();
-        sizes.record(replacements.len() as f64);
-        let outcomes = commit(&replacements);
-        for (index, answer) in answers.into_iter().enumerate() {
-            let outcome = match &outcomes {
-                Ok(outcomes) => outcomes.get(index).cloned().unwrap_or_else(|| Err(writer_gone())),
-                Err(error) => Err(error.clone()),
-            };
-            // Whoever has gone does not hear of it, and the write stands.
-            let _ = answer.send(outcome);
-        }
-        if outcomes.is_err() {
-            // redb takes no write after one that failed, until the file is opened anew.
-            return;
-        }
-    }
-}
-
-/// One durable commit. Within it, each condition sees the writes before it; a refusal is answered after the commit, since the
-/// row that it shows may be part of it.
-fn commit(db: &Database, replacements: &[Replacement]) -> Result<Vec<Outcome>, StoreError> {
-    let txn = begin_write(db).map_err(away)?;
-    let mut outcomes = Vec::with_capacity(replacements.len());
-    for replacements in replacements.chunk_by(|one, next| one.table == next.table) {
-        let Some(first) = replacements.first() else { continue };
-        let mut table = txn.open_table(definition(first.table)).map_err(away)?;
-        for replacement in replacements {
-            outcomes.push(apply(&mut table, replacement)?);
-        }
-    }
-    txn.commit().map_err(away)?;
-    Ok(outcomes)
-}
-
-/// In two phases, at the price of a second `fsync`: otherwise a commit that was damaged on disk looks like one that a crash
-/// interrupted, and redb would silently go back to the one before.
-fn begin_write(db: &Database) -> Result<WriteTransaction, redb::TransactionError> {
-    let mut txn = db.begin_write()?;
-    txn.set_two_phase_commit(true);
-    Ok(txn)
-}
-
-/// The outcome is this write's. An error is the whole commit's.
-fn apply(
-    table: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
-    replacement: &Replacement,
-) -> Result<Outcome, StoreError> {
-    if let Expected::Row(expected) = replacement.expected {
-        let present = table.get(replacement.row.0.as_slice()).map_err(away)?;
-        // A row that can't be read is refused and not overwritten: whoever asked learns that it is corrupt.
-        let write_id = present.as_ref().map(|present| encoding::write_id(present.value())).transpose().ok();
-        if write_id != Some(expected) {
-            return Ok(Ok(Some(present.map(|present| present.value().to_vec()))));
-        }
-    }
-    for (key, row) in &replacement.beside {
-        let wanted = match row {
-            Beside::Insert(_) => false,
-            Beside::Replace(_) => true,
-            Beside::Remove => continue,
-        };
-        if table.get(key.as_slice()).map_err(away)?.is_some() != wanted {
-            return Ok(Err(StoreError::Corrupt(KEY_MISFIT.to_owned())));
-        }
-    }
-    let beside = replacement.beside.iter().map(|(key, row)| match row {
-        Beside::Insert(octets) | Beside::Replace(octets) => (key, Some(octets)),
-        Beside::Remove => (key, None),
-    });
-    for (key, octets) in std::iter::once((&replacement.row.0, replacement.row.1.as_ref())).chain(beside) {
-        match octets {
-            Some(octets) => drop(table.insert(key.as_slice(), octets.as_slice()).map_err(away)?),
-            None => drop(table.remove(key.as_slice()).map_err(away)?),
-        }
-    }
-    Ok(Ok(None))
-}
-
-fn replaced<R>(refusal: Refusal, decode: impl FnOnce(&[u8]) -> Result<R, BadRow>) -> Result<Replaced<R>, StoreError> {
-    match refusal {
-        None => Ok(Replaced::Done),
-        Some(None) => Ok(Replaced::Refused(None)),
-        Some(Some(octets)) => decode(&octets).map(|row| Replaced::Refused(Some(row))).map_err(bad_row),
     }
 }
 
@@ -747,51 +344,11 @@ fn met<R, I: Clone>(
     Page { rows, next: if found.len() < limit { None } else { last } }
 }
 
-fn key(partition: &str, sort: &str) -> Vec<u8> {
-    [partition.as_bytes(), &[SEPARATOR], sort.as_bytes()].concat()
-}
-
-fn credential_key(id: &CredentialRef) -> Vec<u8> {
-    key(id.customer.as_str(), id.credential.as_str())
-}
-
-fn wrapped_key_key(customer: &CustomerId, version: Version) -> Vec<u8> {
-    // Padded, so that the versions stand in order.
-    key(customer.as_str(), &format!("key#{:010}", version.get()))
-}
-
-fn credential_ref(key: &[u8]) -> Result<CredentialRef, BadRow> {
-    let bad = BadRow::Corrupt("a credential's key is no pair of ids");
-    let (customer, credential) = split(key).ok_or(BadRow::Corrupt("a credential's key has one part"))?;
-    match (CustomerId::parse(customer), CredentialId::parse(credential)) {
-        (Ok(customer), Ok(credential)) => Ok(CredentialRef { customer, credential }),
-        (Err(_), _) | (_, Err(_)) => Err(bad),
-    }
-}
-
-fn customer_id(key: &[u8]) -> Result<CustomerId, BadRow> {
-    let (customer, _) = split(key).ok_or(BadRow::Corrupt("a customer's key has one part"))?;
-    CustomerId::parse(customer).map_err(|_| BadRow::Corrupt("a customer's key is no id"))
-}
-
-fn operation_id(key: &[u8]) -> Result<String, BadRow> {
-    let (_, id) = split(key).ok_or(BadRow::Corrupt("a record's key has one part"))?;
-    Ok(id.to_owned())
-}
-
-fn split(key: &[u8]) -> Option<(&str, &str)> {
-    std::str::from_utf8(key).ok()?.split_once(char::from(SEPARATOR))
-}
-
 fn bad_row(bad: BadRow) -> StoreError {
     match bad {
         BadRow::Corrupt(what) => StoreError::Corrupt(what.to_owned()),
         BadRow::Newer => StoreError::Newer,
     }
-}
-
-fn writer_gone() -> StoreError {
-    StoreError::Away("its writer has stopped; restart the service".to_owned())
 }
 
 /// redb's errors: of the file system, or of a file that is damaged. Their texts name pages and not rows.

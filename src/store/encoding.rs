@@ -1,8 +1,9 @@
 //! Rows as octets, for backends that keep octets: `format (1) || write id (16) || CBOR`. The write id stands at a fixed
 //! place, so that a condition is checked without decoding a row.
 //!
-//! The CBOR maps have numbered fields (RFC 8949, by minicbor). A field that an older release must not lose when it rewrites a
-//! row raises the format, which that release then refuses.
+//! The CBOR is arrays, in which a field's number is its place (RFC 8949, by minicbor): a new field comes last, is optional, and a release
+//! that does not know it passes it over. One that an older release must not lose when it rewrites a row raises the format, which that
+//! release then refuses.
 
 use jiff::Timestamp;
 use minicbor::{Decode, Encode};

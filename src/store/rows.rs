@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq;
 
 use crate::crypto::Version;
 use crate::ids::{Caller, CredentialRef, CustomerId};
+use crate::randomness::NoRandomness;
 use crate::secret::Kind;
 
 /// A time as rows keep it: in whole microseconds. What is answered before a row was read again is then what is answered after.
@@ -30,8 +31,8 @@ impl WriteId {
     /// 16 octets from the operating system's generator.
     ///
     /// # Errors
-    /// The generator's.
-    pub fn random() -> Result<Self, getrandom::Error> {
+    /// [`NoRandomness`].
+    pub fn random() -> Result<Self, NoRandomness> {
         let mut octets = [0; 16];
         getrandom::fill(&mut octets)?;
         Ok(Self(octets))
@@ -170,8 +171,8 @@ impl IdempotencyKey {
     /// For a call without one.
     ///
     /// # Errors
-    /// The generator's.
-    pub fn random() -> Result<Self, getrandom::Error> {
+    /// [`NoRandomness`].
+    pub fn random() -> Result<Self, NoRandomness> {
         let mut octets = [0; 32];
         getrandom::fill(&mut octets)?;
         Ok(Self(octets))

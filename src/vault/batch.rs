@@ -7,7 +7,8 @@ use futures_util::{StreamExt, stream};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Credential, Vault, VaultError, readable};
+use super::decide::readable;
+use super::{Credential, Vault, VaultError};
 use crate::access::{DecryptCredential, Permit};
 use crate::audit::Event;
 use crate::ids::CustomerId;

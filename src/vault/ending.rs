@@ -3,9 +3,10 @@
 
 use jiff::Timestamp;
 
+use super::decide::{check_revision, living};
 use super::{
     Change, Credential, CredentialRow, Decision, Hints, Life, Living, Revision, Secret, State, Vault, VaultError,
-    change, check_revision, key_or_random, living, new_write_id, shown, stored,
+    WriteId, change, key_or_random, shown, stored,
 };
 use crate::access::{AbandonRefresh, CompleteRefresh, MarkNeedsReauth, Permit};
 use crate::audit::{Event, Made};
@@ -58,7 +59,7 @@ impl Vault {
             let envelope = self.seal(&root, lineage, id, hints.kind, revision, &plaintext)?;
             announced.announce(Some(row.revision)).await?;
             let row = CredentialRow {
-                write_id: new_write_id()?,
+                write_id: WriteId::random()?,
                 revision,
                 update_time: now,
                 leases: row.leases.with(lease),
@@ -118,7 +119,7 @@ impl Vault {
             };
             let leases = row.leases.with(lease);
             let life = Life::Living(Living { state, ..living.clone() });
-            let row = CredentialRow { write_id: new_write_id()?, leases, life, ..row.clone() };
+            let row = CredentialRow { write_id: WriteId::random()?, leases, life, ..row.clone() };
             announced.announce(Some(row.revision)).await?;
             let answer = shown(&row)?;
             Ok(Decision::Replace(row, answer))
@@ -167,7 +168,7 @@ impl Vault {
             let made = Change { key, caller: caller.clone(), revision: row.revision, time: now };
             let changes = row.changes.with(made);
             let life = Life::Living(Living { state, ..living.clone() });
-            let row = CredentialRow { write_id: new_write_id()?, changes, life, ..row.clone() };
+            let row = CredentialRow { write_id: WriteId::random()?, changes, life, ..row.clone() };
             let answer = shown(&row)?;
             Ok(Decision::Replace(row, answer))
         })

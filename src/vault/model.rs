@@ -24,10 +24,10 @@ use crate::customers::{CustomerDirectory, CustomerError};
 use crate::factors::document::{KeyDocument, KeyEntry, KeyState};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
 use crate::ids::CredentialId;
-use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
+use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, KeyringError, Sources};
 use crate::refresh::{Acquire, LeaseToken};
 use crate::secret::{SalesforceOAuth, SecretString};
-use crate::store::{AbandonCause, CustomerRow, Customers};
+use crate::store::{AbandonCause, CustomerRow, Customers, StoreError};
 use mirror::Mirror;
 use reference::{Call, Mark, Op, OpId, Outcome, Require};
 use world::{Fate, Fault, Near, Remote, RemoteCustomers, Shared, World};
@@ -176,7 +176,7 @@ impl Simulation {
         let sources = Sources {
             deployment: deployment.clone(),
             codebase: key_set(1),
-            environment: Arc::new(Factors),
+            environment: FirstReading::of(Arc::new(Factors)).await.unwrap(),
             wrapper: Arc::new(Factors),
             customers: Arc::new(Near(shared.clone())),
             operations: Arc::new(shared.clone()),
@@ -324,7 +324,10 @@ impl Simulation {
             let plaintext = crypto::open(&root, &vault.context(id, former.kind, row.revision)?, &envelope)?;
             let envelope = vault.seal(&root, lineage, id, former.kind, row.revision, &plaintext)?;
             let life = Life::Living(Living { envelope: envelope.as_octets().to_vec(), ..former.clone() });
-            Ok(Decision::Replace(CredentialRow { write_id: new_write_id()?, life, ..row.clone() }, Outcome::Rewritten))
+            Ok(Decision::Replace(
+                CredentialRow { write_id: WriteId::random()?, life, ..row.clone() },
+                Outcome::Rewritten,
+            ))
         })
         .await
     }

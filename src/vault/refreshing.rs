@@ -9,8 +9,8 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Credential, CredentialRow, Decision, IdempotencyKey, NO_RANDOMNESS, Revision, Secret, Vault, VaultError, View,
-    change, key_or_random, new_write_id,
+    Credential, CredentialRow, Decision, IdempotencyKey, Revision, Secret, Vault, VaultError, View, WriteId, change,
+    key_or_random,
 };
 use crate::access::{AcquireRefresh, Permit};
 use crate::audit::entry::Subject;
@@ -90,7 +90,7 @@ impl Vault {
     ) -> Result<Refreshed, VaultError> {
         let mut gone = pin!(gone);
         let (caller, AcquireRefresh(id)) = (permit.caller(), permit.asked());
-        let token = LeaseToken::random().map_err(|_| VaultError::Internal(NO_RANDOMNESS))?;
+        let token = LeaseToken::random()?;
         let call = Call { caller, id, asked, key: key_or_random(asked.key)?, token: &token };
         let subject = || Subject { view: Some(View::Full), ..Subject::credential(id) };
         let mut waiter = None;
@@ -150,7 +150,7 @@ impl Vault {
             // Nobody is given a lease that could not be completed for want of a key.
             let _at_hand = self.keyring.primary(&id.customer).await?;
             entries.announce(Some(row.revision)).await?;
-            let row = CredentialRow { write_id: new_write_id()?, leases, ..row.clone() };
+            let row = CredentialRow { write_id: WriteId::random()?, leases, ..row.clone() };
             Ok(Decision::Replace(row, Outcome::Lease(lease, secret, credential)))
         };
         match seen {

@@ -3,7 +3,8 @@
 
 use jiff::Timestamp;
 
-use super::{Decision, Life, Lineage, Vault, VaultError, change, crypto, living, new_write_id};
+use super::decide::living;
+use super::{Decision, Life, Lineage, Vault, VaultError, WriteId, change, crypto};
 use crate::crypto::{Envelope, Version};
 use crate::ids::CredentialRef;
 use crate::store::{CredentialRow, Living};
@@ -63,7 +64,7 @@ impl Vault {
             let plaintext = crypto::open(&former, &self.context(id, living.kind, row.revision)?, &envelope)?;
             let envelope = self.seal(&root, primary, id, living.kind, row.revision, &plaintext)?;
             let living = Living { envelope: envelope.as_octets().to_vec(), ..living.clone() };
-            let row = CredentialRow { write_id: new_write_id()?, life: Life::Living(living), ..row.clone() };
+            let row = CredentialRow { write_id: WriteId::random()?, life: Life::Living(living), ..row.clone() };
             Ok(Decision::Replace(row, Resealed::Changed))
         })
         .await

@@ -10,9 +10,10 @@ mod tampering;
 use setup::{Fault, Setup, at, caller, password, salesforce};
 
 use super::*;
+use crate::keyring::KeyringError;
 use crate::secret::{Opaque, SecretOctets};
 use crate::store::contract::{credential_ref, customer_id};
-use crate::store::{CustomerState, Rows};
+use crate::store::{CustomerState, Page, Rows, StoreError};
 
 fn revision(number: u64) -> Revision {
     Revision::new(number).unwrap()

@@ -3,10 +3,10 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::access::{AbandonRefresh, AcquireRefresh, CompleteRefresh, MarkNeedsReauth};
+use crate::access::{AbandonRefresh, AcquireRefresh, CompleteRefresh, ListCredentials, MarkNeedsReauth};
 use crate::refresh::{Acquire, LeaseToken};
 use crate::secret::SalesforceOAuth;
-use crate::store::AbandonCause;
+use crate::store::{AbandonCause, Page};
 
 impl Vault {
     pub(crate) async fn encrypt_unasked(

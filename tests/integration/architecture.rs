@@ -17,13 +17,14 @@ const LAYERS: &[&[&str]] = &[
     &["fuzzing"],
     &["grpc", "ops"],
     &["observed"],
-    &["access", "vault", "refresh", "customers", "rotation", "jobs", "audit"],
+    &["service"],
+    &["access", "vault", "refresh", "customers", "jobs", "audit"],
     &["keyring"],
     &["factors"],
     &["store"],
     &["secret"],
     &["crypto"],
-    &["aws", "config", "ids", "jitter", "telemetry"],
+    &["aws", "config", "ids", "jitter", "randomness", "telemetry"],
 ];
 
 /// Files that use nothing of the crate but their own module, and why.

@@ -15,6 +15,7 @@ use triseal::store::embedded::EmbeddedStore;
 use triseal::telemetry::dependency::{Dependency, Name};
 
 use super::Failure;
+use super::ground::start_tls;
 use super::parts::{self, Aws, tables};
 
 /// The customer that the probe's key is wrapped for. It is never written to a table.
@@ -165,7 +166,7 @@ fn check_store_file(report: &mut Report, settings: &Settings) {
 /// What stands in files before anybody is served: certificates and policy.
 async fn check_edge(report: &mut Report, settings: &Settings) {
     if let Some(tls) = &settings.tls {
-        report.line(&format!("tls: {}", tls.certificate.display()), super::start_tls(tls).map(|_| ()));
+        report.line(&format!("tls: {}", tls.certificate.display()), start_tls(tls).map(|_| ()));
     }
     if let Some(directory) = settings.policy_directory() {
         report.line(&format!("policy: {}", directory.display()), Access::start(directory).await.map(|_| ()));

@@ -8,7 +8,7 @@ use triseal::config::{Backend, CustomerFrom, EnvironmentFile, EnvironmentFrom, S
 use triseal::factors::kms::{KmsMac, KmsWrapper};
 use triseal::factors::local::{self, KeyFileError, LocalWrapper};
 use triseal::factors::{EnvironmentSource, FactorError, KeyWrapper, secrets_manager};
-use triseal::keyring::{EnvironmentError, EnvironmentTiming, FingerprintError};
+use triseal::keyring::{EnvironmentTiming, FingerprintError};
 use triseal::observed::Observed;
 use triseal::store::dynamodb::{DynamoCredentials, DynamoCustomers, DynamoOperations, DynamoStore};
 use triseal::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
@@ -123,15 +123,6 @@ pub(super) fn no_environment_keys(settings: &Settings, error: &FactorError) -> F
     }
 }
 
-/// What to do about a keyring that does not start.
-pub(super) fn no_keyring(settings: &Settings, error: &EnvironmentError) -> Failure {
-    match error {
-        EnvironmentError::Source(error) => no_environment_keys(settings, error),
-        EnvironmentError::Fingerprint(error) => not_compared(error),
-        EnvironmentError::Regression(_) | EnvironmentError::Interrupted => error.to_string().into(),
-    }
-}
-
 /// What to do about fingerprints that are not the store's, or a store that does not tell them.
 pub(super) fn not_compared(error: &FingerprintError) -> Failure {
     let advice = match error {
@@ -150,7 +141,7 @@ pub(super) fn not_compared(error: &FingerprintError) -> Failure {
         )
         | FingerprintError::Mismatch { .. }
         | FingerprintError::Lost { .. }
-        | FingerprintError::NoRandomness => return error.to_string().into(),
+        | FingerprintError::NoRandomness(_) => return error.to_string().into(),
     };
     format!("{error}: {advice}").into()
 }

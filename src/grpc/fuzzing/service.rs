@@ -26,21 +26,20 @@ use super::needles::{CODEBASE, ENVIRONMENT, KEPT_SECRET, Needles, WRAPPING};
 use crate::access::Access;
 use crate::audit::{AuditLog, Recording};
 use crate::crypto::{Environment, LocalWrappingKey};
-use crate::customers::CustomerDirectory;
 use crate::factors::document::{KeyDocument, KeyEntry, KeyState};
 use crate::factors::local::LocalWrapper;
-use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper};
+use crate::factors::{EnvironmentSource, FactorError, KeySet};
 use crate::grpc::call::{ConnectionService, Phase};
 use crate::grpc::gate::Gate;
 use crate::grpc::server::{Load, Services};
 use crate::grpc::status::REASON_TRAILER;
 use crate::grpc::wire::v1;
 use crate::ids::{Caller, CustomerId, Deployment};
-use crate::jobs::{JobId, Jobs, Parts, ReplicaId, Reporter};
-use crate::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
+use crate::jobs::{JobId, ReplicaId};
+use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Keyring, Sources};
+use crate::service;
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use crate::store::{CustomerRow, CustomerWrite, KeyVersionState, Rows, WriteId};
-use crate::vault::Vault;
 
 /// In a message, stands for the token of the last lease that was given. It has the form of one.
 pub(super) const LEASE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -92,7 +91,7 @@ impl Service {
         let sources = Sources {
             deployment: deployment.clone(),
             codebase: key_set(CODEBASE)?,
-            environment: Arc::new(FixedEnvironment),
+            environment: FirstReading::of(Arc::new(FixedEnvironment)).await.ok()?,
             wrapper: wrapper.clone(),
             customers: customers.clone(),
             operations: operations.clone(),
@@ -102,33 +101,20 @@ impl Service {
             CacheLimits { roots: 100, refresh_after: FOR_EVER, max_age: FOR_EVER, customer_staleness: FOR_EVER };
         let keyring = Keyring::start(sources, timing, limits).await.ok()?;
         let (log, audit) = AuditLog::recording(clock);
-        let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), log.clone(), clock);
-        let (vault, name) = (Arc::new(vault), wrapper.wraps_with().to_owned());
-        let directory = CustomerDirectory::new(
+        let parts = service::Parts {
+            replica: ReplicaId::random().ok()?,
             deployment,
-            customers.clone(),
-            credentials.clone(),
-            wrapper,
-            keyring.clone(),
-            log.clone(),
-            clock,
-        );
-        let (directory, id) = (Arc::new(directory), ReplicaId::random().ok()?);
-        let reporter = Arc::new(Reporter::new(id, keyring.clone(), name, operations.clone(), clock));
-        reporter.report().await;
-        let parts = Parts {
-            vault: Arc::clone(&vault),
-            directory: Arc::clone(&directory),
             credentials,
             customers: customers.clone(),
             operations,
+            wrapper,
             keyring,
-            reporter,
             audit: log.clone(),
             is_busy: Box::new(|| false),
             clock,
         };
-        let jobs = Arc::new(Jobs::new(parts));
+        let service::Service { vault, directory, reporter, jobs } = service::Service::new(parts);
+        reporter.report().await;
         jobs.start_count_as(&Caller::insecure_plaintext(), JobId::parse(JOB)?).await.ok()?;
         let gate = Gate::new(Arc::clone(ACCESS.as_ref()?), log);
         let services = Services { gate, vault, directory, jobs, load: Load::default() };

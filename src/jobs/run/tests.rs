@@ -25,7 +25,7 @@ use crate::customers::CustomerDirectory;
 use crate::factors::document::{KeyDocument, KeyEntry, KeyState};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
 use crate::ids::{Caller, CredentialId, Deployment};
-use crate::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
+use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Keyring, Sources};
 use crate::secret::{Opaque, Secret, SecretOctets, View};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
 use crate::store::{CredentialRow, Customers, Life, Rows};
@@ -132,7 +132,7 @@ impl Setup {
         let sources = Sources {
             deployment: deployment.clone(),
             codebase: key_set(codebase, 10),
-            environment: self.environment.clone(),
+            environment: FirstReading::of(self.environment.clone()).await.unwrap(),
             wrapper: Arc::new(Octets(name)),
             customers: customers.clone(),
             operations: self.operations(),

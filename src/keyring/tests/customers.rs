@@ -1,7 +1,7 @@
 //! What is known of a customer: its state, and its key versions.
 
 use super::*;
-use crate::store::Erasure;
+use crate::store::{CustomerState, Erasure, KeyVersionState};
 
 const NOTHING: Erasure = Erasure { key_versions: 0, credentials: None, end_time: None, backups_end_time: None };
 const STATES: [(CustomerState, KeyringError); 3] = [

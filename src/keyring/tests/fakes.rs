@@ -1,6 +1,7 @@
 //! What the keyring stands on, written by hand: each counts its calls, and fails on demand.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -9,10 +10,11 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::crypto::{CustomerKey, Environment};
 use crate::factors::document::{KeyDocument, KeyEntry};
+use crate::factors::{EnvironmentSource, WrapContext, WrappedKey};
 use crate::store::contract::customer;
 use crate::store::{
-    CustomerRow, CustomerWrite, KeyRow, KeyVersion, Met, OperationId, OperationRow, Page, Replaced, Rows, Versioned,
-    WriteId,
+    CustomerRow, CustomerState, CustomerWrite, KeyRow, KeyVersion, KeyVersionState, Met, OperationId, OperationRow,
+    Page, Replaced, Rows, Versioned, WriteId,
 };
 
 /// A call's count, its failure and how long it takes.
@@ -283,12 +285,12 @@ impl Fakes {
         let sources = Sources {
             deployment: Deployment::parse("test").unwrap(),
             codebase: key_set(self.codebase.0, &self.codebase.1),
-            environment: self.environment.clone(),
+            environment: FirstReading::of(self.environment.clone()).await?,
             wrapper: self.wrapper.clone(),
             customers: self.customers.clone(),
             operations: self.operations.clone(),
         };
-        Keyring::start(sources, timing, limits).await
+        Ok(Keyring::start(sources, timing, limits).await?)
     }
 
     /// A keyring with the usual times, and one that polls nothing.

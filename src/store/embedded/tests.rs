@@ -1,10 +1,18 @@
 mod damage;
 mod power;
 
+use std::sync::mpsc;
+use std::thread;
+
 use futures_util::future::join_all;
+use redb::ReadableDatabase;
+use tokio::sync::{oneshot, watch};
 
 use super::super::contract::{self, Backend, credential_ref, customer, customer_id, living, operation, version};
+use super::file::{ABOUT, FORMAT, definition};
+use super::writer::{Refusal, Write, write_groups};
 use super::*;
+use crate::telemetry::metrics::Histogram;
 
 fn deployment(name: &str) -> Deployment {
     Deployment::parse(name).unwrap()
@@ -150,9 +158,8 @@ fn queue(writes: usize) -> (mpsc::Receiver<Write>, Vec<Answer>) {
     let (sender, waiting) = mpsc::sync_channel(writes);
     let answers = (0..writes).map(|_| {
         let row = living("acme", "crm");
-        let put = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        let replacement =
-            Replacement { table: Table::Credentials, row: put, expected: Expected::Row(None), beside: vec![] };
+        let octets = encoding::encode_credential(&row);
+        let replacement = Replacement::of(Table::Credentials, credential_key(&row.id), Some(octets), None);
         let (answer, answered) = oneshot::channel();
         sender.send(Write { replacement, answer }).unwrap();
         answered
@@ -201,8 +208,8 @@ async fn a_writer_that_dies_is_away() {
         let _ended = ended;
         write_groups(&waiting, &Histogram::noop(), |_| panic!("planted"));
     });
-    let store =
-        Arc::new(EmbeddedStore { view: Arc::clone(&store.view), writes: Some(writes), writer: Some(dies), writing });
+    let writer = Writer { writes: Some(writes), thread: Some(dies), ended: writing };
+    let store = Arc::new(EmbeddedStore { writer, view: Arc::clone(&store.view) });
     let credentials = EmbeddedCredentials(Arc::clone(&store));
     assert!(!store.has_failed());
     let writes = (0..5).map(|_| credentials.replace(None, living("acme", "crm")));
@@ -225,7 +232,8 @@ async fn a_writer_that_failed_goes_on_saying_why() {
     let (failing, writing) = watch::channel(None);
     failing.send_replace(Some(full.clone()));
     drop(failing);
-    let failed = EmbeddedStore { view: Arc::clone(&store.view), writes: Some(writes), writer: None, writing };
+    let writer = Writer { writes: Some(writes), thread: None, ended: writing };
+    let failed = EmbeddedStore { writer, view: Arc::clone(&store.view) };
     assert!(failed.has_failed() && failed.failure() == Some(full.clone()));
     let credentials = EmbeddedCredentials(Arc::new(failed));
     assert_eq!(credentials.replace(None, living("acme", "crm")).await.err(), Some(full));

@@ -5,7 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
-use super::{ALL_TABLES, BadRow, StoreError, Table, away, bad_row, definition};
+use super::file::{ALL_TABLES, Table, definition};
+use super::{BadRow, StoreError, away, bad_row};
 
 /// The tables at one commit, in the order of [`ALL_TABLES`]. Their pages stay as they are for as long as somebody holds them.
 pub(super) struct Tables([ReadOnlyTable<&'static [u8], &'static [u8]>; ALL_TABLES.len()]);

@@ -16,7 +16,7 @@ use crate::customers::CustomerDirectory;
 use crate::factors::document::{Form, KeyDocument, KeyEntry, KeyState};
 use crate::factors::local::{EnvironmentFile, LocalWrapper, create};
 use crate::factors::{KeySet, KeyWrapper};
-use crate::keyring::{CacheLimits, EnvironmentTiming, Sources};
+use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Sources};
 use crate::secret::{Password, SalesforceOAuth, SecretString};
 use crate::store::contract::time;
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
@@ -251,10 +251,11 @@ async fn keyring(
     customers: Arc<FaultyCustomers>,
     wrapper: Arc<dyn KeyWrapper>,
 ) -> Keyring {
+    let environment = Arc::new(EnvironmentFile::new(files.path().join("environment.json")));
     let sources = Sources {
         deployment: deployment(),
         codebase: document(1).1,
-        environment: Arc::new(EnvironmentFile::new(files.path().join("environment.json"))),
+        environment: FirstReading::of(environment).await.unwrap(),
         wrapper,
         customers,
         operations: Arc::new(EmbeddedOperations(Arc::clone(store))),

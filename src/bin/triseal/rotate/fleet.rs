@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 use triseal::factors::rotation::UNDER_WAY;
 use triseal::grpc::v1;
+use triseal::jobs::GONE;
 
 use super::say;
 use crate::client::Service;
@@ -16,8 +17,6 @@ use crate::job;
 use crate::output::Format;
 use crate::status::retry_after;
 
-/// A replica that has not reported for so long is gone: it can't reach the store, so it writes nothing either.
-const GONE: SignedDuration = SignedDuration::from_secs(60);
 /// Between two looks at the replicas.
 const LOOK: Duration = Duration::from_secs(2);
 /// Longer than the service goes on with keys that it can't read anew (its max_age, 15 min).

@@ -2,11 +2,14 @@
 //! commit that fails fails every write in it. Killing the process shows neither, since the system keeps what it has written.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::panic::catch_unwind;
 use std::sync::{Mutex, MutexGuard};
 
 use redb::StorageBackend;
 
+use super::super::file::{builder, mark, marks};
+use super::super::writer::commit;
 use super::*;
 use crate::store::{Life, Living, Revision};
 
@@ -224,8 +227,8 @@ async fn a_disk_that_does_not_sync_loses_what_was_acknowledged() {
 fn group() -> Vec<Replacement> {
     let replacement = |number| {
         let row = living("acme", &name(number));
-        let row = (credential_key(&row.id), Some(encoding::encode_credential(&row)));
-        Replacement { table: Table::Credentials, row, expected: Expected::Row(None), beside: vec![] }
+        let octets = encoding::encode_credential(&row);
+        Replacement::of(Table::Credentials, credential_key(&row.id), Some(octets), None)
     };
     (0..ROWS).map(replacement).collect()
 }
