@@ -1,6 +1,7 @@
 //! Refreshing without races, as products meet it: three callers over TLS under the delivered policy, and a Salesforce that revokes a
 //! connection whose refresh token is used twice.
 
+mod lapse;
 mod marking;
 mod product;
 mod scenario;
