@@ -1,5 +1,6 @@
 package com.datasert.triseal;
 
+import com.datasert.triseal.v1.SalesforceOAuth;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParseException;
@@ -19,7 +20,6 @@ import java.util.Map;
 import java.util.concurrent.CompletionException;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
-import triseal.v1.CredentialOuterClass.SalesforceOAuth;
 
 /** What is said to Salesforce's token endpoint, and how its answers are read. It knows nothing of triseal's protocol. */
 final class Salesforce {

@@ -2,6 +2,15 @@ package com.datasert.triseal;
 
 import com.datasert.triseal.Calls.Deadline;
 import com.datasert.triseal.Refreshes.Place;
+import com.datasert.triseal.v1.Credential;
+import com.datasert.triseal.v1.CredentialServiceGrpc;
+import com.datasert.triseal.v1.DecryptCredentialResponse;
+import com.datasert.triseal.v1.DeleteCredentialRequest;
+import com.datasert.triseal.v1.EncryptCredentialRequest;
+import com.datasert.triseal.v1.GetCredentialRequest;
+import com.datasert.triseal.v1.RefreshLease;
+import com.datasert.triseal.v1.SalesforceOAuth;
+import com.datasert.triseal.v1.Secret;
 import com.google.gson.Gson;
 import com.google.gson.JsonObject;
 import com.google.gson.reflect.TypeToken;
@@ -25,15 +34,6 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
-import triseal.v1.CredentialOuterClass.Credential;
-import triseal.v1.CredentialOuterClass.SalesforceOAuth;
-import triseal.v1.CredentialOuterClass.Secret;
-import triseal.v1.CredentialServiceGrpc;
-import triseal.v1.CredentialServiceOuterClass.DecryptCredentialResponse;
-import triseal.v1.CredentialServiceOuterClass.DeleteCredentialRequest;
-import triseal.v1.CredentialServiceOuterClass.EncryptCredentialRequest;
-import triseal.v1.CredentialServiceOuterClass.GetCredentialRequest;
-import triseal.v1.CredentialServiceOuterClass.RefreshLease;
 
 /** One for a process, shared by its threads. */
 public final class TrisealClient implements AutoCloseable {
