@@ -187,8 +187,8 @@ class Client:
                 # The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
                 self._abandon(lease, messages.ABANDON_CAUSE_INVALID_GRANT, error.description)
                 return
-            if error.late:
-                # It may yet take the token: whoever used it now would use it twice. The lease lapses.
+            if error.in_doubt:
+                # Whoever used the token now might use it twice. The lease lapses.
                 raise
             self._abandon(lease, messages.ABANDON_CAUSE_TRANSIENT)
             if not error.may_pass:

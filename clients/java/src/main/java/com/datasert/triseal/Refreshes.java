@@ -115,8 +115,8 @@ final class Refreshes {
         abandon(lease, AbandonCause.ABANDON_CAUSE_INVALID_GRANT, error.description());
         return;
       }
-      if (error.late()) {
-        // It may yet take the token: whoever used it now would use it twice. The lease lapses.
+      if (error.inDoubt()) {
+        // Whoever used the token now might use it twice. The lease lapses.
         throw error;
       }
       abandon(lease, AbandonCause.ABANDON_CAUSE_TRANSIENT, "");
