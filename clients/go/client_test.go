@@ -252,6 +252,33 @@ func TestAnAnswerThatIsLostLetsTheLeaseLapse(t *testing.T) {
 	lost.call(task)
 }
 
+func TestAllReplicasAreUsedAndOneThatDiesIsNotMissed(t *testing.T) {
+	own := os.Getenv("TRISEAL_CERTIFICATES") + "/realsync"
+	both, err := surroundings.NewClientOf(os.Getenv("REPLICAS_TARGET"), own+".pem", own+".key")
+	check(t, err)
+	defer both.Close()
+	crm := consented(t)
+	said := crm.consent()
+	// They share no store: each takes it once.
+	end := time.Now().Add(30 * time.Second)
+	for taken := 0; taken < 2; {
+		_, err := both.StoreConnection(context.Background(), customer, crm.name, said, triseal.StoreOptions{IfRevision: new(uint64)})
+		if err == nil {
+			taken++
+			continue
+		}
+		refused(t, err, "CREDENTIAL_EXISTS")
+		if time.Now().After(end) {
+			t.Fatal("one of them is not used")
+		}
+	}
+	_, err = surroundings.Post(os.Getenv("CONTROL_URL")+"/kill-a-replica", nil)
+	check(t, err)
+	for range 20 {
+		crm.call(both)
+	}
+}
+
 func TestAServiceThatIsKilledWhileSalesforceAnswersLosesNoTokens(t *testing.T) {
 	sync := client(t, "realsync")
 	crm := stored(t, sync)

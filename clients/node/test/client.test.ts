@@ -1,6 +1,7 @@
 // The client against a real triseald and the Salesforce of tests/support. Run by clients/test.
 
 import assert from "node:assert/strict";
+import dns from "node:dns";
 import { copyFileSync, mkdtempSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { after, test } from "node:test";
@@ -15,6 +16,7 @@ import {
   drainAndRestart,
   expire,
   faults,
+  killAReplica,
   killAndRestart,
   limits,
   seen,
@@ -138,6 +140,30 @@ test("an answer that is lost lets the lease lapse", async () => {
   await hasSeen(lost, { refreshes: 1, reuses: 1, revoked: true });
   await sync.storeConnection(CUSTOMER, lost, await consent(lost));
   await task.callWithToken(CUSTOMER, lost, limits);
+});
+
+test("all replicas are used and one that dies is not missed", async ({ mock }) => {
+  // grpc-js asks the system, and no name server of one's choice.
+  const addresses = ["127.0.0.1", "127.0.0.2"].map((address) => ({ address, family: 4 }));
+  mock.method(dns.promises, "lookup", async () => addresses);
+  const crm = name();
+  const answer = await consent(crm);
+  const both = client("realsync", { endpoint: variable("REPLICAS") });
+  // They share no store: each takes it once.
+  const end = performance.now() + 30_000;
+  for (let taken = 0; taken < 2;) {
+    try {
+      await both.storeConnection(CUSTOMER, crm, answer, { ifRevision: 0 });
+      taken++;
+    } catch (error) {
+      assert.ok(refusedFor("CREDENTIAL_EXISTS")(error) && performance.now() < end, String(error));
+    }
+  }
+  await killAReplica();
+  for (let times = 0; times < 20; times++) {
+    assert.equal((await both.callWithToken(CUSTOMER, crm, limits)).connection, crm);
+  }
+  both.close();
 });
 
 test("a service that is killed while Salesforce answers loses no tokens", async () => {

@@ -1,6 +1,7 @@
 """The client against a real triseald and the Salesforce of tests/support. Run by clients/test."""
 
 import itertools
+import os
 import shutil
 import threading
 import time
@@ -15,6 +16,7 @@ from support import (
     drain_and_restart,
     expire,
     faults,
+    kill_a_replica,
     kill_and_restart,
     limits,
     seen,
@@ -142,6 +144,23 @@ def test_an_answer_that_is_lost_lets_the_lease_lapse(sync, task):
     assert count(lost, "refreshes", "reuses", "revoked") == [1, 1, True]
     sync.store_connection(CUSTOMER, lost, consent(lost))
     task.call_with_token(CUSTOMER, lost, limits)
+
+
+def test_all_replicas_are_used_and_one_that_dies_is_not_missed():
+    name = next(names)
+    answer = consent(name)
+    with client("realsync", os.environ["REPLICAS_TARGET"]) as both:
+        # They share no store: each takes it once.
+        taken, end = 0, time.monotonic() + 30
+        while taken < 2:
+            try:
+                both.store_connection(CUSTOMER, name, answer, if_revision=0)
+                taken += 1
+            except TrisealError as error:
+                assert error.reason == "CREDENTIAL_EXISTS" and time.monotonic() < end
+        kill_a_replica()
+        for _ in range(20):
+            assert both.call_with_token(CUSTOMER, name, limits)["connection"] == name
 
 
 def test_a_service_that_is_killed_while_salesforce_answers_loses_no_tokens(sync, crm):

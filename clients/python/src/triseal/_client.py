@@ -35,8 +35,8 @@ _MAX_REFUSED = 5
 class Client:
     """One for a process.
 
-    `endpoint` is `HOST:PORT`; every address that HOST has is used in turn. `ca`, `certificate` and `key` name PEM
-    files, which may be exchanged.
+    `endpoint` is `HOST:PORT`, or any target of gRPC's; every address that it has is used in turn. `ca`, `certificate`
+    and `key` name PEM files, which may be exchanged.
     """
 
     def __init__(self, endpoint: str, app: ConnectedApp, *, ca: str, certificate: str, key: str):

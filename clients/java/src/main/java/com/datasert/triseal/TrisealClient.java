@@ -55,7 +55,7 @@ public final class TrisealClient implements AutoCloseable {
   /**
    * Makes a client, which connects when it is first used. The files may be exchanged.
    *
-   * @param endpoint {@code HOST:PORT}; every address that HOST has is used in turn
+   * @param endpoint {@code HOST:PORT}, or any target of gRPC's; every address that it has is used in turn
    * @param ca PEM file of the service's CA
    * @param certificate PEM file of the own certificate
    * @param key PEM file of its private key, in PKCS #8
@@ -186,7 +186,7 @@ public final class TrisealClient implements AutoCloseable {
   }
 
   private static ManagedChannel channel(String endpoint, ChannelCredentials credentials) throws IOException {
-    return Grpc.newChannelBuilder("dns:///" + endpoint, credentials)
+    return Grpc.newChannelBuilder(endpoint, credentials)
         .defaultServiceConfig(serviceConfig())
         // A replica that is gone without a word is noticed.
         .keepAliveTime(60, TimeUnit.SECONDS)

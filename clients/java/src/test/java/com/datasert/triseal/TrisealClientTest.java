@@ -201,6 +201,29 @@ class TrisealClientTest {
   }
 
   @Test
+  void allReplicasAreUsedAndOneThatDiesIsNotMissed() {
+    String crm = name();
+    String answer = consent(crm);
+    Instant end = Instant.now().plusSeconds(30);
+    try (TrisealClient both =
+        Surroundings.client(Surroundings.variable("REPLICAS"), Surroundings.file("realsync.pem"), Surroundings.file("realsync.key"))) {
+      // They share no store: each takes it once.
+      for (int taken = 0; taken < 2; ) {
+        try {
+          both.storeConnection(CUSTOMER, crm, answer, StoreOptions.NEW);
+          taken++;
+        } catch (TrisealException error) {
+          assertTrue(error.has("CREDENTIAL_EXISTS") && Instant.now().isBefore(end), error::toString);
+        }
+      }
+      Surroundings.killAReplica();
+      for (int times = 0; times < 20; times++) {
+        call(both, crm);
+      }
+    }
+  }
+
+  @Test
   void aServiceThatIsKilledWhileSalesforceAnswersLosesNoTokens() {
     String crm = stored();
     faults(crm, "slow");
