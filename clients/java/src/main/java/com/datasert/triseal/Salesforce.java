@@ -18,7 +18,7 @@ import java.time.Duration;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.concurrent.CompletionException;
-import java.util.concurrent.Executor;
+import java.util.concurrent.ForkJoinPool;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
@@ -28,11 +28,9 @@ final class Salesforce {
   static final Duration HTTP_TIMEOUT = Duration.ofSeconds(10);
 
   private final ConnectedApp app;
-  private final Executor executor;
 
-  Salesforce(ConnectedApp app, Executor executor) {
+  Salesforce(ConnectedApp app) {
     this.app = app;
-    this.executor = executor;
   }
 
   /** Asks for new tokens, once: each refresh token is good for one use, so nothing here may try again. */
@@ -65,9 +63,13 @@ final class Salesforce {
     }
     String body = form.entrySet().stream().map(field -> field.getKey() + "=" + encoded(field.getValue())).collect(Collectors.joining("&"));
     // A token goes where it was to go, and nowhere else. This client sends no POST twice. Each call has a connection of its own: one that
-    // was idle may be dead, and whether a request on it was read could not be told.
+    // was idle may be dead, and whether a request on it was read could not be told. The pool is one that nobody shuts down meanwhile.
     HttpClient http =
-        HttpClient.newBuilder().executor(executor).connectTimeout(HTTP_TIMEOUT).followRedirects(HttpClient.Redirect.NEVER).build();
+        HttpClient.newBuilder()
+            .executor(ForkJoinPool.commonPool())
+            .connectTimeout(HTTP_TIMEOUT)
+            .followRedirects(HttpClient.Redirect.NEVER)
+            .build();
     HttpResponse<String> response;
     try {
       HttpRequest request =

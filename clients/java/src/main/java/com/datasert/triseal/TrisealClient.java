@@ -63,7 +63,7 @@ public final class TrisealClient implements AutoCloseable {
   public TrisealClient(String endpoint, ConnectedApp app, Path ca, Path certificate, Path key) throws IOException {
     channel = channel(endpoint, credentials(ca.toFile(), certificate.toFile(), key.toFile()));
     calls = new Calls(CredentialServiceGrpc.newBlockingStub(channel));
-    refreshes = new Refreshes(calls, new Salesforce(app, holders), holders);
+    refreshes = new Refreshes(calls, new Salesforce(app), holders);
   }
 
   /** Stores the JSON that Salesforce's token endpoint answered after a customer's consent. */
