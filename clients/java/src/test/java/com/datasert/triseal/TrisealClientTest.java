@@ -253,6 +253,22 @@ class TrisealClientTest {
   }
 
   @Test
+  void closingWaitsForARefreshThatIsUnderWay() throws InterruptedException {
+    String crm = stored();
+    faults(crm, "slow");
+    expire(crm);
+    TrisealClient closing = Surroundings.client("realsync");
+    Thread caller = new Thread(() -> call(closing, crm));
+    caller.setUncaughtExceptionHandler((thread, error) -> {});
+    caller.start();
+    Thread.sleep(700);
+    closing.close();
+    caller.join();
+    call(task, crm);
+    hasSeen(crm, 1, 1, 0);
+  }
+
+  @Test
   void a401ThatIsNoTokensFaultEnds() {
     String crm = stored();
     assertThrows(
