@@ -21,6 +21,7 @@ mod service;
 mod table;
 mod tls;
 mod unaudited;
+mod waiters;
 
 use futures_util::future::LocalBoxFuture;
 use service::{Configuration, Wire};
@@ -36,6 +37,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("encrypt", || Box::pin(rows::encrypt())),
     ("start", || Box::pin(rows::start())),
     ("memory", || Box::pin(rows::memory())),
+    ("waiters", || Box::pin(waiters::waiters())),
 ];
 
 fn main() {

@@ -61,6 +61,11 @@ impl Configuration {
         if matches!(self, Self::Unaudited) {
             return unaudited::start(data);
         }
+        Process::start(self.command(data), |child| child.stderr.take(), serving)
+    }
+
+    /// What starts the real program.
+    pub fn command(self, data: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_triseald"));
         command.args(["--dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--data"]).arg(data);
         if matches!(self, Self::Mtls) {
@@ -75,7 +80,7 @@ impl Configuration {
                 .env("TRISEAL__POLICY__DIRECTORY", policy);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        Process::start(command, |child| child.stderr.take(), serving)
+        command
     }
 
     /// Connections of their own.
@@ -327,7 +332,7 @@ impl Caller for EncryptCaller {
 }
 
 /// As large as Salesforce's.
-fn salesforce() -> v1::Secret {
+pub fn salesforce() -> v1::Secret {
     let oauth = v1::SalesforceOAuth {
         access_token: "00D5g000004XyZA!".to_owned() + &"AQoAQP0x".repeat(12),
         refresh_token: "5Aep861".to_owned() + &"Zk3v9QdT".repeat(10),

@@ -20,6 +20,8 @@ pub enum Quantity {
     Octets(f64),
     /// Of one a second.
     Rate(f64),
+    /// It was not measured, and how that is mended.
+    LeftOut(&'static str),
 }
 
 #[derive(Clone, Copy)]
@@ -36,6 +38,7 @@ impl Quantity {
     fn value(self) -> f64 {
         match self {
             Self::Seconds(value) | Self::Octets(value) | Self::Rate(value) => value,
+            Self::LeftOut(_) => f64::NAN,
         }
     }
 }
@@ -47,6 +50,7 @@ impl fmt::Display for Quantity {
             Self::Seconds(seconds) => write!(f, "{:.1} ms", seconds * 1e3),
             Self::Octets(octets) => write!(f, "{:.1} MiB", octets / 1024.0 / 1024.0),
             Self::Rate(rate) => write!(f, "{rate:.0} a second"),
+            Self::LeftOut(why) => write!(f, "left out: {why}"),
         }
     }
 }
@@ -78,7 +82,11 @@ pub fn print(rows: &[Row]) {
     for row in rows {
         let (limit, what) = row.limit.map_or_else(Default::default, |(limit, what)| (limit.to_string(), what));
         let ratio = row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-        let verdict = if row.is_met() { "met" } else { "**missed**" };
+        let verdict = match row.measured {
+            Quantity::LeftOut(_) => "",
+            _ if row.is_met() => "met",
+            _ => "**missed**",
+        };
         let Row { what: measurement, measured, goal, .. } = row;
         println!("| {measurement} | {measured} | {what} | {limit} | {ratio} | {goal} | {verdict} |");
     }

@@ -32,7 +32,7 @@ var serviceConfig string
 
 // Config says where the service is, and who calls. The certificate's files are read for each connection, so they may be exchanged.
 type Config struct {
-	// Endpoint is HOST:PORT; every address that HOST has is used in turn.
+	// Endpoint is HOST:PORT, or any target of gRPC's; every address that it has is used in turn.
 	Endpoint string
 	// CA, Certificate and Key name PEM files.
 	CA, Certificate, Key string
@@ -64,7 +64,7 @@ func New(config Config) (*Client, error) {
 		return nil, err
 	}
 	secured := &tls.Config{RootCAs: roots, GetClientCertificate: own, MinVersion: tls.VersionTLS13}
-	connection, err := grpc.NewClient("dns:///"+config.Endpoint,
+	connection, err := grpc.NewClient(config.Endpoint,
 		grpc.WithTransportCredentials(credentials.NewTLS(secured)),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		// A replica that is gone without a word is noticed, and one that comes back is found.

@@ -106,6 +106,17 @@ func (c crm) call(by *triseal.Client) {
 	check(c.T, by.CallWithToken(context.Background(), customer, c.name, limits))
 }
 
+// isNotAnswered finds that Salesforce does not answer a refresh.
+func (c crm) isNotAnswered(by *triseal.Client, within time.Duration) {
+	c.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	var failed *triseal.SalesforceError
+	if err := by.CallWithToken(ctx, customer, c.name, limits); !errors.As(err, &failed) || failed.Status != 0 {
+		c.Fatal(err)
+	}
+}
+
 // refused has the reason of a refusal.
 func refused(t *testing.T, err error, reason string) {
 	t.Helper()
@@ -191,26 +202,81 @@ func TestThoseWhoWaitGetWhatOneBringsEvenFromAnotherService(t *testing.T) {
 func TestASalesforceThatIsAwayForAMomentIsAskedAgain(t *testing.T) {
 	sync := client(t, "realsync")
 	crm := stored(t, sync)
-	crm.faults("unavailable", "lost_before", "odd")
+	crm.faults("unavailable", "odd")
 	crm.expire()
 	crm.call(sync)
 	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
 }
 
-func TestALostAnswerIsFoundOutAndTheCustomerConsentsAgain(t *testing.T) {
-	sync, task, ctx := client(t, "realsync"), client(t, "realtask"), context.Background()
-	crm := stored(t, sync)
-	crm.faults("lost_after")
+func TestASalesforceThatIsNotThereKeepsNobodyWaiting(t *testing.T) {
+	sync, task := client(t, "realsync"), client(t, "realtask")
+	crm := consented(t)
+	// Nobody listens there.
+	options := triseal.StoreOptions{TokenURL: "http://127.0.0.1:2/services/oauth2/token"}
+	_, err := sync.StoreConnection(context.Background(), customer, crm.name, crm.consent(), options)
+	check(t, err)
 	crm.expire()
 	for _, who := range []*triseal.Client{sync, task} {
-		if err := who.CallWithToken(ctx, customer, crm.name, limits); !errors.Is(err, triseal.ErrNeedsReauth) {
+		crm.isNotAnswered(who, 3*time.Second)
+	}
+}
+
+func TestAnAnswerThatIsLostLetsTheLeaseLapse(t *testing.T) {
+	sync, task, ctx := client(t, "realsync"), client(t, "realtask"), context.Background()
+	unread, lost := stored(t, sync), crm{t, "shared.go-lost"}
+	_, err := sync.StoreConnection(ctx, customer, lost.name, lost.consent(), triseal.StoreOptions{})
+	check(t, err)
+	unread.faults("lost_before")
+	lost.faults("lost_after")
+	for _, crm := range []crm{unread, lost} {
+		crm.expire()
+		crm.isNotAnswered(sync, time.Minute)
+		short, cancel := context.WithTimeout(ctx, 2*time.Second)
+		refused(t, task.CallWithToken(short, customer, crm.name, limits), "REFRESH_IN_PROGRESS")
+		cancel()
+	}
+	// 60 s of lease and 65 s more. What Salesforce had not read is refreshed then.
+	long, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	check(t, task.CallWithToken(long, customer, unread.name, limits))
+	unread.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
+	// What it had is found out once, and the customer consents again.
+	for _, who := range []*triseal.Client{task, sync} {
+		if err := who.CallWithToken(ctx, customer, lost.name, limits); !errors.Is(err, triseal.ErrNeedsReauth) {
 			t.Fatal(err)
 		}
 	}
-	crm.seen(map[string]any{"refreshes": 1.0, "revoked": true})
-	_, err := sync.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})
+	lost.seen(map[string]any{"refreshes": 1.0, "reuses": 1.0, "revoked": true})
+	_, err = sync.StoreConnection(ctx, customer, lost.name, lost.consent(), triseal.StoreOptions{})
 	check(t, err)
-	crm.call(task)
+	lost.call(task)
+}
+
+func TestAllReplicasAreUsedAndOneThatDiesIsNotMissed(t *testing.T) {
+	own := os.Getenv("TRISEAL_CERTIFICATES") + "/realsync"
+	both, err := surroundings.NewClientOf(os.Getenv("REPLICAS_TARGET"), own+".pem", own+".key")
+	check(t, err)
+	defer both.Close()
+	crm := consented(t)
+	said := crm.consent()
+	// They share no store: each takes it once.
+	end := time.Now().Add(30 * time.Second)
+	for taken := 0; taken < 2; {
+		_, err := both.StoreConnection(context.Background(), customer, crm.name, said, triseal.StoreOptions{IfRevision: new(uint64)})
+		if err == nil {
+			taken++
+			continue
+		}
+		refused(t, err, "CREDENTIAL_EXISTS")
+		if time.Now().After(end) {
+			t.Fatal("one of them is not used")
+		}
+	}
+	_, err = surroundings.Post(os.Getenv("CONTROL_URL")+"/kill-a-replica", nil)
+	check(t, err)
+	for range 20 {
+		crm.call(both)
+	}
 }
 
 func TestAServiceThatIsKilledWhileSalesforceAnswersLosesNoTokens(t *testing.T) {
@@ -281,7 +347,7 @@ func TestACertificateThatIsExchangedIsTaken(t *testing.T) {
 		}
 	}
 	exchange("realsync")
-	changing, err := surroundings.NewClientOf(folder+"/own.pem", folder+"/own.key")
+	changing, err := surroundings.NewClientOf(surroundings.Endpoint(), folder+"/own.pem", folder+"/own.key")
 	check(t, err)
 	defer changing.Close()
 	_, err = changing.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})

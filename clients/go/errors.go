@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"time"
 
@@ -55,8 +56,7 @@ type SalesforceError struct {
 	Code   string
 
 	description string
-	// The request was sent, and no answer came in time: Salesforce may carry it out yet.
-	late bool
+	unsent      bool
 }
 
 func (e *SalesforceError) Error() string {
@@ -66,8 +66,17 @@ func (e *SalesforceError) Error() string {
 	return strings.TrimSuffix(fmt.Sprintf("Salesforce answered %d %s", e.Status, e.Code), " ")
 }
 
+// inDoubt tells whether Salesforce may have taken the refresh token, or may take it yet. Not if the request was never sent, or was refused, or
+// answered by 503, which says that it was not carried out.
+func (e *SalesforceError) inDoubt() bool {
+	if e.Status == 0 {
+		return !e.unsent
+	}
+	return e.Status < 300 || (e.Status >= 500 && e.Status != http.StatusServiceUnavailable)
+}
+
 func (e *SalesforceError) mayPass() bool {
-	return e.Status == 0 || e.Status == 429 || e.Status >= 500
+	return e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable
 }
 
 func errorOf(err error, trailer metadata.MD) *Error {

@@ -110,8 +110,8 @@ func (c *Client) refresh(ctx context.Context, lease *trisealv1.RefreshLease, beg
 		// The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
 		return c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_INVALID_GRANT, refused.description)
 	}
-	if errors.As(err, &refused) && refused.late {
-		// It may yet take the token: whoever used it now would use it twice. The lease lapses.
+	if !errors.As(err, &refused) || refused.inDoubt() {
+		// Whoever used the token now might use it twice. The lease lapses.
 		return err
 	}
 	if abandoned := c.abandon(ctx, lease, transient, ""); abandoned != nil {

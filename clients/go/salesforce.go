@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -40,8 +41,10 @@ func (a answer) text(name string) string {
 	return found
 }
 
-// A token goes where it was to go, and nowhere else. Go sends no POST twice once anything of it was sent.
+// A token goes where it was to go, and nowhere else. Go sends no POST twice once anything of it was sent. Each call has a connection of its own:
+// one that was idle may be dead, and whether a request on it was read could not be told.
 var httpClient = &http.Client{
+	Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true},
 	Timeout:       httpTimeout,
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
@@ -76,19 +79,22 @@ func (a ConnectedApp) post(ctx context.Context, address string, form url.Values)
 	if a.ClientSecret != "" {
 		form.Set("client_secret", a.ClientSecret)
 	}
+	// Without a connection nothing was sent.
+	unsent := true
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { unsent = false }})
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address, strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, &SalesforceError{}
+		return nil, &SalesforceError{unsent: true}
 	}
 	request.Header.Set("content-type", "application/x-www-form-urlencoded")
 	response, err := httpClient.Do(request)
 	if err != nil {
-		return nil, &SalesforceError{late: isLate(err)}
+		return nil, &SalesforceError{unsent: unsent}
 	}
 	defer response.Body.Close()
 	octets, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerOctets))
 	if err != nil {
-		return nil, &SalesforceError{late: isLate(err)}
+		return nil, &SalesforceError{}
 	}
 	var said answer
 	malformed := len(octets) > 0 && json.Unmarshal(octets, &said) != nil
@@ -99,12 +105,6 @@ func (a ConnectedApp) post(ctx context.Context, address string, form url.Values)
 		return nil, &SalesforceError{Status: response.StatusCode, Code: "no JSON object"}
 	}
 	return said, nil
-}
-
-// isLate says whether no answer came in time: then Salesforce may carry the request out yet.
-func isLate(err error) bool {
-	var timeout interface{ Timeout() bool }
-	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // tokens is the answer as it is to be stored. What it does not say stays empty. Nothing but its access token is required: tokens must not be

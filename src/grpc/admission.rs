@@ -2,10 +2,10 @@
 //! were admitted are served. It knows no call but for how many places it takes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::limits::IDLE_LOOKS;
+use super::limits::{IDLE_LOOKS, WAITING_FOR_EACH_PLACE};
 use crate::ids::Caller;
 use crate::telemetry::metrics;
 
@@ -32,10 +32,12 @@ impl Load {
 /// Counts the calls under way, of all and of each caller.
 ///
 /// A caller alone may have all of them. As soon as another one is connected, each may have at most half: nobody, by mistake or not, can
-/// keep all others out.
+/// keep all others out. Who only waits leaves its place to others.
 pub(super) struct Admission {
     limit: usize,
     under_way: Load,
+    /// Calls that have left their places.
+    waiting: AtomicUsize,
     callers: Mutex<HashMap<Option<Caller>, Arc<AtomicUsize>>>,
     /// How many callers are connected, to be read without the lock.
     connected: AtomicUsize,
@@ -45,7 +47,8 @@ pub(super) struct Admission {
 impl Admission {
     pub(super) fn new(limit: usize, under_way: Load, metrics: Arc<metrics::Server>) -> Arc<Self> {
         let callers = Mutex::default();
-        Arc::new(Self { limit, under_way, callers, connected: AtomicUsize::new(0), metrics })
+        let (waiting, connected) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { limit, under_way, waiting, callers, connected, metrics })
     }
 
     /// The share of a caller that connects, which all of its connections have together.
@@ -97,7 +100,12 @@ impl Share {
             return Err(self.overloaded());
         }
         admission.metrics.in_flight.increment(1);
-        Ok(Admitted { share: Arc::clone(self), places })
+        Ok(Admitted { share: Arc::clone(self), places, waits: AtomicBool::new(false) })
+    }
+
+    fn give_back(&self, places: usize) {
+        self.under_way.fetch_sub(places, Ordering::Relaxed);
+        self.admission.under_way.0.fetch_sub(places, Ordering::Relaxed);
     }
 
     fn overloaded(&self) -> Shed {
@@ -126,13 +134,31 @@ impl Drop for Share {
 pub(super) struct Admitted {
     share: Arc<Share>,
     places: usize,
+    /// Whether it has left them.
+    waits: AtomicBool,
+}
+
+impl Admitted {
+    /// The call has nothing to do but to wait, and leaves its places to others, unless as many wait as may. It doesn't come back to them:
+    /// what is left to do after that is to answer.
+    pub(super) fn only_waits(&self) {
+        let Self { share, places, waits } = self;
+        let most = share.admission.limit.saturating_mul(WAITING_FOR_EACH_PLACE);
+        if !waits.load(Ordering::Relaxed) && count_up_to(&share.admission.waiting, 1, most) {
+            waits.store(true, Ordering::Relaxed);
+            share.give_back(*places);
+        }
+    }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let Self { share, places } = self;
-        share.under_way.fetch_sub(*places, Ordering::Relaxed);
-        share.admission.under_way.0.fetch_sub(*places, Ordering::Relaxed);
+        let Self { share, places, waits } = self;
+        if *waits.get_mut() {
+            share.admission.waiting.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            share.give_back(*places);
+        }
         share.admission.metrics.in_flight.decrement(1);
     }
 }
@@ -297,6 +323,29 @@ mod tests {
         assert_eq!([shares[0].connections(), other.connections()], [3, 1]);
         shares.pop();
         assert_eq!(shares[0].connections(), 2);
+    }
+
+    #[test]
+    fn a_call_that_only_waits_leaves_its_place_to_others_unless_as_many_wait_as_may() {
+        let admission = admission(2);
+        let share = admission.share(caller("realtask"));
+        let mut waiting: Vec<_> =
+            (0..2 * WAITING_FOR_EACH_PLACE).map(|_| share.admit(1).unwrap()).inspect(Admitted::only_waits).collect();
+        assert_eq!((admission.under_way.places(), share.under_way.load(Ordering::Relaxed)), (0, 0));
+
+        let full = [share.admit(1).unwrap(), share.admit(1).unwrap()];
+        full.iter().for_each(Admitted::only_waits);
+        assert_eq!(admission.under_way.places(), 2, "they wait in their places");
+        assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
+
+        waiting.pop();
+        full[0].only_waits();
+        full[0].only_waits();
+        let room = share.admit(1).unwrap();
+        assert_eq!(share.admit(1).err(), Some(Shed::Overloaded));
+        drop((waiting, full, room));
+        let counters = [&admission.waiting, &admission.under_way.0, &share.under_way];
+        assert_eq!(counters.map(|counter| counter.load(Ordering::Relaxed)), [0; 3]);
     }
 
     #[test]

@@ -125,6 +125,22 @@ impl Standing {
     }
 }
 
+/// The places of a call, for a handler that waits.
+#[derive(Clone)]
+pub(super) struct Places(Arc<Admitted>);
+
+impl Places {
+    /// Leaves those of a request to others, as soon as it only waits.
+    pub(super) fn left_by<T>(request: &tonic::Request<T>) -> impl Fn() + Send + Sync + use<T> {
+        let places = request.extensions().get::<Self>().cloned();
+        move || {
+            if let Some(Self(admitted)) = &places {
+                admitted.only_waits();
+            }
+        }
+    }
+}
+
 /// Serves the calls of one connection.
 pub(super) struct ConnectionService {
     endpoint: Arc<Endpoint>,
@@ -159,7 +175,11 @@ impl ConnectionService {
         // One that may take longer than that is no sign of a caller that takes no answers.
         let mut call = Call::begin(rpc, self.calls.begin(longest > limits::LOOK));
         match self.admit(limits::places(request.uri().path())) {
-            Ok(admitted) => call.admitted = Some(admitted),
+            Ok(admitted) => {
+                let admitted = Arc::new(admitted);
+                request.extensions_mut().insert(Places(Arc::clone(&admitted)));
+                call.admitted = Some(admitted);
+            }
             Err(refused) => return Box::pin(std::future::ready(call.answer(refused.into_http()))),
         }
         let deadline = deadline(request.headers(), longest);
@@ -261,7 +281,7 @@ struct Call {
     begun: Instant,
     /// Code and reason. Without an answer, the caller has gone.
     outcome: (&'static str, &'static str),
-    admitted: Option<Admitted>,
+    admitted: Option<Arc<Admitted>>,
     _under_way: UnderWay,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::call::{Deadline, Standing};
+use super::call::{Deadline, Places, Standing};
 use super::convert;
 use super::gate::Gate;
 use super::wire::v1;
@@ -121,8 +121,9 @@ impl CredentialService for Credentials {
         let caller = self.gate.caller(&request)?;
         let (id, asked) = convert::acquire_request(request.get_ref())?;
         let (until, gone) = (Deadline::wait_until(&request, asked.wait), Standing::lost_by(&request));
+        let waits = Places::left_by(&request);
         let permit = self.gate.permit(&caller, Event::AcquireRefresh, AcquireRefresh(id)).await?;
-        Ok(Response::new(convert::acquired(self.vault.acquire_refresh(&permit, &asked, until, gone).await?)))
+        Ok(Response::new(convert::acquired(self.vault.acquire_refresh(&permit, &asked, until, gone, waits).await?)))
     }
 
     async fn complete_refresh(

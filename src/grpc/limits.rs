@@ -78,6 +78,11 @@ pub(super) fn max_deadline(path: &str) -> Duration {
     if path == RETIREMENT { MAX_RETIREMENT } else { MAX_DEADLINE }
 }
 
+/// Calls that wait for somebody else's refresh leave their places to others: so many for each place. Theirs is a message, a task and a
+/// stream, about 10 KiB, and no work until all of them are answered: 2,048 by default, the credentials of a few customers that all
+/// products use. One more waits in its place.
+pub(super) const WAITING_FOR_EACH_PLACE: usize = 4;
+
 /// How many places the call of a method takes.
 pub(super) fn places(path: &str) -> usize {
     if path == BATCH { BATCH_PLACES } else { 1 }

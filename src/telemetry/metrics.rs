@@ -49,7 +49,7 @@ metrics! {
         "calls that ended, by method, gRPC code and reason; CANCELLED: the caller gave up";
     REQUEST_SECONDS = Histogram "triseal_request_seconds" ["rpc"]
         "from a call's headers to the last octet of its answer that the connection took";
-    IN_FLIGHT = Gauge "triseal_requests_in_flight" [] "calls under way";
+    IN_FLIGHT = Gauge "triseal_requests_in_flight" [] "calls under way, and those that wait for somebody else's refresh";
     SHED = Counter "triseal_requests_shed_total" ["reason"]
         "calls refused at once: OVERLOADED above server.max_concurrent_requests, RATE_LIMITED above a caller's share";
     CONNECTIONS = Gauge "triseal_connections" [] "connections, those in their handshake included";

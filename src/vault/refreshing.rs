@@ -76,7 +76,8 @@ enum Outcome {
 }
 
 impl Vault {
-    /// Good tokens, or the right to get some; waits for somebody else's refresh until `until`, or until the caller is `gone`.
+    /// Good tokens, or the right to get some; waits for somebody else's refresh until `until`, or until the caller is `gone`, and says so
+    /// when it begins to (`waits`).
     ///
     /// # Errors
     /// A [`VaultError`]. After [`StoreError::Away`](crate::store::StoreError::Away) a lease may have been given: the same call with the
@@ -87,6 +88,7 @@ impl Vault {
         asked: &Acquire,
         until: Instant,
         gone: impl Future<Output = ()> + Send,
+        waits: impl Fn() + Send + Sync,
     ) -> Result<Refreshed, VaultError> {
         let mut gone = pin!(gone);
         let (caller, AcquireRefresh(id)) = (permit.caller(), permit.asked());
@@ -101,7 +103,10 @@ impl Vault {
             if let Err(VaultError::RefreshInProgress { current, .. }) = outcome
                 && Instant::now() < until
             {
-                let waiter = waiter.get_or_insert_with(|| self.waiting.join(id));
+                let waiter = waiter.get_or_insert_with(|| {
+                    waits();
+                    self.waiting.join(id)
+                });
                 if let Some(looked) = self.wait(waiter, current, until, gone.as_mut()).await {
                     entries.withdraw(Reason::RefreshInProgress).await;
                     seen = Some(looked);

@@ -63,7 +63,7 @@ impl Vault {
     ) -> Result<Refreshed, VaultError> {
         let until = Instant::now() + asked.wait;
         let permit = Permit::unasked(caller.clone(), AcquireRefresh(id.clone()));
-        self.acquire_refresh(&permit, asked, until, std::future::pending()).await
+        self.acquire_refresh(&permit, asked, until, std::future::pending(), || {}).await
     }
 
     pub(crate) async fn complete_unasked(

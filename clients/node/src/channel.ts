@@ -25,7 +25,7 @@ const serviceConfig = readFileSync(new URL("../service-config.json", import.meta
 const LOOK_EVERY_MS = 2_000;
 
 export interface Endpoint {
-  /** `HOST:PORT`; every address that HOST has is used in turn. */
+  /** `HOST:PORT`, or any target of gRPC's; every address that it has is used in turn. */
   endpoint: string;
   /** PEM files, which may be exchanged. */
   ca: string;
@@ -74,7 +74,7 @@ export class Channel {
 
   #open([ca, key, certificate]: Buffer[]): CredentialServiceClient {
     const credentials = grpc.credentials.createSsl(ca, key, certificate);
-    return new triseal.v1.CredentialService(`dns:///${this.#endpoint.endpoint}`, credentials, {
+    return new triseal.v1.CredentialService(this.#endpoint.endpoint, credentials, {
       "grpc.service_config": serviceConfig,
       // A replica that is gone without a word is noticed, and one that comes back is found.
       "grpc.keepalive_time_ms": 60_000,

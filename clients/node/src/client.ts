@@ -229,8 +229,8 @@ export class Client {
         // The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
         return this.#abandon(lease, "ABANDON_CAUSE_INVALID_GRANT", error.description);
       }
-      // It may yet take the token: whoever used it now would use it twice. The lease lapses.
-      if (error.late) throw error;
+      // Whoever used the token now might use it twice. The lease lapses.
+      if (error.inDoubt) throw error;
       await this.#abandon(lease, "ABANDON_CAUSE_TRANSIENT");
       if (!error.mayPass) throw error;
       return sleep(backoffMs(3), deadline, error);

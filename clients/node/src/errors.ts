@@ -15,19 +15,27 @@ export class SalesforceError extends Error {
   readonly status: number | undefined;
   readonly error: string;
   readonly description: string;
-  /** The request was sent, and no answer came in time: Salesforce may carry it out yet. */
-  readonly late: boolean;
+  readonly #unsent: boolean;
 
-  constructor(status?: number, error = "", description = "", late = false) {
+  constructor(status?: number, error = "", description = "", unsent = false) {
     super(status === undefined ? "Salesforce did not answer" : `Salesforce answered ${status} ${error}`.trimEnd());
     this.status = status;
     this.error = error;
     this.description = description;
-    this.late = late;
+    this.#unsent = unsent;
+  }
+
+  /**
+   * Whether Salesforce may have taken the refresh token, or may take it yet. Not if the request was never sent, or was
+   * refused, or answered by 503, which says that it was not carried out.
+   */
+  get inDoubt(): boolean {
+    if (this.status === undefined) return !this.#unsent;
+    return this.status < 300 || (this.status >= 500 && this.status !== 503);
   }
 
   get mayPass(): boolean {
-    return this.status === undefined || this.status === 429 || this.status >= 500;
+    return this.status === undefined || this.status === 429 || this.status === 503;
   }
 }
 

@@ -55,12 +55,20 @@ async function post(app: ConnectedApp, url: string, fields: Record<string, strin
     });
     [status, text] = [answer.status, await answer.text()];
   } catch (error) {
-    throw new SalesforceError(undefined, "", "", error instanceof Error && error.name === "TimeoutError");
+    throw new SalesforceError(undefined, "", "", isUnsent(error));
   }
   const said = parsed(text);
   if (status !== 200) throw new SalesforceError(status, word(said?.error), word(said?.error_description));
   if (said === undefined) throw new SalesforceError(status, "no JSON object");
   return said;
+}
+
+/** They say that there was no connection, so that nothing was sent. */
+const NO_CONNECTION = new Set(["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "UND_ERR_CONNECT_TIMEOUT"]);
+
+function isUnsent(error: unknown): boolean {
+  const { cause } = error as { cause?: { code?: unknown } };
+  return NO_CONNECTION.has(String(cause?.code));
 }
 
 function parsed(text: string): Record<string, unknown> | undefined {

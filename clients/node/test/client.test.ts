@@ -1,13 +1,14 @@
 // The client against a real triseald and the Salesforce of tests/support. Run by clients/test.
 
 import assert from "node:assert/strict";
+import dns from "node:dns";
 import { copyFileSync, mkdtempSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
 
-import { NeedsReauth, TrisealError, Unauthorized } from "../src/index.js";
+import { NeedsReauth, SalesforceError, TrisealError, Unauthorized } from "../src/index.js";
 import {
   client,
   consent,
@@ -15,6 +16,7 @@ import {
   drainAndRestart,
   expire,
   faults,
+  killAReplica,
   killAndRestart,
   limits,
   seen,
@@ -101,20 +103,67 @@ test("those who wait get what one brings, even from another service", async () =
 
 test("a Salesforce that is away for a moment is asked again", async () => {
   const crm = await stored();
-  await faults(crm, "unavailable", "lost_before", "odd");
+  await faults(crm, "unavailable", "odd");
   await expire(crm);
   await sync.callWithToken(CUSTOMER, crm, limits);
   await hasSeen(crm, { refreshes: 1, reuses: 0 });
 });
 
-test("a lost answer is found out and the customer consents again", async () => {
-  const crm = await stored();
-  await faults(crm, "lost_after");
+test("a Salesforce that is not there keeps nobody waiting", async () => {
+  const crm = name();
+  // Nobody listens there.
+  const tokenUrl = "http://127.0.0.1:2/services/oauth2/token";
+  await sync.storeConnection(CUSTOMER, crm, await consent(crm), { tokenUrl });
   await expire(crm);
-  for (const who of [sync, task]) await assert.rejects(who.callWithToken(CUSTOMER, crm, limits), NeedsReauth);
-  await hasSeen(crm, { refreshes: 1, revoked: true });
-  await sync.storeConnection(CUSTOMER, crm, await consent(crm));
-  await task.callWithToken(CUSTOMER, crm, limits);
+  for (const who of [sync, task]) {
+    await assert.rejects(who.callWithToken(CUSTOMER, crm, limits, { timeoutMs: 3_000 }), SalesforceError);
+  }
+});
+
+test("an answer that is lost lets the lease lapse", async () => {
+  const [unread, lost] = [await stored(), await stored()];
+  for (const [crm, fault] of [
+    [unread, "lost_before"],
+    [lost, "lost_after"],
+  ] as const) {
+    await faults(crm, fault);
+    await expire(crm);
+    await assert.rejects(sync.callWithToken(CUSTOMER, crm, limits), SalesforceError);
+    const others = task.callWithToken(CUSTOMER, crm, limits, { timeoutMs: 2_000 });
+    await assert.rejects(others, refusedFor("REFRESH_IN_PROGRESS"));
+  }
+  // 60 s of lease and 65 s more. What Salesforce had not read is refreshed then.
+  await task.callWithToken(CUSTOMER, unread, limits, { timeoutMs: 180_000 });
+  await hasSeen(unread, { refreshes: 1, reuses: 0 });
+  // What it had is found out once, and the customer consents again.
+  for (const who of [task, sync]) await assert.rejects(who.callWithToken(CUSTOMER, lost, limits), NeedsReauth);
+  await hasSeen(lost, { refreshes: 1, reuses: 1, revoked: true });
+  await sync.storeConnection(CUSTOMER, lost, await consent(lost));
+  await task.callWithToken(CUSTOMER, lost, limits);
+});
+
+test("all replicas are used and one that dies is not missed", async ({ mock }) => {
+  // grpc-js asks the system, and no name server of one's choice.
+  const addresses = ["127.0.0.1", "127.0.0.2"].map((address) => ({ address, family: 4 }));
+  mock.method(dns.promises, "lookup", async () => addresses);
+  const crm = name();
+  const answer = await consent(crm);
+  const both = client("realsync", { endpoint: variable("REPLICAS") });
+  // They share no store: each takes it once.
+  const end = performance.now() + 30_000;
+  for (let taken = 0; taken < 2;) {
+    try {
+      await both.storeConnection(CUSTOMER, crm, answer, { ifRevision: 0 });
+      taken++;
+    } catch (error) {
+      assert.ok(refusedFor("CREDENTIAL_EXISTS")(error) && performance.now() < end, String(error));
+    }
+  }
+  await killAReplica();
+  for (let times = 0; times < 20; times++) {
+    assert.equal((await both.callWithToken(CUSTOMER, crm, limits)).connection, crm);
+  }
+  both.close();
 });
 
 test("a service that is killed while Salesforce answers loses no tokens", async () => {
@@ -175,7 +224,7 @@ test("nothing prints a secret", async () => {
   await faults(crm, "lost_after");
   await expire(crm);
   const error = await sync.callWithToken(CUSTOMER, crm, limits).catch((error: unknown) => error);
-  assert.ok(error instanceof NeedsReauth);
+  assert.ok(error instanceof SalesforceError);
   for (const text of [
     inspect(error, { depth: 20, showHidden: true }),
     inspect(sync, { depth: 20, showHidden: true }),

@@ -12,7 +12,10 @@ export function variable(name: string): string {
 }
 
 /** As a product makes one. */
-export function client(caller: string, files: { certificate?: string; key?: string } = {}): Client {
+export function client(
+  caller: string,
+  options: { endpoint?: string; certificate?: string; key?: string } = {},
+): Client {
   const folder = variable("TRISEAL_CERTIFICATES");
   const replicas = variable("TRISEAL_ENDPOINT").split(" ");
   return new Client({
@@ -21,7 +24,7 @@ export function client(caller: string, files: { certificate?: string; key?: stri
     ca: `${folder}/ca.pem`,
     certificate: `${folder}/${caller}.pem`,
     key: `${folder}/${caller}.key`,
-    ...files,
+    ...options,
   });
 }
 
@@ -61,3 +64,5 @@ export async function seen(connection: string): Promise<Record<string, number | 
 export const killAndRestart = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/kill`, {});
 
 export const drainAndRestart = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/drain`, {});
+
+export const killAReplica = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/kill-a-replica`, {});

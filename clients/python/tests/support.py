@@ -15,11 +15,11 @@ CERTIFICATES = os.environ["TRISEAL_CERTIFICATES"]
 CUSTOMER = "demo"
 
 
-def client(caller: str, **files: str) -> Client:
+def client(caller: str, endpoint: str = "", **files: str) -> Client:
     """As a product makes one."""
     own = {"certificate": f"{CERTIFICATES}/{caller}.pem", "key": f"{CERTIFICATES}/{caller}.key", **files}
-    app = ConnectedApp("test", "app-secret")
-    return Client(random.choice(os.environ["TRISEAL_ENDPOINT"].split()), app, ca=f"{CERTIFICATES}/ca.pem", **own)
+    endpoint = endpoint or random.choice(os.environ["TRISEAL_ENDPOINT"].split())
+    return Client(endpoint, ConnectedApp("test", "app-secret"), ca=f"{CERTIFICATES}/ca.pem", **own)
 
 
 def limits(access_token: str, instance_url: str) -> dict:
@@ -64,3 +64,7 @@ def kill_and_restart() -> None:
 
 def drain_and_restart() -> None:
     post("/drain", {}, os.environ["CONTROL_URL"])
+
+
+def kill_a_replica() -> None:
+    post("/kill-a-replica", {}, os.environ["CONTROL_URL"])

@@ -1,6 +1,7 @@
 """The client against a real triseald and the Salesforce of tests/support. Run by clients/test."""
 
 import itertools
+import os
 import shutil
 import threading
 import time
@@ -15,12 +16,13 @@ from support import (
     drain_and_restart,
     expire,
     faults,
+    kill_a_replica,
     kill_and_restart,
     limits,
     seen,
 )
 
-from triseal import NeedsReauth, TrisealError, Unauthorized
+from triseal import NeedsReauth, SalesforceError, TrisealError, Unauthorized
 
 names = (f"shared.python-{number}" for number in itertools.count())
 
@@ -104,22 +106,61 @@ def test_those_who_wait_get_what_one_brings_even_from_another_service(sync, task
 
 
 def test_a_salesforce_that_is_away_for_a_moment_is_asked_again(sync, crm):
-    faults(crm, "unavailable", "lost_before", "odd")
+    faults(crm, "unavailable", "odd")
     expire(crm)
     sync.call_with_token(CUSTOMER, crm, limits)
     assert count(crm, "refreshes", "reuses") == [1, 0]
 
 
-def test_a_lost_answer_is_found_out_and_the_customer_consents_again(sync, task, crm):
-    faults(crm, "lost_after")
-    expire(crm)
+def test_a_salesforce_that_is_not_there_keeps_nobody_waiting(sync, task):
+    name = next(names)
+    # Nobody listens there.
+    sync.store_connection(CUSTOMER, name, consent(name), token_url="http://127.0.0.1:2/services/oauth2/token")
+    expire(name)
     for who in (sync, task):
+        with pytest.raises(SalesforceError):
+            who.call_with_token(CUSTOMER, name, limits, timeout=3)
+
+
+def test_an_answer_that_is_lost_lets_the_lease_lapse(sync, task):
+    unread, lost = next(names), next(names)
+    for name, fault in ((unread, "lost_before"), (lost, "lost_after")):
+        sync.store_connection(CUSTOMER, name, consent(name))
+        faults(name, fault)
+        expire(name)
+        with pytest.raises(SalesforceError):
+            sync.call_with_token(CUSTOMER, name, limits)
+        with pytest.raises(TrisealError) as refused:
+            task.call_with_token(CUSTOMER, name, limits, timeout=2)
+        assert refused.value.reason == "REFRESH_IN_PROGRESS"
+    # 60 s of lease and 65 s more. What Salesforce had not read is refreshed then.
+    task.call_with_token(CUSTOMER, unread, limits, timeout=180)
+    assert count(unread, "refreshes", "reuses") == [1, 0]
+    # What it had is found out once, and the customer consents again.
+    for who in (task, sync):
         with pytest.raises(NeedsReauth) as refused:
-            who.call_with_token(CUSTOMER, crm, limits)
+            who.call_with_token(CUSTOMER, lost, limits)
         assert refused.value.reason == "NEEDS_REAUTH"
-    assert count(crm, "refreshes", "revoked") == [1, True]
-    sync.store_connection(CUSTOMER, crm, consent(crm))
-    task.call_with_token(CUSTOMER, crm, limits)
+    assert count(lost, "refreshes", "reuses", "revoked") == [1, 1, True]
+    sync.store_connection(CUSTOMER, lost, consent(lost))
+    task.call_with_token(CUSTOMER, lost, limits)
+
+
+def test_all_replicas_are_used_and_one_that_dies_is_not_missed():
+    name = next(names)
+    answer = consent(name)
+    with client("realsync", os.environ["REPLICAS_TARGET"]) as both:
+        # They share no store: each takes it once.
+        taken, end = 0, time.monotonic() + 30
+        while taken < 2:
+            try:
+                both.store_connection(CUSTOMER, name, answer, if_revision=0)
+                taken += 1
+            except TrisealError as error:
+                assert error.reason == "CREDENTIAL_EXISTS" and time.monotonic() < end
+        kill_a_replica()
+        for _ in range(20):
+            assert both.call_with_token(CUSTOMER, name, limits)["connection"] == name
 
 
 def test_a_service_that_is_killed_while_salesforce_answers_loses_no_tokens(sync, crm):
@@ -176,7 +217,7 @@ def test_nothing_prints_a_secret(sync, crm, capfd, caplog):
     sync.store_connection(CUSTOMER, crm, answer)
     faults(crm, "lost_after")
     expire(crm)
-    with pytest.raises(NeedsReauth) as refused:
+    with pytest.raises(SalesforceError) as refused:
         sync.call_with_token(CUSTOMER, crm, limits)
     said = capfd.readouterr()
     everything = [

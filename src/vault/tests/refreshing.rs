@@ -423,7 +423,7 @@ async fn whoever_is_gone_while_it_waits_is_given_no_lease() {
     let asked = Acquire { wait: Duration::from_secs(3_600), ..rejected(1) };
     let until = Instant::now() + asked.wait;
     let (go, gone) = tokio::sync::oneshot::channel::<()>();
-    let waiting = setup.vault.acquire_refresh(&permit, &asked, until, async { drop(gone.await) });
+    let waiting = setup.vault.acquire_refresh(&permit, &asked, until, async { drop(gone.await) }, || {});
     let leaving = async {
         tokio::task::yield_now().await;
         drop(go);

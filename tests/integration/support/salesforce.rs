@@ -59,6 +59,11 @@ impl Salesforce {
         tokens(&body)
     }
 
+    /// The access tokens of a connection die.
+    pub(crate) async fn expire(&self, connection: &str) {
+        assert_eq!(self.client.admin("/admin/expire", &json!({ "id": connection })).await.0, 200);
+    }
+
     /// What becomes of the next refreshes of a connection.
     pub(crate) async fn faults(&self, connection: &str, faults: Value) {
         let asked = json!({ "connection": connection, "faults": faults });

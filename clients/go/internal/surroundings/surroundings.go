@@ -25,14 +25,19 @@ var salesforce = &http.Client{Timeout: time.Minute}
 // NewClient makes one as a product does.
 func NewClient(caller string) (*triseal.Client, error) {
 	own := os.Getenv("TRISEAL_CERTIFICATES") + "/" + caller
-	return NewClientOf(own+".pem", own+".key")
+	return NewClientOf(Endpoint(), own+".pem", own+".key")
 }
 
-// NewClientOf makes one with this certificate.
-func NewClientOf(certificate, key string) (*triseal.Client, error) {
+// Endpoint is one of the replicas.
+func Endpoint() string {
 	replicas := strings.Fields(os.Getenv("TRISEAL_ENDPOINT"))
+	return replicas[rand.IntN(len(replicas))]
+}
+
+// NewClientOf makes one with this endpoint and certificate.
+func NewClientOf(endpoint, certificate, key string) (*triseal.Client, error) {
 	return triseal.New(triseal.Config{
-		Endpoint:    replicas[rand.IntN(len(replicas))],
+		Endpoint:    endpoint,
 		CA:          os.Getenv("TRISEAL_CERTIFICATES") + "/ca.pem",
 		Certificate: certificate,
 		Key:         key,

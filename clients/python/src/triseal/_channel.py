@@ -48,5 +48,5 @@ class Channel:
         ]
         credentials = grpc.ssl_channel_credentials(*read)
         self._read, self._look_again = read, time.monotonic() + _LOOK_EVERY
-        self._channel = grpc.secure_channel(f"dns:///{self._endpoint}", credentials, options)
+        self._channel = grpc.secure_channel(self._endpoint, credentials, options)
         self._stub = CredentialServiceStub(self._channel)

@@ -35,8 +35,8 @@ _MAX_REFUSED = 5
 class Client:
     """One for a process.
 
-    `endpoint` is `HOST:PORT`; every address that HOST has is used in turn. `ca`, `certificate` and `key` name PEM
-    files, which may be exchanged.
+    `endpoint` is `HOST:PORT`, or any target of gRPC's; every address that it has is used in turn. `ca`, `certificate`
+    and `key` name PEM files, which may be exchanged.
     """
 
     def __init__(self, endpoint: str, app: ConnectedApp, *, ca: str, certificate: str, key: str):
@@ -187,8 +187,8 @@ class Client:
                 # The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
                 self._abandon(lease, messages.ABANDON_CAUSE_INVALID_GRANT, error.description)
                 return
-            if error.late:
-                # It may yet take the token: whoever used it now would use it twice. The lease lapses.
+            if error.in_doubt:
+                # Whoever used the token now might use it twice. The lease lapses.
                 raise
             self._abandon(lease, messages.ABANDON_CAUSE_TRANSIENT)
             if not error.may_pass:

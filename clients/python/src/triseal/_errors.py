@@ -22,15 +22,23 @@ class Unauthorized(Exception):
 class SalesforceError(Exception):
     """Salesforce's token endpoint did not do what it was asked. `error` is its word for it, if it had one."""
 
-    def __init__(self, status: int | None, error: str = "", description: str = "", late: bool = False):
+    def __init__(self, status: int | None, error: str = "", description: str = "", unsent: bool = False):
         super().__init__(f"Salesforce answered {status} {error}".rstrip() if status else "Salesforce did not answer")
         self.status, self.error, self.description = status, error, description
-        # The request was sent, and no answer came in time: Salesforce may carry it out yet.
-        self.late = late
+        self._unsent = unsent
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether Salesforce may have taken the refresh token, or may take it yet. Not if the request was never sent,
+        or was refused, or answered by 503, which says that it was not carried out.
+        """
+        if self.status is None:
+            return not self._unsent
+        return self.status < 300 or (self.status >= 500 and self.status != 503)
 
     @property
     def may_pass(self) -> bool:
-        return self.status is None or self.status == 429 or self.status >= 500
+        return self.status is None or self.status in (429, 503)
 
 
 class TrisealError(Exception):

@@ -1,18 +1,22 @@
 """What is said to Salesforce's token endpoint, and how its answers are read. It knows nothing of triseal's protocol."""
 
 import json
+import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from ._errors import SalesforceError
 from .v1 import credential_pb2 as messages
 
-# Of one call to the token endpoint, in seconds.
+# They say that there was no connection, so that nothing was sent.
+_NO_CONNECTION = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)
+# Of one call to the token endpoint, in seconds: to connect, and again for its answer.
 HTTP_TIMEOUT = 10.0
 _MAX_ANSWER_OCTETS = 262_144
 
@@ -44,21 +48,28 @@ class ConnectedApp:
 
     def _post(self, url: str, **form: str) -> Mapping[str, Any]:
         if urlsplit(url).scheme not in ("https", "http"):
-            raise SalesforceError(None)
+            raise SalesforceError(None, unsent=True)
         form["client_id"] = self.client_id
         if self.client_secret:
             form["client_secret"] = self.client_secret
         try:
-            with _opener.open(url, urlencode(form).encode(), HTTP_TIMEOUT) as answer:
-                return _object(answer.read(_MAX_ANSWER_OCTETS), answer.status)
-        except urllib.error.HTTPError as error:
-            with error:
-                said = _object(error.read(_MAX_ANSWER_OCTETS), error.code)
-            raise SalesforceError(error.code, _text(said, "error"), _text(said, "error_description")) from None
-        except TimeoutError:
-            raise SalesforceError(None, late=True) from None
+            with _answer(url, urlencode(form).encode()) as answer:
+                status, octets = answer.status, answer.read(_MAX_ANSWER_OCTETS)
+        except urllib.error.URLError as error:
+            raise SalesforceError(None, unsent=isinstance(error.reason, _NO_CONNECTION)) from None
         except (OSError, HTTPException):
             raise SalesforceError(None) from None
+        said = _object(octets, status)
+        if status != 200:
+            raise SalesforceError(status, _text(said, "error"), _text(said, "error_description"))
+        return said
+
+
+def _answer(url: str, form: bytes) -> HTTPResponse | urllib.error.HTTPError:
+    try:
+        return _opener.open(url, form, HTTP_TIMEOUT)
+    except urllib.error.HTTPError as refusal:
+        return refusal
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -1,5 +1,6 @@
 package com.datasert.triseal;
 
+import com.datasert.triseal.v1.CredentialServiceGrpc.CredentialServiceBlockingStub;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import java.time.Duration;
@@ -7,7 +8,6 @@ import java.util.Optional;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
 import java.util.function.Predicate;
-import triseal.v1.CredentialServiceGrpc.CredentialServiceBlockingStub;
 
 /** Single calls: each has a deadline, and is made again after what passes. */
 final class Calls {

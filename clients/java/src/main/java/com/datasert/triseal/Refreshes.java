@@ -1,19 +1,19 @@
 package com.datasert.triseal;
 
 import com.datasert.triseal.Calls.Deadline;
+import com.datasert.triseal.v1.AbandonCause;
+import com.datasert.triseal.v1.AbandonRefreshRequest;
+import com.datasert.triseal.v1.AcquireRefreshRequest;
+import com.datasert.triseal.v1.AcquireRefreshResponse;
+import com.datasert.triseal.v1.CompleteRefreshRequest;
+import com.datasert.triseal.v1.DecryptCredentialResponse;
+import com.datasert.triseal.v1.RefreshLease;
+import com.datasert.triseal.v1.SalesforceOAuth;
 import java.time.Duration;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutorService;
-import triseal.v1.CredentialOuterClass.SalesforceOAuth;
-import triseal.v1.CredentialServiceOuterClass.AbandonCause;
-import triseal.v1.CredentialServiceOuterClass.AbandonRefreshRequest;
-import triseal.v1.CredentialServiceOuterClass.AcquireRefreshRequest;
-import triseal.v1.CredentialServiceOuterClass.AcquireRefreshResponse;
-import triseal.v1.CredentialServiceOuterClass.CompleteRefreshRequest;
-import triseal.v1.CredentialServiceOuterClass.DecryptCredentialResponse;
-import triseal.v1.CredentialServiceOuterClass.RefreshLease;
 
 /** The steps of docs/REFRESH.md. */
 final class Refreshes {
@@ -115,8 +115,8 @@ final class Refreshes {
         abandon(lease, AbandonCause.ABANDON_CAUSE_INVALID_GRANT, error.description());
         return;
       }
-      if (error.late()) {
-        // It may yet take the token: whoever used it now would use it twice. The lease lapses.
+      if (error.inDoubt()) {
+        // Whoever used the token now might use it twice. The lease lapses.
         throw error;
       }
       abandon(lease, AbandonCause.ABANDON_CAUSE_TRANSIENT, "");

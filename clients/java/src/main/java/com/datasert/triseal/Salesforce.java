@@ -1,25 +1,26 @@
 package com.datasert.triseal;
 
+import com.datasert.triseal.v1.SalesforceOAuth;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParseException;
 import com.google.gson.JsonParser;
 import com.google.protobuf.util.Timestamps;
+import java.net.ConnectException;
 import java.net.URI;
 import java.net.URLEncoder;
 import java.net.http.HttpClient;
 import java.net.http.HttpConnectTimeoutException;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
-import java.net.http.HttpTimeoutException;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.concurrent.CompletionException;
+import java.util.concurrent.ForkJoinPool;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
-import triseal.v1.CredentialOuterClass.SalesforceOAuth;
 
 /** What is said to Salesforce's token endpoint, and how its answers are read. It knows nothing of triseal's protocol. */
 final class Salesforce {
@@ -27,9 +28,6 @@ final class Salesforce {
   static final Duration HTTP_TIMEOUT = Duration.ofSeconds(10);
 
   private final ConnectedApp app;
-  // A token goes where it was to go, and nowhere else. This client sends no POST twice.
-  private final HttpClient http =
-      HttpClient.newBuilder().connectTimeout(HTTP_TIMEOUT).followRedirects(HttpClient.Redirect.NEVER).build();
 
   Salesforce(ConnectedApp app) {
     this.app = app;
@@ -64,6 +62,14 @@ final class Salesforce {
       form.put("client_secret", app.clientSecret());
     }
     String body = form.entrySet().stream().map(field -> field.getKey() + "=" + encoded(field.getValue())).collect(Collectors.joining("&"));
+    // A token goes where it was to go, and nowhere else. This client sends no POST twice. Each call has a connection of its own: one that
+    // was idle may be dead, and whether a request on it was read could not be told. The pool is one that nobody shuts down meanwhile.
+    HttpClient http =
+        HttpClient.newBuilder()
+            .executor(ForkJoinPool.commonPool())
+            .connectTimeout(HTTP_TIMEOUT)
+            .followRedirects(HttpClient.Redirect.NEVER)
+            .build();
     HttpResponse<String> response;
     try {
       HttpRequest request =
@@ -73,9 +79,11 @@ final class Salesforce {
               .POST(HttpRequest.BodyPublishers.ofString(body))
               .build();
       response = http.sendAsync(request, HttpResponse.BodyHandlers.ofString()).join();
-    } catch (CompletionException | IllegalArgumentException error) {
-      Throwable cause = error.getCause();
-      throw new SalesforceException(cause instanceof HttpTimeoutException && !(cause instanceof HttpConnectTimeoutException));
+    } catch (CompletionException error) {
+      // Without a connection nothing was sent.
+      throw new SalesforceException(error.getCause() instanceof ConnectException || error.getCause() instanceof HttpConnectTimeoutException);
+    } catch (IllegalArgumentException noUrl) {
+      throw new SalesforceException(true);
     }
     JsonObject said = parsed(response.body());
     if (response.statusCode() != 200) {

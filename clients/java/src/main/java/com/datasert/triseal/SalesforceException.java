@@ -7,15 +7,15 @@ public final class SalesforceException extends RuntimeException {
   private final int status;
   private final String error;
   private final String description;
-  private final boolean late;
+  private final boolean unsent;
 
-  /** Without an answer. Late: the request was sent, and Salesforce may carry it out yet. */
-  SalesforceException(boolean late) {
+  /** Without an answer. */
+  SalesforceException(boolean unsent) {
     super("Salesforce did not answer");
     this.status = 0;
     this.error = "";
     this.description = "";
-    this.late = late;
+    this.unsent = unsent;
   }
 
   SalesforceException(int status, String error, String description) {
@@ -23,11 +23,15 @@ public final class SalesforceException extends RuntimeException {
     this.status = status;
     this.error = error;
     this.description = description;
-    this.late = false;
+    this.unsent = false;
   }
 
-  boolean late() {
-    return late;
+  /**
+   * Whether Salesforce may have taken the refresh token, or may take it yet. Not if the request was never sent, or was refused, or answered
+   * by 503, which says that it was not carried out.
+   */
+  boolean inDoubt() {
+    return status == 0 ? !unsent : status < 300 || (status >= 500 && status != 503);
   }
 
   /** The HTTP status; 0: there was no answer. */
@@ -45,6 +49,6 @@ public final class SalesforceException extends RuntimeException {
   }
 
   boolean mayPass() {
-    return status == 0 || status == 429 || status >= 500;
+    return status == 0 || status == 429 || status == 503;
   }
 }

@@ -2,6 +2,15 @@ package com.datasert.triseal;
 
 import com.datasert.triseal.Calls.Deadline;
 import com.datasert.triseal.Refreshes.Place;
+import com.datasert.triseal.v1.Credential;
+import com.datasert.triseal.v1.CredentialServiceGrpc;
+import com.datasert.triseal.v1.DecryptCredentialResponse;
+import com.datasert.triseal.v1.DeleteCredentialRequest;
+import com.datasert.triseal.v1.EncryptCredentialRequest;
+import com.datasert.triseal.v1.GetCredentialRequest;
+import com.datasert.triseal.v1.RefreshLease;
+import com.datasert.triseal.v1.SalesforceOAuth;
+import com.datasert.triseal.v1.Secret;
 import com.google.gson.Gson;
 import com.google.gson.JsonObject;
 import com.google.gson.reflect.TypeToken;
@@ -25,15 +34,6 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
-import triseal.v1.CredentialOuterClass.Credential;
-import triseal.v1.CredentialOuterClass.SalesforceOAuth;
-import triseal.v1.CredentialOuterClass.Secret;
-import triseal.v1.CredentialServiceGrpc;
-import triseal.v1.CredentialServiceOuterClass.DecryptCredentialResponse;
-import triseal.v1.CredentialServiceOuterClass.DeleteCredentialRequest;
-import triseal.v1.CredentialServiceOuterClass.EncryptCredentialRequest;
-import triseal.v1.CredentialServiceOuterClass.GetCredentialRequest;
-import triseal.v1.CredentialServiceOuterClass.RefreshLease;
 
 /** One for a process, shared by its threads. */
 public final class TrisealClient implements AutoCloseable {
@@ -55,7 +55,7 @@ public final class TrisealClient implements AutoCloseable {
   /**
    * Makes a client, which connects when it is first used. The files may be exchanged.
    *
-   * @param endpoint {@code HOST:PORT}; every address that HOST has is used in turn
+   * @param endpoint {@code HOST:PORT}, or any target of gRPC's; every address that it has is used in turn
    * @param ca PEM file of the service's CA
    * @param certificate PEM file of the own certificate
    * @param key PEM file of its private key, in PKCS #8
@@ -186,7 +186,7 @@ public final class TrisealClient implements AutoCloseable {
   }
 
   private static ManagedChannel channel(String endpoint, ChannelCredentials credentials) throws IOException {
-    return Grpc.newChannelBuilder("dns:///" + endpoint, credentials)
+    return Grpc.newChannelBuilder(endpoint, credentials)
         .defaultServiceConfig(serviceConfig())
         // A replica that is gone without a word is noticed.
         .keepAliveTime(60, TimeUnit.SECONDS)

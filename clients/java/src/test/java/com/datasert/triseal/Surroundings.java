@@ -34,15 +34,17 @@ final class Surroundings {
 
   /** As a product makes one. */
   static TrisealClient client(String caller) {
-    return client(file(caller + ".pem"), file(caller + ".key"));
+    return client(endpoint(), file(caller + ".pem"), file(caller + ".key"));
   }
 
-  static TrisealClient client(Path certificate, Path key) {
+  static String endpoint() {
+    String[] replicas = variable("TRISEAL_ENDPOINT").split(" ");
+    return replicas[ThreadLocalRandom.current().nextInt(replicas.length)];
+  }
+
+  static TrisealClient client(String endpoint, Path certificate, Path key) {
     try {
-      ConnectedApp app = new ConnectedApp("test", "app-secret");
-      String[] replicas = variable("TRISEAL_ENDPOINT").split(" ");
-      String replica = replicas[ThreadLocalRandom.current().nextInt(replicas.length)];
-      return new TrisealClient(replica, app, file("ca.pem"), certificate, key);
+      return new TrisealClient(endpoint, new ConnectedApp("test", "app-secret"), file("ca.pem"), certificate, key);
     } catch (IOException error) {
       throw new UncheckedIOException(error);
     }
@@ -86,6 +88,10 @@ final class Surroundings {
 
   static void drainAndRestart() {
     post(variable("CONTROL_URL") + "/drain", "{}");
+  }
+
+  static void killAReplica() {
+    post(variable("CONTROL_URL") + "/kill-a-replica", "{}");
   }
 
   private static String id(String connection) {

@@ -12,6 +12,7 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import com.datasert.triseal.v1.Credential;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
 import com.google.protobuf.util.Timestamps;
@@ -22,9 +23,11 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.nio.file.attribute.FileTime;
+import java.time.Duration;
 import java.time.Instant;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutorService;
@@ -36,7 +39,6 @@ import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import triseal.v1.CredentialOuterClass.Credential;
 
 /** The client against a real triseald and the Salesforce of tests/support. Run by clients/test. */
 class TrisealClientTest {
@@ -69,6 +71,10 @@ class TrisealClientTest {
 
   private static void call(TrisealClient client, String crm) {
     assertEquals(crm, client.callWithToken(CUSTOMER, crm, Surroundings::limits));
+  }
+
+  private static void call(TrisealClient client, String crm, Duration timeout) {
+    assertEquals(crm, client.callWithToken(CUSTOMER, crm, timeout, Surroundings::limits));
   }
 
   private static void hasSeen(String crm, int deaths, int refreshes, int reuses) {
@@ -152,23 +158,69 @@ class TrisealClientTest {
   @Test
   void aSalesforceThatIsAwayForAMomentIsAskedAgain() {
     String crm = stored();
-    faults(crm, "unavailable", "lost_before", "odd");
+    faults(crm, "unavailable", "odd");
     expire(crm);
     call(sync, crm);
     hasSeen(crm, 1, 1, 0);
   }
 
   @Test
-  void aLostAnswerIsFoundOutAndTheCustomerConsentsAgain() {
-    String crm = stored();
-    faults(crm, "lost_after");
+  void aSalesforceThatIsNotThereKeepsNobodyWaiting() {
+    String crm = name();
+    // Nobody listens there.
+    String tokenUrl = "http://127.0.0.1:2/services/oauth2/token";
+    sync.storeConnection(CUSTOMER, crm, consent(crm), new StoreOptions(tokenUrl, 0L, null));
     expire(crm);
     for (TrisealClient who : List.of(sync, task)) {
-      assertThrows(NeedsReauthException.class, () -> call(who, crm));
+      assertThrows(SalesforceException.class, () -> call(who, crm, Duration.ofSeconds(3)));
     }
-    assertEquals(1, seen(crm).get("refreshes").getAsInt());
-    sync.storeConnection(CUSTOMER, crm, consent(crm), StoreOptions.OVERWRITE);
-    call(task, crm);
+  }
+
+  @Test
+  void anAnswerThatIsLostLetsTheLeaseLapse() {
+    String unread = stored();
+    String lost = stored();
+    for (var fault : Map.of(unread, "lost_before", lost, "lost_after").entrySet()) {
+      String crm = fault.getKey();
+      faults(crm, fault.getValue());
+      expire(crm);
+      assertThrows(SalesforceException.class, () -> call(sync, crm));
+      refused("REFRESH_IN_PROGRESS", () -> call(task, crm, Duration.ofSeconds(2)));
+    }
+    // 60 s of lease and 65 s more. What Salesforce had not read is refreshed then.
+    call(task, unread, Duration.ofMinutes(3));
+    hasSeen(unread, 1, 1, 0);
+    // What it had is found out once, and the customer consents again.
+    call(sync, unread);
+    for (TrisealClient who : List.of(task, sync)) {
+      assertThrows(NeedsReauthException.class, () -> call(who, lost, Duration.ofSeconds(20)));
+    }
+    hasSeen(lost, 1, 1, 1);
+    sync.storeConnection(CUSTOMER, lost, consent(lost), StoreOptions.OVERWRITE);
+    call(task, lost);
+  }
+
+  @Test
+  void allReplicasAreUsedAndOneThatDiesIsNotMissed() {
+    String crm = name();
+    String answer = consent(crm);
+    Instant end = Instant.now().plusSeconds(30);
+    try (TrisealClient both =
+        Surroundings.client(Surroundings.variable("REPLICAS"), Surroundings.file("realsync.pem"), Surroundings.file("realsync.key"))) {
+      // They share no store: each takes it once.
+      for (int taken = 0; taken < 2; ) {
+        try {
+          both.storeConnection(CUSTOMER, crm, answer, StoreOptions.NEW);
+          taken++;
+        } catch (TrisealException error) {
+          assertTrue(error.has("CREDENTIAL_EXISTS") && Instant.now().isBefore(end), error::toString);
+        }
+      }
+      Surroundings.killAReplica();
+      for (int times = 0; times < 20; times++) {
+        call(both, crm);
+      }
+    }
   }
 
   @Test
@@ -195,6 +247,22 @@ class TrisealClientTest {
     caller.start();
     Thread.sleep(700);
     caller.interrupt();
+    caller.join();
+    call(task, crm);
+    hasSeen(crm, 1, 1, 0);
+  }
+
+  @Test
+  void closingWaitsForARefreshThatIsUnderWay() throws InterruptedException {
+    String crm = stored();
+    faults(crm, "slow");
+    expire(crm);
+    TrisealClient closing = Surroundings.client("realsync");
+    Thread caller = new Thread(() -> call(closing, crm));
+    caller.setUncaughtExceptionHandler((thread, error) -> {});
+    caller.start();
+    Thread.sleep(700);
+    closing.close();
     caller.join();
     call(task, crm);
     hasSeen(crm, 1, 1, 0);
@@ -228,7 +296,7 @@ class TrisealClientTest {
   void aCertificateThatIsExchangedIsTaken(@TempDir Path folder) throws Exception {
     String crm = "realsync.java";
     exchange(folder, "realsync");
-    try (TrisealClient changing = Surroundings.client(folder.resolve("own.pem"), folder.resolve("own.key"))) {
+    try (TrisealClient changing = Surroundings.client(Surroundings.endpoint(), folder.resolve("own.pem"), folder.resolve("own.key"))) {
       changing.storeConnection(CUSTOMER, crm, consent(crm), StoreOptions.NEW);
       call(changing, crm);
       exchange(folder, "realtask");
@@ -262,7 +330,7 @@ class TrisealClientTest {
     faults(crm, "lost_after");
     expire(crm);
     StringWriter printed = new StringWriter();
-    assertThrows(NeedsReauthException.class, () -> call(sync, crm)).printStackTrace(new PrintWriter(printed));
+    assertThrows(SalesforceException.class, () -> call(sync, crm)).printStackTrace(new PrintWriter(printed));
     String all = printed + new ConnectedApp("test", "app-secret").toString() + sync;
     for (String secret : List.of(said.get("access_token").getAsString(), said.get("refresh_token").getAsString(), "app-secret")) {
       assertFalse(all.contains(secret));
