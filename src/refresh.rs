@@ -16,7 +16,7 @@ use crate::ids::Caller;
 use crate::randomness::NoRandomness;
 use crate::secret::{Kind, SalesforceOAuth, SecretString, prints_as_its_name};
 use crate::store::{
-    AbandonCause, CredentialRow, IdempotencyKey, Lease, LeaseEnd, Life, Living, Revision, State, TokenHash,
+    AbandonCause, CredentialRow, IdempotencyKey, Lease, LeaseEnd, Leases, Life, Living, Revision, State, TokenHash,
 };
 
 /// A lease has lapsed only so long after its expiry: it was given by another replica's clock. A replica whose clock is more than 2 s off
@@ -164,8 +164,6 @@ pub enum Acquired {
     Held(Lease),
     /// It is to be put there.
     Given(Lease),
-    /// It stands there under another token, whose answer was lost: under this one from now on.
-    GivenAgain(Lease),
 }
 
 /// Whether a row can be refreshed or read at all, before it is opened.
@@ -200,12 +198,14 @@ pub fn decide_acquire(row: &CredentialRow, known: Known, attempt: &Attempt<'_>) 
         return Err(Refusal::NotRefreshable);
     }
     let Some(present) = present_lease(row) else { return Ok(Acquired::Given(lease(row, attempt))) };
-    let is_own = present.caller == *attempt.caller && present.key == attempt.key;
-    if is_own && present.token == attempt.token {
-        return Ok(Acquired::Held(present.clone()));
-    }
-    if is_own && attempt.now < present.expire_time {
-        return Ok(Acquired::GivenAgain(Lease { token: attempt.token, ..present.clone() }));
+    if present.caller == *attempt.caller && present.key == attempt.key {
+        if let Some(held) = row.leases.find(&attempt.token, attempt.caller) {
+            return Ok(Acquired::Held(held.clone()));
+        }
+        // The same lease under a further token: the former answer was lost, or came, and this attempt is the one that comes too late.
+        if attempt.now < present.expire_time {
+            return Ok(Acquired::Given(Lease { token: attempt.token, ..present.clone() }));
+        }
     }
     let available = available_time(present);
     if attempt.now < available {
@@ -290,8 +290,8 @@ pub fn decide_complete(
 pub enum Abandon {
     /// It has said so before.
     Repeated,
-    /// Put this lease into the row, which has ended.
-    End(Lease),
+    /// Put these into the row: the lease has ended, under each of its tokens.
+    End(Leases),
 }
 
 /// What becomes of a lease that is given up. Only the present one can be.
@@ -311,7 +311,7 @@ pub fn decide_abandon(
         return Ok(Abandon::Repeated);
     }
     match present_lease(row) {
-        Some(present) if present.token == *token => Ok(Abandon::End(Lease { end, ..lease.clone() })),
+        Some(present) if present.is_same(lease) => Ok(Abandon::End(row.leases.ended(present, cause))),
         Some(_) | None => Err(Refusal::LeaseLost),
     }
 }

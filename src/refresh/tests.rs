@@ -182,8 +182,18 @@ fn a_lease_that_has_ended_or_is_of_another_revision_keeps_nobody_waiting() {
 #[test]
 fn the_same_call_of_the_same_caller_gets_its_lease_again_under_a_new_token() {
     let row = row([held("a")]);
-    let again = Acquired::GivenAgain(Lease { token: token("new"), ..held("a") });
-    assert_eq!(acquire(&row, GOOD, "realtask", "a", Some(7), 59), Ok(again), "and no longer than at first");
+    let again = Lease { token: token("new"), ..held("a") };
+    let tried = acquire(&row, GOOD, "realtask", "a", Some(7), 59);
+    assert_eq!(tried, Ok(Acquired::Given(again.clone())), "and no longer than at first");
+    // Whichever answer its holder has got, what it brings is saved.
+    let both = CredentialRow { leases: row.leases.with(again), ..row.clone() };
+    for name in ["a", "new"] {
+        let saved = decide_complete(Some(&both), &caller("realtask"), &token(name), at(300));
+        assert!(matches!(saved, Ok(Complete::Save { .. })), "{name}: {saved:?}");
+        let given_up = decide_abandon(Some(&both), &caller("realtask"), &token(name), AbandonCause::Transient);
+        let Ok(Abandon::End(leases)) = given_up else { panic!("{name}: {given_up:?}") };
+        assert!(leases.iter().all(|lease| lease.end == Some(LeaseEnd::Abandoned(AbandonCause::Transient))));
+    }
     assert_eq!(acquire(&row, GOOD, "realsync", "a", Some(7), 59), in_progress(125), "another caller");
     assert_eq!(acquire(&row, GOOD, "realtask", "b", Some(7), 59), in_progress(125), "another call");
     assert_eq!(acquire(&row, GOOD, "realtask", "a", Some(7), 60), in_progress(125), "an expired one is of no use");
@@ -229,7 +239,10 @@ fn late_completions_are_answered_by_the_table() {
     for lease in [held("a"), abandoned("a")] {
         assert_eq!(complete(&moved(lease), "realtask", "a"), mismatch);
     }
-    // Not recorded: never given, forgotten, another's, or under an older token.
+    // Those that were given up are forgotten before it.
+    let refused = ["b", "c", "d", "e", "f"].map(abandoned);
+    assert_eq!(complete(&row([held("a")].into_iter().chain(refused)), "realtask", "a"), saved(held("a")));
+    // Not recorded: never given, forgotten, or another's.
     let forgotten = row([held("a"), held("b"), held("c"), held("d"), held("e")]);
     for (row, who, name) in [
         (row([]), "realtask", "a"),
@@ -256,8 +269,10 @@ fn only_the_present_lease_is_abandoned_and_once() {
     };
     for cause in CAUSES {
         let end = ended("a", LeaseEnd::Abandoned(cause));
-        assert_eq!(abandon(&row([held("a")]), "realtask", "a", cause), Ok(Abandon::End(end.clone())));
-        assert_eq!(abandon(&row([held("z"), held("a")]), "realtask", "a", cause), Ok(Abandon::End(end.clone())));
+        let ends = |leases: Vec<Lease>| Ok(Abandon::End(row(leases).leases));
+        assert_eq!(abandon(&row([held("a")]), "realtask", "a", cause), ends(vec![end.clone()]));
+        let lapsed = row([held("z"), held("a")]);
+        assert_eq!(abandon(&lapsed, "realtask", "a", cause), ends(vec![held("z"), end.clone()]));
         // The answer was lost.
         assert_eq!(abandon(&row([end.clone()]), "realtask", "a", cause), Ok(Abandon::Repeated));
         let moved = row([Lease { revision: revision(6), ..end.clone() }]);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::ids::CredentialRef;
 use crate::jitter::jittered;
@@ -18,6 +18,9 @@ use crate::telemetry::metrics::refresh_waiters;
 
 /// Between two readings, give or take a fifth.
 const READ_EVERY: Duration = Duration::from_millis(250);
+
+/// A reading that is older tells nothing: its reader has ended, or waits for a store that is away.
+const STALE: Duration = READ_EVERY.saturating_mul(2);
 
 /// What was read last.
 pub type Seen = Result<Option<Arc<CredentialRow>>, StoreError>;
@@ -33,8 +36,8 @@ pub struct Waiting {
 
 /// A credential that somebody waits for.
 struct Watched {
-    /// `None`: nothing was read yet.
-    seen: watch::Sender<Option<Seen>>,
+    /// And when the reading began. `None`: nothing was read yet.
+    seen: watch::Sender<Option<(Instant, Seen)>>,
     /// Read now.
     nudge: Notify,
     /// Of those who find that a lease may be had, one at a time tries to get it.
@@ -44,7 +47,7 @@ struct Watched {
 /// One who waits. Dropped, it does no more.
 pub struct Waiter {
     watched: Arc<Watched>,
-    seen: watch::Receiver<Option<Seen>>,
+    seen: watch::Receiver<Option<(Instant, Seen)>>,
     waiters: Gauge,
 }
 
@@ -68,6 +71,15 @@ impl Waiting {
         let seen = watched.seen.subscribe();
         self.waiters.increment(1);
         Waiter { watched, seen, waiters: self.waiters.clone() }
+    }
+
+    /// The row as it was read a moment ago for those who wait for it, if anybody does: whoever comes to wait, too, need not read it again.
+    pub fn lately(&self, id: &CredentialRef) -> Option<Arc<CredentialRow>> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).get(id).and_then(Weak::upgrade)?;
+        let seen = watched.seen.borrow();
+        let (began, row) = seen.as_ref()?;
+        let row = row.as_ref().ok()?.clone();
+        row.filter(|_| began.elapsed() < STALE)
     }
 
     /// A credential was changed by this replica: who waits for it need not wait for the next reading.
@@ -96,7 +108,7 @@ impl Waiter {
     pub async fn next(&mut self) -> Seen {
         // The sender lives as long as this does.
         let _changed = self.seen.changed().await;
-        self.seen.borrow_and_update().clone().unwrap_or(Ok(None))
+        self.seen.borrow_and_update().as_ref().map_or(Ok(None), |(_, seen)| seen.clone())
     }
 
     /// The right to try for a lease, unless another one of this replica is just trying.
@@ -130,9 +142,10 @@ async fn read(
         if watched.strong_count() == 0 {
             break;
         }
+        let began = Instant::now();
         let row = credentials.get(&id).await;
         let Some(watched) = watched.upgrade() else { break };
-        watched.seen.send_replace(Some(row.map(|row| row.map(Arc::new))));
+        watched.seen.send_replace(Some((began, row.map(|row| row.map(Arc::new)))));
     }
     let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
     // Somebody may have come since, who has a reader of its own.

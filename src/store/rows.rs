@@ -294,6 +294,13 @@ pub struct Lease {
     pub end: Option<LeaseEnd>,
 }
 
+impl Lease {
+    /// Whether the two were given to one call, which was answered twice: a lease under two tokens.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.caller, self.key, self.revision, self.time) == (&other.caller, other.key, other.revision, other.time)
+    }
+}
+
 /// What ended a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEnd {
@@ -340,7 +347,8 @@ impl Leases {
         self.0.last()
     }
 
-    /// These and one more; in the place of one of the same token.
+    /// These and one more; in the place of one of the same token. What has no room is forgotten: first what was given up, since of that no
+    /// tokens are to come.
     #[must_use]
     pub fn with(&self, lease: Lease) -> Self {
         let mut kept = self.0.clone();
@@ -348,16 +356,19 @@ impl Leases {
             Some(place) => *place = lease,
             None => kept.push(lease),
         }
-        let surplus = kept.len().saturating_sub(Self::MAX);
-        Self(kept.split_off(surplus))
+        while kept.len() > Self::MAX {
+            let given_up = kept.iter().position(|kept| matches!(kept.end, Some(LeaseEnd::Abandoned(_))));
+            kept.remove(given_up.unwrap_or(0));
+        }
+        Self(kept)
     }
 
-    /// These, the last under another token.
+    /// These, of which one has been given up, under each of its tokens.
     #[must_use]
-    pub fn renamed(&self, token: TokenHash) -> Self {
+    pub fn ended(&self, given_up: &Lease, cause: AbandonCause) -> Self {
         let mut kept = self.0.clone();
-        if let Some(last) = kept.last_mut() {
-            last.token = token;
+        for lease in kept.iter_mut().filter(|lease| lease.is_same(given_up)) {
+            lease.end = Some(LeaseEnd::Abandoned(cause));
         }
         Self(kept)
     }
@@ -570,15 +581,21 @@ mod tests {
     fn the_last_four_leases_are_remembered_each_for_its_caller_and_token() {
         let tokens = ["a", "b", "c", "d", "e"];
         let leases = tokens.iter().fold(Leases::default(), |leases, token| leases.with(lease(token, "realtask")));
-        let known = |token: &str, caller| leases.find(&TokenHash::of(token.as_bytes()), &Caller::new(caller)).is_some();
+        let hash = |token: &str| TokenHash::of(token.as_bytes());
+        let known = |token, caller| leases.find(&hash(token), &Caller::new(caller)).is_some();
         assert_eq!(tokens.map(|token| known(token, "realtask")), [false, true, true, true, true]);
         assert!(!known("e", "realsync"));
 
         let end = Some(LeaseEnd::Abandoned(AbandonCause::Transient));
         let ended = leases.with(Lease { end, ..lease("c", "realtask") });
         assert_eq!((ended.0.len(), ended.0[1].end, ended.0[3].end), (4, end, None), "in its place");
-        let renamed = leases.renamed(TokenHash::of(b"f"));
-        assert_eq!(renamed.last(), Some(&Lease { token: TokenHash::of(b"f"), ..lease("e", "realtask") }));
+        // Of what was given up no tokens are to come: it goes first.
+        let next = ended.with(lease("f", "realtask"));
+        assert_eq!(next.0.iter().map(|lease| lease.token).collect::<Vec<_>>(), ["b", "d", "e", "f"].map(hash));
+        // One lease under two tokens ends under both.
+        let twice = leases.with(Lease { token: hash("f"), ..lease("e", "realtask") });
+        let given_up = twice.ended(&lease("e", "realtask"), AbandonCause::Transient);
+        assert_eq!(given_up.0.iter().map(|lease| lease.end).collect::<Vec<_>>(), [None, None, end, end]);
     }
 
     #[test]

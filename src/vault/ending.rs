@@ -15,7 +15,7 @@ use crate::ids::CredentialRef;
 use crate::keyring::KeyringError;
 use crate::refresh::{Abandon, Complete, LeaseToken, Refusal, decide_abandon, decide_complete, merged};
 use crate::secret::{Kind, SalesforceOAuth};
-use crate::store::{AbandonCause, row_time};
+use crate::store::{AbandonCause, StoreError, row_time};
 use crate::telemetry::metrics::{self, LeaseEvent};
 
 impl Vault {
@@ -75,9 +75,12 @@ impl Vault {
         if completed.is_ok() && entries.is_announced() {
             metrics::refresh_lease(LeaseEvent::Completed);
         }
-        entries
-            .settle(completed, |made| Made { revision: Some(made.revision), versions: made.lineage.map(Into::into) })
-            .await
+        let made = |made: &Credential| Made { revision: Some(made.revision), versions: made.lineage.map(Into::into) };
+        entries.settle(completed, made).await.map_err(|error| match error {
+            // ABORTED would tell the holder that its tokens are of no use.
+            VaultError::ChangedConcurrently => StoreError::Throttled.into(),
+            error => error,
+        })
     }
 
     /// Ends a lease whose holder has no new tokens. Of a refresh token that is refused for good, `reason` is what people read: the
@@ -104,9 +107,9 @@ impl Vault {
             let Some((row, living)) = present.as_ref().and_then(living) else {
                 return Err(VaultError::CredentialNotFound);
             };
-            let lease = match decided {
+            let leases = match decided {
                 Abandon::Repeated => return shown(row).map(Decision::Done),
-                Abandon::End(lease) => lease,
+                Abandon::End(leases) => leases,
             };
             let state = match (cause, &living.state) {
                 (AbandonCause::InvalidGrant, State::Active) => {
@@ -117,7 +120,6 @@ impl Vault {
                     state.clone()
                 }
             };
-            let leases = row.leases.with(lease);
             let life = Life::Living(Living { state, ..living.clone() });
             let row = CredentialRow { write_id: WriteId::random()?, leases, life, ..row.clone() };
             announced.announce(Some(row.revision)).await?;

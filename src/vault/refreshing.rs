@@ -96,7 +96,7 @@ impl Vault {
         let call = Call { caller, id, asked, key: key_or_random(asked.key)?, token: &token };
         let subject = || Subject { view: Some(View::Full), ..Subject::credential(id) };
         let mut waiter = None;
-        let mut seen = None;
+        let mut seen = self.waited_for(id, asked).filter(|_| Instant::now() < until);
         loop {
             let entries = Changing::new(&self.audit, Origin::of(caller), Event::AcquireRefresh, subject());
             let outcome = self.attempt(&call, seen.take(), &entries).await;
@@ -147,10 +147,6 @@ impl Vault {
                 }
                 Acquired::Held(lease) => return Ok(Decision::Done(Outcome::Lease(lease, secret, credential))),
                 Acquired::Given(lease) => (lease.clone(), row.leases.with(lease)),
-                Acquired::GivenAgain(lease) => {
-                    let leases = row.leases.renamed(lease.token);
-                    (lease, leases)
-                }
             };
             // Nobody is given a lease that could not be completed for want of a key.
             let _at_hand = self.keyring.primary(&id.customer).await?;
@@ -167,6 +163,14 @@ impl Vault {
             }
             Some(Looked { row: None, .. }) | None => change(self.credentials.as_ref(), id, decide).await,
         }
+    }
+
+    /// The row, where others wait for it already and so will whoever asks this: however many come, and come again, they cost the store
+    /// what one costs.
+    fn waited_for(&self, id: &CredentialRef, asked: &Acquire) -> Option<Looked> {
+        let (row, dead) = (self.waiting.lately(id)?, asked.rejected?);
+        let waits = decide_next(&row, dead, (self.clock)()) == Next::Wait;
+        waits.then_some(Looked { row: Some(row), turn: None })
     }
 
     /// What may be answered: what the audit log has an entry of.

@@ -102,6 +102,27 @@ async fn a_change_of_this_replica_is_seen_at_once_and_by_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_read_for_those_who_wait_is_known_for_a_moment() {
+    let (store, waiting, id) = waiting();
+    let row = living("acme", "crm");
+    *store.row.lock().unwrap() = Some(row.clone());
+    assert_eq!(waiting.lately(&id), None, "nobody waits");
+    let mut waiter = waiting.join(&id);
+    assert_eq!(waiting.lately(&id), None, "nothing was read yet");
+    waiter.next().await.unwrap();
+    assert_eq!(waiting.lately(&id).as_deref(), Some(&row));
+    assert_eq!(waiting.lately(&credential_ref("acme", "other")), None);
+    *store.away.lock().unwrap() = true;
+    assert!(waiter.next().await.is_err());
+    assert_eq!(waiting.lately(&id), None, "the store is away");
+    *store.away.lock().unwrap() = false;
+    waiter.next().await.unwrap();
+    drop(waiter);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(waiting.lately(&id), None, "nobody waits any more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_is_read_again() {
     let (store, waiting, id) = waiting();
     *store.away.lock().unwrap() = true;

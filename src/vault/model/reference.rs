@@ -221,6 +221,14 @@ struct Lease {
     facts: Facts,
 }
 
+impl Lease {
+    /// One lease under two tokens.
+    fn is_same(&self, other: &Self) -> bool {
+        let facts = |lease: &Self| (lease.facts.caller, lease.facts.revision, lease.facts.expires);
+        self.key == other.key && facts(self) == facts(other)
+    }
+}
+
 /// What the history must agree with.
 #[derive(Clone, Debug, Default)]
 struct Row {
@@ -335,10 +343,14 @@ fn due_of_refresh(row: Option<&Row>, missing: Due, id: OpId, op: &Op, now: i64) 
             if held.facts.end == Some(end) {
                 return Due::Answer(row.shown());
             }
-            if row.present().is_none_or(|present| present.by != *lease) {
+            if row.present().is_none_or(|present| !present.is_same(held)) {
                 return Due::Answer(Outcome::LeaseLost);
             }
-            let row = Row { needs_reauth: row.needs_reauth || *invalid_grant, ..row.ended(*lease, end) };
+            let mut ended = row.clone();
+            for lease in ended.leases.iter_mut().filter(|lease| lease.is_same(held)) {
+                lease.facts.end = Some(end);
+            }
+            let row = Row { needs_reauth: row.needs_reauth || *invalid_grant, ..ended };
             let shown = row.shown();
             Due::Write(row, shown)
         }
@@ -386,13 +398,16 @@ fn acquire(row: &Row, id: OpId, asked: (Option<u64>, Option<u32>, i64, usize), n
     let leased =
         |facts: &Facts| Outcome::Leased { revision, secret, expires: facts.expires, after_lapse: facts.after_lapse };
     if let Some(present) = row.present() {
-        if present.by == id {
-            return Due::Answer(leased(&present.facts));
-        }
-        if present.key == key && present.facts.caller == caller && now < present.facts.expires {
-            let mut again = row.clone();
-            again.leases.last_mut().expect("it is the last").by = id;
-            return Due::Write(again, leased(&present.facts));
+        if present.key == key && present.facts.caller == caller {
+            if row.lease(id, caller).is_some() {
+                return Due::Answer(leased(&present.facts));
+            }
+            // One lease, for whoever shows the one token or the other.
+            if now < present.facts.expires {
+                let facts = present.facts.clone();
+                let outcome = leased(&facts);
+                return Due::Write(row.with(Lease { by: id, key, facts }), outcome);
+            }
         }
         // Five seconds for the clocks, and a minute of grace.
         let available = present.facts.expires + 65 * SECOND;
@@ -403,16 +418,21 @@ fn acquire(row: &Row, id: OpId, asked: (Option<u64>, Option<u32>, i64, usize), n
     let after_lapse = row.leases.iter().any(|lease| lease.facts.revision == revision && lease.facts.end.is_none());
     let facts = Facts { caller, revision, expires: now + ttl * SECOND, after_lapse, end: None };
     let outcome = leased(&facts);
-    let mut row = row.clone();
-    row.leases.push(Lease { by: id, key, facts });
-    // The last four.
-    if row.leases.len() > 4 {
-        row.leases.remove(0);
-    }
-    Due::Write(row, outcome)
+    Due::Write(row.with(Lease { by: id, key, facts }), outcome)
 }
 
 impl Row {
+    /// The last four, of which those go first that were given up.
+    fn with(&self, lease: Lease) -> Self {
+        let mut row = self.clone();
+        row.leases.push(lease);
+        if row.leases.len() > 4 {
+            let given_up = |lease: &Lease| matches!(lease.facts.end, Some(End::Abandoned { .. }));
+            row.leases.remove(row.leases.iter().position(given_up).unwrap_or_default());
+        }
+        row
+    }
+
     fn lease(&self, by: OpId, caller: usize) -> Option<&Lease> {
         self.leases.iter().find(|lease| lease.by == by && lease.facts.caller == caller)
     }

@@ -316,8 +316,10 @@ async fn the_same_call_gets_its_lease_again() {
     let Ok(Refreshed::Lease(again)) = setup.acquire("realtask", &asked).await else { panic!("no lease") };
     assert_eq!((again.expire_time, exposed(&again.secret)), (first.expire_time, exposed(&first.secret)));
     assert!(setup.acquire("realsync", &asked).await.is_err(), "another caller's key is another key");
-    assert_eq!(setup.complete("realtask", &first.token, "x").await, Err(VaultError::LeaseLost), "its answer was lost");
-    assert_eq!(setup.complete("realtask", &again.token, "second").await.unwrap().revision, revision(2));
+    // Which answer came is not known here: an attempt may be carried out after a later one was answered. Either is good, once.
+    assert_eq!(setup.complete("realtask", &first.token, "second").await.unwrap().revision, revision(2));
+    let mismatch = VaultError::RevisionMismatch { current: revision(2) };
+    assert_eq!(setup.complete("realtask", &again.token, "third").await, Err(mismatch));
 }
 
 #[tokio::test]
@@ -431,6 +433,43 @@ async fn whoever_is_gone_while_it_waits_is_given_no_lease() {
     let (answer, ()) = tokio::join!(waiting, leaving);
     assert!(matches!(answer, Err(VaultError::RefreshInProgress { .. })), "{answer:?}");
     setup.complete("realtask", &held.token, "second").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_holder_that_finds_the_row_contended_is_not_told_that_its_tokens_are_of_no_use() {
+    let setup = stored().await;
+    let lease = setup.lease("realtask", 1).await;
+    setup.credentials.faults((0..5).map(|_| Fault::Overtaken));
+    let refused = setup.complete("realtask", &lease.token, "second").await;
+    assert_eq!(refused, Err(VaultError::Store(StoreError::Throttled)));
+    assert_eq!(setup.complete("realtask", &lease.token, "second").await.unwrap().revision, revision(2));
+}
+
+#[tokio::test]
+async fn whoever_comes_to_wait_where_others_do_reads_nothing() {
+    let setup = stored().await;
+    let _held = setup.lease("realtask", 1).await;
+    let patient = Acquire { wait: Duration::from_secs(60), ..rejected(1) };
+    let first = setup.acquire("realsync", &patient);
+    let others = async {
+        while setup.vault.waiting.lately(&crm()).is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let before = setup.credentials.reads();
+        let brief = Acquire { wait: Duration::from_millis(20), ..rejected(1) };
+        for _ in 0..20 {
+            let come = (0..10).map(|_| setup.acquire("realsync", &brief));
+            for answer in futures_util::future::join_all(come).await {
+                assert!(matches!(answer, Err(VaultError::RefreshInProgress { .. })), "{answer:?}");
+            }
+        }
+        let reads = setup.credentials.reads() - before;
+        assert!(reads < 100, "{reads} for 200 who came");
+    };
+    tokio::select! {
+        _ = first => panic!("it waits"),
+        () = others => {}
+    }
 }
 
 #[tokio::test]

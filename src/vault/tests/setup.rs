@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -77,11 +78,17 @@ pub(super) enum Fault {
 pub(super) struct FaultyCredentials {
     inner: EmbeddedCredentials,
     faults: Mutex<VecDeque<Fault>>,
+    reads: AtomicUsize,
 }
 
 impl FaultyCredentials {
     pub(super) fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.lock().unwrap().extend(faults);
+    }
+
+    /// How often a row was read.
+    pub(super) fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
     }
 
     fn next(&self, reading: bool) -> Option<Fault> {
@@ -98,6 +105,7 @@ impl Rows for FaultyCredentials {
     type Write = CredentialRow;
 
     async fn get(&self, id: &CredentialRef) -> Result<Option<CredentialRow>, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         match self.next(true) {
             Some(Fault::Reading(error)) => Err(error),
             Some(_) | None => self.inner.get(id).await,
@@ -277,7 +285,7 @@ impl Setup {
         let store = Arc::new(EmbeddedStore::open(&path("store.redb"), &deployment()).unwrap());
         let wrapper = Arc::new(LocalWrapper::open(&path("local.key")).unwrap());
         let inner = EmbeddedCredentials(Arc::clone(&store));
-        let credentials = Arc::new(FaultyCredentials { inner, faults: Mutex::default() });
+        let credentials = Arc::new(FaultyCredentials { inner, faults: Mutex::default(), reads: AtomicUsize::new(0) });
         let inner = EmbeddedCustomers(Arc::clone(&store));
         let customers = Arc::new(FaultyCustomers { inner, away: Mutex::new(false) });
         let keyring = keyring(&files, &store, customers.clone(), wrapper.clone()).await;
