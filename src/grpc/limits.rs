@@ -79,7 +79,7 @@ pub(super) fn max_deadline(path: &str) -> Duration {
 }
 
 /// Calls that wait for somebody else's refresh leave their places to others: so many for each place. Theirs is a message, a task and a
-/// stream, about 10 KiB, and no work until all of them are answered: 2,048 by default, the credentials of a few customers that all
+/// stream, about 13 KiB, and no work until all of them are answered: 2,048 by default, the credentials of a few customers that all
 /// products use. One more waits in its place.
 pub(super) const WAITING_FOR_EACH_PLACE: usize = 4;
 
