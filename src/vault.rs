@@ -9,6 +9,7 @@ mod reseal;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 pub use batch::{Opened, Reading};
 pub use refreshing::{GivenLease, Refreshed};
@@ -209,6 +210,8 @@ pub struct Vault {
     keyring: Keyring,
     audit: AuditLog,
     waiting: Waiting,
+    /// For re-encryption.
+    unwrapping: Semaphore,
     clock: fn() -> Timestamp,
 }
 
@@ -222,7 +225,8 @@ impl Vault {
         clock: fn() -> Timestamp,
     ) -> Self {
         let waiting = Waiting::new(Arc::clone(&credentials));
-        Self { deployment, credentials, keyring, audit, waiting, clock }
+        let unwrapping = Semaphore::new(reseal::UNWRAPPED_AT_ONCE);
+        Self { deployment, credentials, keyring, audit, waiting, unwrapping, clock }
     }
 
     /// Seals a secret and stores it. A retry under the same key changes nothing.

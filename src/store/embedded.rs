@@ -316,6 +316,11 @@ impl Credentials for EmbeddedCredentials {
         Ok(met(&found, limit, credential_ref, encoding::decode_credential))
     }
 
+    /// One whole group on its way to the disk, and one that collects meanwhile.
+    fn writes_at_once(&self) -> usize {
+        2 * MAX_GROUP
+    }
+
     async fn remove(&self, id: &CredentialRef, expected: WriteId) -> Result<Replaced<CredentialRow>, StoreError> {
         let row = (credential_key(id), None);
         let expected = Some(expected);
