@@ -327,7 +327,7 @@ impl Caller for EncryptCaller {
 }
 
 /// As large as Salesforce's.
-fn salesforce() -> v1::Secret {
+pub fn salesforce() -> v1::Secret {
     let oauth = v1::SalesforceOAuth {
         access_token: "00D5g000004XyZA!".to_owned() + &"AQoAQP0x".repeat(12),
         refresh_token: "5Aep861".to_owned() + &"Zk3v9QdT".repeat(10),
