@@ -89,6 +89,10 @@ impl<T: Credentials> Credentials for Observed<T> {
         self.inner.parts()
     }
 
+    fn writes_at_once(&self) -> usize {
+        self.inner.writes_at_once()
+    }
+
     async fn scan(
         &self,
         extent: &Extent,

@@ -12,6 +12,7 @@ mod reseal;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 pub use batch::{Opened, Reading};
 pub use decide::Condition;
@@ -65,6 +66,8 @@ pub struct Vault {
     keyring: Keyring,
     audit: AuditLog,
     waiting: Waiting,
+    /// For re-encryption.
+    unwrapping: Semaphore,
     clock: fn() -> Timestamp,
 }
 
@@ -78,7 +81,8 @@ impl Vault {
         clock: fn() -> Timestamp,
     ) -> Self {
         let waiting = Waiting::new(Arc::clone(&credentials));
-        Self { deployment, credentials, keyring, audit, waiting, clock }
+        let unwrapping = Semaphore::new(reseal::UNWRAPPED_AT_ONCE);
+        Self { deployment, credentials, keyring, audit, waiting, unwrapping, clock }
     }
 
     /// Seals a secret and stores it. A retry under the same key changes nothing.

@@ -1,8 +1,9 @@
 //! What the service costs: each measurement against its limit, taken in turn in the same run, as one table.
 //!
-//! `cargo bench --bench service` measures everything; `cargo bench --bench service -- decrypt` what has that in its name. The service is
-//! the real program in a process of its own, and so is the echo: its CPU time is what the system accounts to the process. Client, server and
-//! store share this machine's cores, so look at the ratios: times belong to one machine and its other guests. Nothing is asserted.
+//! `cargo bench --bench service` measures everything; `cargo bench --bench service -- decrypt` what has that in its name;
+//! `-- reencrypt --credentials=20000` re-encrypts so many and not a million. The service is the real program in a process of its own, and so
+//! is the echo: its CPU time is what the system accounts to the process. Client, server and store share this machine's cores, so look at the
+//! ratios: times belong to one machine and its other guests. Nothing is asserted of how long anything takes.
 
 #![allow(
     clippy::expect_used,
@@ -16,6 +17,7 @@
 mod echo;
 mod load;
 mod process;
+mod reencrypt;
 mod rows;
 mod service;
 mod table;
@@ -27,17 +29,19 @@ use futures_util::future::LocalBoxFuture;
 use service::{Configuration, Wire};
 use table::Row;
 
-type Measure = fn() -> LocalBoxFuture<'static, Vec<Row>>;
+/// Given how many credentials are re-encrypted.
+type Measure = fn(usize) -> LocalBoxFuture<'static, Vec<Row>>;
 
 const MEASUREMENTS: &[(&str, Measure)] = &[
-    ("decrypt-unaudited", || Box::pin(rows::decrypt(Configuration::Unaudited))),
-    ("decrypt-dev", || Box::pin(rows::decrypt(Configuration::Dev))),
-    ("decrypt-mtls", || Box::pin(rows::decrypt(Configuration::Mtls))),
-    ("batch", || Box::pin(rows::batch())),
-    ("encrypt", || Box::pin(rows::encrypt())),
-    ("start", || Box::pin(rows::start())),
-    ("memory", || Box::pin(rows::memory())),
-    ("waiters", || Box::pin(waiters::waiters())),
+    ("decrypt-unaudited", |_| Box::pin(rows::decrypt(Configuration::Unaudited))),
+    ("decrypt-dev", |_| Box::pin(rows::decrypt(Configuration::Dev))),
+    ("decrypt-mtls", |_| Box::pin(rows::decrypt(Configuration::Mtls))),
+    ("batch", |_| Box::pin(rows::batch())),
+    ("encrypt", |_| Box::pin(rows::encrypt())),
+    ("start", |_| Box::pin(rows::start())),
+    ("memory", |_| Box::pin(rows::memory())),
+    ("reencrypt", |credentials| Box::pin(reencrypt::measure(credentials))),
+    ("waiters", |_| Box::pin(waiters::waiters())),
 ];
 
 fn main() {
@@ -50,13 +54,15 @@ fn main() {
         [unaudited::ARGUMENT, data] => return runtime.block_on(unaudited::serve(data.as_ref())),
         _ => {}
     }
+    let credentials = arguments.iter().find_map(|argument| argument.strip_prefix("--credentials="));
+    let credentials = credentials.map_or(reencrypt::CREDENTIALS, |number| number.parse().expect("a number"));
     // Cargo adds `--bench`.
     let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str()));
     let mut rows = Vec::new();
     for (name, measure) in MEASUREMENTS.iter().filter(|(name, _)| is_wanted(name)) {
         println!("measuring {name}");
-        rows.extend(runtime.block_on(measure()));
+        rows.extend(runtime.block_on(measure(credentials)));
     }
     table::print(&rows);
 }

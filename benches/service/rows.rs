@@ -19,7 +19,7 @@ const REPETITIONS: usize = 9;
 const TURN: Duration = Duration::from_millis(1_500);
 const STARTS: usize = 15;
 /// Memory is looked at when so much time has passed without a call.
-const SETTLING: Duration = Duration::from_secs(1);
+pub const SETTLING: Duration = Duration::from_secs(1);
 const CUSTOMERS: usize = 1_000;
 const BATCH: usize = 100;
 const MANY_CUSTOMERS: usize = 100_000;
@@ -139,7 +139,7 @@ pub async fn encrypt() -> Vec<Row> {
 
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 /// The service's own table.
-const CREDENTIALS: Table = Table::new("credentials");
+pub const CREDENTIALS: Table = Table::new("credentials");
 
 /// redb as the service uses it, without the service.
 struct Bare {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::{StreamExt, stream};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -17,12 +17,14 @@ use super::record::write_part;
 use crate::ids::{CredentialRef, CustomerId};
 use crate::store::{Decision, Extent, Met, OperationRow, Page, StoreError, WriteId, change, row_time};
 
-/// Items between two checkpoints, at most.
+/// Items that are read at once.
 const PAGE: usize = 256;
-/// A checkpoint is written at least so often, well within a lease, also where a rate makes a page long.
-const PAGE_SECONDS: f64 = 5.0;
-/// Items under way at once: they share the store's commits, or its round trips.
-const AT_ONCE: usize = 32;
+/// Items between two checkpoints, at most. Each is a write of its own, before which all that it tells of must have ended.
+const STRETCH: usize = 16 * PAGE;
+/// A checkpoint is written at least so often, well within a lease, also where a rate or the store makes a stretch long.
+const STRETCH_SECONDS: f64 = 5.0;
+/// Customers under way at once: KMS is asked for each.
+const CUSTOMERS_AT_ONCE: usize = 32;
 /// Between two looks for work.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a job gives way to callers, before each page.
@@ -116,7 +118,7 @@ impl Jobs {
         let mut pace = Pace::default();
         while !part.is_done {
             let worked = tokio::select! {
-                worked = self.page(job, index, &part, &mut pace) => worked,
+                worked = self.stretch(job, index, &part, &mut pace) => worked,
                 () = stopped(stop) => {
                     self.checkpoint(job, index, part, written, false).await?;
                     return Ok(true);
@@ -143,28 +145,46 @@ impl Jobs {
         Ok(true)
     }
 
-    /// The part after one more page.
-    async fn page(&self, job: &Job, index: u32, part: &Part, pace: &mut Pace) -> Result<Part, JobError> {
-        self.give_way().await;
+    /// The part after a stretch of it. The next page is read while what came before is written.
+    async fn stretch(&self, job: &Job, index: u32, part: &Part, pace: &mut Pace) -> Result<Part, JobError> {
+        let (began, mut next) = (Instant::now(), part.clone());
+        let at_once = self.at_once(job.kind);
+        let mut under_way = FuturesUnordered::new();
         pace.share(self, job).await?;
-        let page = self.items(job, index, part.after.as_ref(), pace.page()).await?;
-        let (last, next) = (page.rows.last().map(Item::id), page.next);
-        let mut progress = part.progress.clone();
-        let started: Vec<_> = page.rows.into_iter().map(|item| (item, pace.next())).collect();
-        let mut outcomes = stream::iter(started)
-            .map(|(item, at)| async move {
-                if let Some(at) = at {
-                    sleep_until(at).await;
+        let mut left = pace.stretch();
+        while left > 0 && !next.is_done && began.elapsed().as_secs_f64() < STRETCH_SECONDS {
+            self.give_way().await;
+            let page = self.items(job, index, next.after.as_ref(), left.min(PAGE)).await?;
+            left = left.saturating_sub(page.rows.len());
+            next.is_done = page.next.is_none();
+            next.after = page.next.or_else(|| page.rows.last().map(Item::id)).or(next.after);
+            for item in page.rows {
+                if under_way.len() == at_once
+                    && let Some((id, outcome)) = under_way.next().await
+                {
+                    next.progress.take(id, &outcome?);
                 }
-                let outcome = self.work_on_item(job, &item).await;
-                (item.id(), outcome)
-            })
-            .buffer_unordered(AT_ONCE);
-        while let Some((id, outcome)) = outcomes.next().await {
-            progress.take(id, &outcome?);
+                let at = pace.next();
+                under_way.push(async move {
+                    if let Some(at) = at {
+                        sleep_until(at).await;
+                    }
+                    (item.id(), self.work_on_item(job, &item).await)
+                });
+            }
         }
-        let is_done = next.is_none();
-        Ok(Part { is_done, after: next.or(last).or_else(|| part.after.clone()), progress, ..part.clone() })
+        while let Some((id, outcome)) = under_way.next().await {
+            next.progress.take(id, &outcome?);
+        }
+        Ok(next)
+    }
+
+    /// Items under way at once: they share the store's commits, or its round trips.
+    fn at_once(&self, kind: JobKind) -> usize {
+        match kind {
+            JobKind::Reencryption => self.0.credentials.writes_at_once(),
+            JobKind::CustomerKeyRotation | JobKind::Rewrap => CUSTOMERS_AT_ONCE,
+        }
     }
 
     /// The next things that a part holds.
@@ -262,10 +282,10 @@ impl Pace {
         Ok(())
     }
 
-    /// Items of a page.
-    fn page(&self) -> usize {
-        let within = self.share.map_or(PAGE as f64, |share| share * PAGE_SECONDS);
-        (within as usize).clamp(1, PAGE)
+    /// Items of a stretch.
+    fn stretch(&self) -> usize {
+        let within = self.share.map_or(STRETCH as f64, |share| share * STRETCH_SECONDS);
+        (within as usize).clamp(1, STRETCH)
     }
 
     fn next(&mut self) -> Option<Instant> {

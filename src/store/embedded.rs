@@ -21,7 +21,7 @@ use self::keys::{
     CUSTOMER, SEPARATOR, credential_key, credential_ref, customer_id, key, operation_id, wrapped_key_key,
 };
 use self::view::View;
-use self::writer::{Beside, Expected, Replacement, Writer};
+use self::writer::{Beside, Expected, MAX_GROUP, Replacement, Writer};
 use super::encoding::{self, BadRow};
 use super::{
     CredentialRow, Credentials, CustomerRow, CustomerWrite, Customers, Extent, KeyRow, Met, OperationId, OperationRow,
@@ -186,6 +186,11 @@ impl Credentials for EmbeddedCredentials {
         let wanted = |key: &[u8]| is_ours(key, credential_ref);
         let found = self.0.range(Table::Credentials, &prefix, after.as_deref(), limit, wanted)?;
         Ok(met(&found, limit, credential_ref, encoding::decode_credential))
+    }
+
+    /// One whole group on its way to the disk, and one that collects meanwhile.
+    fn writes_at_once(&self) -> usize {
+        2 * MAX_GROUP
     }
 
     async fn erase(&self, id: &CredentialRef) -> Result<(), StoreError> {

@@ -54,6 +54,8 @@ pub enum StoreError {
 
 /// Rows that one call reads at the same time, where a backend has no better way to read many.
 const READ_AT_ONCE: usize = 16;
+/// Rows that are rewritten at once, where each is a call of its own: they share its round trips.
+const REWRITTEN_AT_ONCE: usize = 32;
 
 /// What became of a conditional write.
 #[derive(Debug)]
@@ -104,6 +106,11 @@ pub trait Credentials: Rows<Id = CredentialRef, Row = CredentialRow, Write = Cre
     /// Into how many parts a walk over all credentials is best cut, so that several can walk at once. From 1.
     fn parts(&self) -> u32 {
         1
+    }
+
+    /// How many rows who rewrites them all has best under way at once.
+    fn writes_at_once(&self) -> usize {
+        REWRITTEN_AT_ONCE
     }
 
     /// As [`Credentials::query`], for who must miss nothing: a row that can't be read is met, too.

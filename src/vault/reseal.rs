@@ -20,6 +20,9 @@ pub struct Target {
     pub customers_by: Timestamp,
 }
 
+/// Customers whose roots are unwrapped at once to re-encrypt their records, however many of these are under way: callers need KMS, too.
+pub(super) const UNWRAPPED_AT_ONCE: usize = 32;
+
 /// What became of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resealed {
@@ -55,12 +58,15 @@ impl Vault {
             };
             let envelope = Envelope::parse(living.envelope.clone()).map_err(|_| VaultError::Malformed)?;
             let (_, customer) = self.keyring.upkeep_versions(&id.customer, target.customers_by).await?;
+            // It is never closed.
+            let turn = self.unwrapping.acquire().await;
             let (primary, root) = self.keyring.upkeep_primary(&id.customer).await?;
             match decide(envelope.lineage(), primary, wanted(target, customer)) {
                 Resealed::Changed => {}
                 decided @ (Resealed::Skipped | Resealed::Ahead) => return Ok(Decision::Done(decided)),
             }
             let former = self.keyring.upkeep_root(&id.customer, envelope.lineage()).await?;
+            drop(turn);
             let plaintext = crypto::open(&former, &self.context(id, living.kind, row.revision)?, &envelope)?;
             let envelope = self.seal(&root, primary, id, living.kind, row.revision, &plaintext)?;
             let living = Living { envelope: envelope.as_octets().to_vec(), ..living.clone() };

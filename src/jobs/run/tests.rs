@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use futures_util::stream;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -33,6 +34,8 @@ use crate::vault::{Condition, Vault};
 
 thread_local! {
     static NOW: Cell<i64> = const { Cell::new(1_764_000_000) };
+    /// Keys that are being unwrapped, now and at most until now.
+    static UNWRAPPING: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
 /// Lets time pass, in seconds.
@@ -78,6 +81,13 @@ impl KeyWrapper for Octets {
     }
 
     async fn unwrap(&self, _: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<CustomerKey, FactorError> {
+        let (now, most) = UNWRAPPING.get();
+        UNWRAPPING.set((now + 1, most.max(now + 1)));
+        // Long enough for all that may begin meanwhile to begin.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        UNWRAPPING.set((UNWRAPPING.get().0 - 1, UNWRAPPING.get().1));
         Ok(CustomerKey::new(Zeroizing::new([wrapped.octets[0]; 32])))
     }
 
@@ -295,7 +305,7 @@ fn versions(codebase: u32, environment: u32, customer: u32) -> Lineage {
     Lineage { codebase: version(codebase), environment: version(environment), customer: version(customer) }
 }
 
-/// More than two pages, of two customers; the second is disabled.
+/// More than two pages together, of two customers; the second is disabled.
 async fn filled(replica: &Replica) -> Vec<CredentialRef> {
     let mut ids = Vec::new();
     for owner in ["acme", "other"] {
@@ -307,6 +317,15 @@ async fn filled(replica: &Replica) -> Vec<CredentialRef> {
         }
     }
     replica.directory.disable_unasked(&customer("other")).await.unwrap();
+    replica.reporter.report().await;
+    ids
+}
+
+/// More of one customer than a stretch.
+async fn filled_for_long(replica: &Replica) -> Vec<CredentialRef> {
+    replica.directory.create_unasked(&customer("acme")).await.unwrap();
+    let ids: Vec<_> = (0..STRETCH + 100).map(|number| credential("acme", &format!("c{number}"))).collect();
+    stream::iter(&ids).for_each_concurrent(PAGE, |id| replica.encrypt(id, "x")).await;
     replica.reporter.report().await;
     ids
 }
@@ -410,23 +429,31 @@ fn credential_of(id: &ItemId) -> CredentialRef {
 async fn a_job_goes_on_where_a_killed_replica_left_it() {
     let setup = Setup::new();
     let (one, other) = (setup.replica(1).await, setup.replica(1).await);
-    let ids = filled(&one).await;
+    let ids = filled_for_long(&one).await;
     rotate(&one, "acme").await;
     let job = one.reencrypts(Some("acme")).await;
-    drop_after_a_page(&one, &job.id).await;
+    drop_after_a_stretch(&one, &job.id).await;
     let (_, progress) = other.job(&job.id).await.unwrap();
-    assert_eq!((progress.done, progress.changed), (PAGE as u64, PAGE as u64));
+    assert_eq!((progress.done, progress.changed), (STRETCH as u64, STRETCH as u64));
+    // All that the checkpoint tells of is written.
+    let after = other.jobs.part(&job, 0).await.unwrap().0.after.unwrap().credential.unwrap();
+    let told: Vec<_> = ids.iter().filter(|id| id.credential.as_str() <= after.as_str()).collect();
+    assert_eq!(told.len(), STRETCH);
+    for id in told {
+        assert_eq!(lineage(&setup.row(id).await), versions(1, 1, 2));
+    }
     assert!(!other.works_once().await, "its lease is good for a while");
     pass(31);
     let (done, progress) = other.ends(&job.id).await;
-    assert_eq!((done.state, done.changed, progress.done), (JobState::Done, 300, 300));
-    for id in &ids[..300] {
+    let all = ids.len() as u64;
+    assert_eq!((done.state, done.changed, progress.done), (JobState::Done, all, all));
+    for id in &ids {
         assert_eq!(lineage(&setup.row(id).await), versions(1, 1, 2));
     }
 }
 
-/// Works until one page is written, and is dropped at the next wait.
-async fn drop_after_a_page(replica: &Replica, id: &JobId) {
+/// Works until one stretch is written, and is dropped at the next wait.
+async fn drop_after_a_stretch(replica: &Replica, id: &JobId) {
     let mut work = Box::pin(replica.works_once());
     loop {
         let polled = std::future::poll_fn(|context| std::task::Poll::Ready(work.as_mut().poll(context))).await;
@@ -442,7 +469,7 @@ async fn drop_after_a_page(replica: &Replica, id: &JobId) {
 async fn a_replica_that_is_stopped_leaves_its_part_to_others_at_once() {
     let setup = Setup::new();
     let (one, other) = (setup.replica(1).await, setup.replica(1).await);
-    filled(&one).await;
+    let all = filled_for_long(&one).await.len() as u64;
     rotate(&one, "acme").await;
     let job = one.reencrypts(Some("acme")).await;
     let (sender, mut stop) = watch::channel(false);
@@ -458,9 +485,27 @@ async fn a_replica_that_is_stopped_leaves_its_part_to_others_at_once() {
     assert!(!other.works_once().await, "somebody works on it");
     sender.send_replace(true);
     work.await.unwrap();
-    assert_eq!(other.jobs.look(&job.id).await.unwrap().1.done, PAGE as u64);
+    assert_eq!(other.jobs.look(&job.id).await.unwrap().1.done, STRETCH as u64);
     assert!(other.works_once().await);
-    assert_eq!(other.ends(&job.id).await.0.changed, 300);
+    assert_eq!(other.ends(&job.id).await.0.changed, all);
+}
+
+#[tokio::test]
+async fn a_job_leaves_callers_their_share_of_kms() {
+    let setup = Setup::new();
+    let (one, other) = (setup.replica(1).await, setup.replica(1).await);
+    let owners: Vec<_> = (0..100).map(|number| format!("customer-{number}")).collect();
+    for owner in &owners {
+        one.directory.create_unasked(&customer(owner)).await.unwrap();
+        one.encrypt(&credential(owner, "c"), "x").await;
+        rotate(&one, owner).await;
+    }
+    one.reporter.report().await;
+    let job = one.reencrypts(None).await;
+    UNWRAPPING.set((0, 0));
+    assert_eq!(other.ends(&job.id).await.0.changed, 100);
+    // 100 records were under way at once.
+    assert_eq!(UNWRAPPING.get(), (0, 32));
 }
 
 #[tokio::test]

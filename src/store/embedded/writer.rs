@@ -18,7 +18,7 @@ use crate::store::{KEY_MISFIT, StoreError, WriteId, encoding};
 use crate::telemetry::metrics::{Histogram, group_size};
 
 /// Writes in one commit, at most: enough to share an `fsync`, few enough to hold no writer up.
-const MAX_GROUP: usize = 256;
+pub(super) const MAX_GROUP: usize = 256;
 /// Writes that wait, at most. Above it the store throttles.
 const MAX_WAITING: usize = 4_096;
 
