@@ -20,6 +20,8 @@ use crate::failure::Failure;
 use crate::status::{self, Subject};
 use crate::tls::{Connector, Files};
 
+/// Of a service on this machine that was not told another.
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7443";
 /// A connection that takes longer to make is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -34,7 +36,7 @@ pub(crate) struct Connect {
         env = "TRISEAL_ENDPOINT",
         hide_env_values = true,
         value_name = "URL",
-        default_value = "http://127.0.0.1:7443"
+        default_value = DEFAULT_ENDPOINT
     )]
     endpoint: String,
 
@@ -71,7 +73,7 @@ pub(crate) struct Connect {
     )]
     key: Option<PathBuf>,
 
-    /// How long each call may take
+    /// How long each call may take; the service itself ends one after 10 s
     #[arg(
         long,
         global = true,
@@ -84,6 +86,11 @@ pub(crate) struct Connect {
 }
 
 impl Connect {
+    /// Whether nobody said where the service is.
+    pub(crate) fn is_default(&self) -> bool {
+        self.endpoint == DEFAULT_ENDPOINT
+    }
+
     /// Those of TLS, which are all needed.
     fn files(&self) -> Result<Files<'_>, Failure> {
         match (&self.ca, &self.cert, &self.key) {

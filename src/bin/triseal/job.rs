@@ -13,7 +13,7 @@ use crate::client::Service;
 use crate::failure::{Exit, Failure};
 use crate::metadata::{Lineage, short, time};
 use crate::output::{Format, Output, Row};
-use crate::status::{Subject, retry_after};
+use crate::status::{Again, Subject, retry_after};
 use progress::Progress;
 
 /// Between two looks at a job.
@@ -225,9 +225,15 @@ impl Job {
     }
 }
 
-/// A call about a job that failed.
-pub(crate) fn refusal(status: &Status, customer: &str) -> Failure {
-    Failure::from_status(status, Subject { customer, ..Subject::default() })
+/// A call about jobs or replicas that failed.
+pub(crate) fn refusal(status: &Status, again: Again) -> Failure {
+    Failure::from_status(status, Subject { again, ..Subject::default() })
+}
+
+/// A job, customer's or everyone's, that was not started. A dry run does no harm twice.
+pub(crate) fn not_started(status: &Status, customer: &str, dry_run: bool) -> Failure {
+    let again = if dry_run { Again::Safe } else { Again::AfterTheJobs };
+    Failure::from_status(status, Subject { customer, again, ..Subject::default() })
 }
 
 /// A job as it is now.
@@ -255,12 +261,12 @@ pub(crate) async fn watch(id: &str, service: &Service, format: Format) -> Result
             // At first, it is told at once that nothing listens there.
             Err(status) => match retry_after(&status).filter(|_| reached) {
                 Some(pause) => {
-                    progress.trouble(&refusal(&status, "").message);
+                    progress.trouble(&refusal(&status, Again::Reads).message);
                     sleep(pause.max(LOOK_AGAIN)).await;
                 }
                 None => {
                     progress.end();
-                    return Err(refusal(&status, ""));
+                    return Err(refusal(&status, Again::Reads));
                 }
             },
         }

@@ -17,6 +17,7 @@ use crate::metadata::{Lineage, time};
 use crate::output::{Format, Output, Row, Table};
 use crate::reencrypt::{self, Pace};
 use crate::rotate::{codebase, environment, retire};
+use crate::status::Again;
 
 /// What is rotated.
 #[derive(Subcommand)]
@@ -142,7 +143,7 @@ async fn rotate_customer(arguments: RotateCustomer, connect: &Connect, output: &
     if let Some(customer) = arguments.customer {
         let request = service.request(v1::RotateCustomerKeyRequest { customer_id: customer.to_string() });
         let answer = service.keys().rotate_customer_key(request).await;
-        return show(Which { customer }.told(answer)?.customer, output);
+        return show(Which { customer }.told(answer, Again::AfterTheCustomer)?.customer, output);
     }
     if !arguments.dry_run {
         arguments.confirm.ask("gives every customer a new key", "all")?;
@@ -153,7 +154,7 @@ async fn rotate_customer(arguments: RotateCustomer, connect: &Connect, output: &
         rate: arguments.rate.unwrap_or_default(),
     };
     let answer = service.keys().start_customer_key_rotation(service.request(message)).await;
-    let answer = answer.map_err(|status| job::refusal(&status, ""))?.into_inner();
+    let answer = answer.map_err(|status| job::not_started(&status, "", arguments.dry_run))?.into_inner();
     reencrypt::started(Job::from_answer(answer.job)?, arguments.detach, &service, output).await
 }
 
@@ -171,7 +172,7 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
             let message =
                 v1::RetireCustomerKeyVersionRequest { customer_id: customer.to_owned(), version: version.get() };
             let answer = service.keys().retire_customer_key_version(service.request(message)).await;
-            show(which.told(answer)?.customer, output)
+            show(which.told(answer, Again::Safe)?.customer, output)
         }
     }
 }
@@ -230,7 +231,7 @@ pub(crate) async fn replicas(connect: &Connect, output: &mut Output) -> Result<(
     let service = Service::new(connect)?;
     let fetch = async |_: String, _: u64| {
         let answer = service.keys().list_replicas(service.request(v1::ListReplicasRequest {})).await;
-        let found = answer.map_err(|status| job::refusal(&status, ""))?.into_inner().replicas;
+        let found = answer.map_err(|status| job::refusal(&status, Again::Reads))?.into_inner().replicas;
         let replicas = found.into_iter().map(|replica| Replica {
             replica_id: replica.replica_id,
             release: replica.release,

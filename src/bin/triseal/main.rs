@@ -143,9 +143,12 @@ async fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    let format = cli.output;
+    let (format, at_default) = (cli.output, cli.connect.is_default());
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.nothing_listens && at_default => {
+            failure.with_hint("is the service running? one to try with starts by: cargo run -- --dev").report(format)
+        }
         Err(failure) => failure.report(format),
     }
 }

@@ -23,7 +23,7 @@ use crate::client::Service;
 use crate::failure::Failure;
 use crate::input;
 use crate::output::{Format, Output};
-use crate::status::{self, Subject};
+use crate::status::{self, Again, Subject};
 use listed::Seen;
 
 /// Credentials under way at the same time.
@@ -132,7 +132,8 @@ async fn mark(service: &Service, id: &CredentialRef, seen: &Seen, reason: &str) 
                 }
             }
             Err(status) => {
-                let subject = Subject { customer: id.customer.as_str(), credential: id.credential.as_str() };
+                let (customer, credential) = (id.customer.as_str(), id.credential.as_str());
+                let subject = Subject { customer, credential, again: Again::Safe };
                 return Outcome::Failed(Failure::from_status(&status, subject));
             }
         }

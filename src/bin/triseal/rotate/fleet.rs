@@ -14,7 +14,7 @@ use crate::client::Service;
 use crate::failure::Failure;
 use crate::job;
 use crate::output::Format;
-use crate::status::retry_after;
+use crate::status::{Again, retry_after};
 
 /// A replica that has not reported for so long is gone: it can't reach the store, so it writes nothing either.
 const GONE: SignedDuration = SignedDuration::from_secs(60);
@@ -51,7 +51,7 @@ impl Factor {
 /// All replicas that reported in the last day.
 pub(super) async fn replicas(service: &Service) -> Result<Vec<v1::Replica>, Failure> {
     let answer = service.keys().list_replicas(service.request(v1::ListReplicasRequest {})).await;
-    Ok(answer.map_err(|status| job::refusal(&status, ""))?.into_inner().replicas)
+    Ok(answer.map_err(|status| job::refusal(&status, Again::Reads))?.into_inner().replicas)
 }
 
 /// Waits until every living replica seals under a version, or a later one.
@@ -70,8 +70,8 @@ pub(super) async fn wait_until_all_seal_under(
                 Ok(()) => return Ok(()),
                 Err(waits_for) => waits_for,
             },
-            Err(status) if retry_after(&status).is_some() => job::refusal(&status, "").message,
-            Err(status) => return Err(job::refusal(&status, "")),
+            Err(status) if retry_after(&status).is_some() => job::refusal(&status, Again::Reads).message,
+            Err(status) => return Err(job::refusal(&status, Again::Reads)),
         };
         if waits_for != told {
             say(format, &format!("waiting: {waits_for}"));

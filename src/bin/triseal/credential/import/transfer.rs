@@ -12,7 +12,7 @@ use triseal::jitter::jittered;
 use super::entry::{EncodedSecret, Entry, Id};
 use crate::client::Service;
 use crate::failure::Failure;
-use crate::status::{self, Subject};
+use crate::status::{self, Again, Subject};
 
 /// The longest pause before the second attempt. It doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -233,7 +233,8 @@ impl Refusal {
     }
 
     fn into_outcome(self, id: &Id, before: &str) -> Outcome {
-        let subject = Subject { customer: id.customer.as_str(), credential: id.credential.as_str() };
+        let (customer, credential) = (id.customer.as_str(), id.credential.as_str());
+        let subject = Subject { customer, credential, again: Again::Safe };
         let mut failure = Failure::from_status(&self.status, subject);
         failure.message = format!("{before}{}", failure.message);
         if self.reason().as_deref() == Some("CUSTOMER_NOT_FOUND") {
@@ -252,7 +253,8 @@ fn outcome_of(found: Found) -> Outcome {
 
 /// What the service would refuse a line for, as far as that can be told from here.
 fn check(entry: &Entry) -> Result<(), Outcome> {
-    let subject = Subject { customer: entry.id.customer.as_str(), credential: entry.id.credential.as_str() };
+    let (customer, credential) = (entry.id.customer.as_str(), entry.id.credential.as_str());
+    let subject = Subject { customer, credential, ..Subject::default() };
     let checked = check_encrypt_request(encrypt_request(entry, ""));
     checked.map_err(|status| Outcome::Failed(Failure::from_status(&status, subject)))
 }
