@@ -234,6 +234,11 @@ impl Part {
 }
 
 impl Progress {
+    /// What was neither changed nor needed no change nor failed: in a dry run that does not count versions, what would be changed.
+    pub fn untouched(&self) -> u64 {
+        self.done.saturating_sub(self.changed + self.skipped + self.failed)
+    }
+
     pub(super) fn fails(&mut self, id: ItemId, reason: &str) {
         self.failed += 1;
         if self.failures.len() < MAX_FAILURES {

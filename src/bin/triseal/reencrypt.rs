@@ -137,7 +137,8 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
         Command::Cancel(Cancel { job }) => {
             let answer = service.keys().cancel_job(service.request(v1::CancelJobRequest { job_id: job })).await;
             let answer = answer.map_err(|status| job::refusal(&status, Again::Safe))?.into_inner();
-            Job::from_answer(answer.job)?.show(output)
+            let job = answer.job.ok_or_else(Failure::unknown_answer)?;
+            Job::without_progress(job).show(output)
         }
     }
 }
@@ -208,7 +209,7 @@ async fn list(arguments: &List, service: &Service, output: &mut Output) -> Resul
         let page_size = i32::try_from(wanted.min(100)).unwrap_or(100);
         let answer = client.list_jobs(service.request(v1::ListJobsRequest { page_size, page_token })).await;
         let page = answer.map_err(|status| job::refusal(&status, Again::Reads))?.into_inner();
-        Ok((page.jobs.into_iter().map(Job::from).collect(), page.next_page_token))
+        Ok((page.jobs.into_iter().map(Job::without_progress).collect(), page.next_page_token))
     };
     output.list(arguments.limit.map(|limit| u64::from(limit.get())), fetch).await
 }

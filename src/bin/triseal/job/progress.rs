@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use super::Job;
+use super::{Done, Job};
 use crate::output::{Format, printable};
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -47,7 +47,8 @@ impl Progress {
             self.pass = job.pass;
             self.seen.clear();
         }
-        self.seen.push_back((now, job.done));
+        let Some(done) = job.progress.as_ref().map(|done| done.done) else { return };
+        self.seen.push_back((now, done));
         while self.seen.front().is_some_and(|(at, _)| now - *at > WINDOW) {
             self.seen.pop_front();
         }
@@ -58,7 +59,7 @@ impl Progress {
                     bar.finish_and_clear();
                     *bar = styled(ProgressBar::new(job.total), OF_KNOWN_LENGTH);
                 }
-                bar.set_position(job.done);
+                bar.set_position(done);
                 bar.set_message(text);
                 bar.tick();
             }
@@ -104,14 +105,18 @@ fn told(job: &Job, rate: Option<f64>) -> String {
     if job.waiting {
         return text + "waiting until every replica has seen the target";
     }
-    text += &job.so_far();
+    let Some(Done { done, changed, failed, due, .. }) = &job.progress else { return text };
+    text += &job.so_far().unwrap_or_default();
     if let Some(rate) = rate.filter(|rate| *rate > 0.0) {
         text += &format!(", {rate:.0}/s");
-        if let Some(left) = job.total.checked_sub(job.done).filter(|left| *left > 0) {
+        if let Some(left) = job.total.checked_sub(*done).filter(|left| *left > 0) {
             text += &format!(", {} left", span(left as f64 / rate));
         }
     }
-    text + &format!(", {} changed, {} failed", job.changed, job.failed)
+    match due {
+        Some(due) => text + &format!(", {due} due, {failed} failed"),
+        None => text + &format!(", {changed} changed, {failed} failed"),
+    }
 }
 
 fn span(seconds: f64) -> String {
@@ -152,9 +157,12 @@ mod tests {
         let kind = v1::JobKind::Reencryption.into();
         let job = v1::Job { pass: 2, total: 5_000, done: 2_000, changed: 7, failed: 1, kind, ..v1::Job::default() };
         let waiting = Job::from(v1::Job { waiting: true, ..job.clone() });
+        let kind = v1::JobKind::Rewrap.into();
+        let dry = Job::from(v1::Job { dry_run: true, kind, due: 1_990, changed: 0, total: 0, ..job.clone() });
         let job = Job::from(job);
         assert_eq!(told(&job, Some(100.0)), "pass 2: 2000 of 5000 records, 100/s, 30 s left, 7 changed, 1 failed");
         assert_eq!(told(&job, None), "pass 2: 2000 of 5000 records, 7 changed, 1 failed");
+        assert_eq!(told(&dry, None), "pass 2: 2000 customers, 1990 due, 1 failed");
         assert_eq!(told(&waiting, Some(1.0)), "pass 2: waiting until every replica has seen the target");
         assert_eq!([span(0.2), span(119.0), span(600.0), span(100_000.0)], ["1 s", "119 s", "10 min", "27 h"]);
     }
