@@ -370,7 +370,8 @@ mod tests {
     #[test]
     fn what_may_have_happened_is_repeated_as_the_command_allows() {
         let hint = |code, reason: &str, again| {
-            let status = Status::with_error_details(code, "", ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()));
+            let status =
+                Status::with_error_details(code, "", ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()));
             let status = if reason.is_empty() { Status::new(code, "") } else { status };
             Failure::from_status(&status, Subject { again, ..SUBJECT }).hint.unwrap()
         };
