@@ -1,5 +1,8 @@
 //! The service: the composition root, a straight line. Settings, keys, store, keyring, port, self-check, serve, drain.
 
+// They panic when their reader has gone.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 #[path = "triseald/check.rs"]
 mod check;
 #[path = "triseald/development.rs"]
@@ -8,6 +11,7 @@ mod development;
 mod parts;
 
 use std::alloc::System;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -110,7 +114,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("triseald: {failure}");
+            let _ = writeln!(std::io::stderr(), "triseald: {failure}");
             ExitCode::FAILURE
         }
     }

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::metadata::{Lineage, short, time};
 use crate::output::{Format, Output, Row};
 use crate::status::{Again, Subject, retry_after};
-use progress::Progress;
+use progress::Watched;
 
 /// Between two looks at a job.
 const LOOK: Duration = Duration::from_secs(1);
@@ -310,7 +310,7 @@ pub(crate) async fn look(id: &str, service: &Service) -> Result<Job, Status> {
 
 /// Watches a job until it ends, through restarts of the service, and answers how it ended. It goes on without whoever watches it.
 pub(crate) async fn watch(id: &str, service: &Service, format: Format) -> Result<Job, Failure> {
-    let mut progress = Progress::new(format);
+    let mut progress = Watched::new(format);
     let mut reached = false;
     loop {
         match look(id, service).await {
@@ -319,20 +319,14 @@ pub(crate) async fn watch(id: &str, service: &Service, format: Format) -> Result
                 progress.show(&job);
                 sleep(LOOK).await;
             }
-            Ok(job) => {
-                progress.end();
-                return Ok(job);
-            }
+            Ok(job) => return Ok(job),
             // At first, it is told at once that nothing listens there.
             Err(status) => match retry_after(&status).filter(|_| reached) {
                 Some(pause) => {
                     progress.trouble(&refusal(&status, Again::Reads).message);
                     sleep(pause.max(LOOK_AGAIN)).await;
                 }
-                None => {
-                    progress.end();
-                    return Err(refusal(&status, Again::Reads));
-                }
+                None => return Err(refusal(&status, Again::Reads)),
             },
         }
     }

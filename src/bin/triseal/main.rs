@@ -1,8 +1,11 @@
 //! The command line: reads what is asked for, asks the service, and says how it went.
 //!
-//! Everything it knows of the service is the protocol; but `audit` and `tables` go to store and KMS by themselves, under the operator's
-//! own identity. It keeps nothing, and it takes secrets from a file or from
-//! standard input only: arguments are seen by every process of the machine and kept by shells.
+//! Everything it knows of the service is the protocol. Some commands go to AWS or to files by themselves, under the operator's own
+//! identity: `rotate environment` and `key retire` to the key documents, `audit` and `tables` to the store and KMS. It keeps nothing, and
+//! it takes secrets from a file or from standard input only: arguments are seen by every process of the machine and kept by shells.
+
+// They panic when their reader has gone, in the middle of whatever is under way.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod audit;
 mod certificates;
@@ -19,6 +22,7 @@ mod metadata;
 mod opened;
 mod output;
 mod policy;
+mod progress;
 mod reencrypt;
 mod rotate;
 mod salesforce;

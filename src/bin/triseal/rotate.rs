@@ -9,7 +9,6 @@ mod fleet;
 mod place;
 pub(crate) mod retire;
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -19,7 +18,8 @@ use triseal::factors::rotation::TransitionError;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::output::{Format, printable};
+use crate::output::Format;
+use crate::progress;
 
 /// Nothing is waited for longer.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -40,8 +40,7 @@ fn told(duration: Duration) -> String {
 /// Tells a person what is going on. Whoever reads JSON gets the outcome alone.
 fn say(format: Format, text: &str) {
     if format == Format::Text {
-        // If standard error is closed, nobody listens.
-        let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
+        progress::line(text);
     }
 }
 

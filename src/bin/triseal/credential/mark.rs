@@ -6,13 +6,11 @@
 mod listed;
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use triseal::grpc::v1;
@@ -23,6 +21,7 @@ use crate::client::Service;
 use crate::failure::Failure;
 use crate::input;
 use crate::output::{Format, Output};
+use crate::progress::{Progress, TimeLeft};
 use crate::status::{self, Again, Subject};
 use listed::Seen;
 
@@ -32,8 +31,6 @@ const AT_ONCE: usize = 16;
 const ATTEMPTS: u32 = 6;
 /// The pause before the second attempt, at least. It doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Between two lines that tell how far it is, where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Held in memory at the same time. More are marked in parts: a list is split, and of times the later ones are named first.
 const MAX_CREDENTIALS: usize = 1_000_000;
 
@@ -65,14 +62,16 @@ pub(super) async fn run(arguments: &Mark, service: &Service, output: &mut Output
     };
     arguments.confirm.ask(&what, &count)?;
 
-    let mut progress = Progress::new(marks.len(), output.format());
+    let mut progress = Progress::new(Some(marks.len() as u64), TimeLeft::Bar, output.format());
     let mut marking = stream::iter(&marks)
         .map(|(id, seen)| async move { (id, mark(service, id, seen, &arguments.reason).await) })
         .buffer_unordered(AT_ONCE);
     let mut summary = Summary::default();
+    let mut done = 0;
     while let Some((id, outcome)) = marking.next().await {
         summary.count(id, outcome, output)?;
-        progress.step();
+        done += 1;
+        progress.show(done, || format!("so far {done} of {count}"));
     }
     drop(progress);
     summary.show(output)
@@ -225,42 +224,5 @@ impl Summary {
         }
         Err(Failure::incomplete(format!("{} of them could not be marked", self.failed))
             .with_hint("mend what is named above and run the same command again: marking twice changes nothing"))
-    }
-}
-
-/// How far it is, on standard error: a bar on a terminal, a line now and then elsewhere.
-struct Progress {
-    bar: Option<ProgressBar>,
-    lines: bool,
-    done: usize,
-    all: usize,
-    told_at: Instant,
-}
-
-impl Progress {
-    fn new(all: usize, format: Format) -> Self {
-        let style = ProgressStyle::with_template("{bar:20} {percent:>3}%  {eta:>4}  {pos} of {len}");
-        let bar = io::stderr().is_terminal().then(|| ProgressBar::new(all as u64));
-        let bar = bar.map(|bar| style.map_or(bar.clone(), |style| bar.with_style(style)));
-        let lines = bar.is_none() && format == Format::Text;
-        Self { bar, lines, done: 0, all, told_at: Instant::now() }
-    }
-
-    fn step(&mut self) {
-        self.done += 1;
-        if let Some(bar) = &self.bar {
-            bar.inc(1);
-        } else if self.lines && self.told_at.elapsed() >= LINE_EVERY {
-            eprintln!("so far {} of {}", self.done, self.all);
-            self.told_at = Instant::now();
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }
