@@ -16,6 +16,7 @@ use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 use triseal::grpc::v1::key_service_client::KeyServiceClient;
 
+use crate::duration;
 use crate::failure::Failure;
 use crate::status::{self, Subject};
 use crate::tls::{Connector, Files};
@@ -78,11 +79,11 @@ pub(crate) struct Connect {
         long,
         global = true,
         help_heading = "Global options",
-        value_name = "SECONDS",
-        default_value_t = 10,
-        value_parser = clap::value_parser!(u64).range(1..=3_600)
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = duration::parse_some
     )]
-    timeout: u64,
+    timeout: Duration,
 }
 
 impl Connect {
@@ -131,7 +132,7 @@ impl Service {
                 reach(uri).connect_with_connector_lazy(Connector::new(&connect.files()?, &host, port)?)
             }
         };
-        Ok(Self { channel, timeout: Duration::from_secs(connect.timeout) })
+        Ok(Self { channel, timeout: connect.timeout })
     }
 
     pub(crate) fn credentials(&self) -> CredentialServiceClient<Channel> {
@@ -258,7 +259,7 @@ mod tests {
             ([true, true, false], "https needs --key too"),
         ] {
             let [ca, cert, key] = given.map(file);
-            let connect = Connect { endpoint: "https://127.0.0.1:7443".to_owned(), ca, cert, key, timeout: 1 };
+            let connect = Connect { endpoint: "https://127.0.0.1:7443".to_owned(), ca, cert, key, timeout: CONNECT_TIMEOUT };
             let Err(failure) = Service::new(&connect) else { panic!("taken") };
             assert_eq!((failure.exit, failure.message.as_str()), (crate::failure::Exit::Usage, told));
         }
@@ -291,7 +292,7 @@ mod tests {
             ca: None,
             cert: None,
             key: None,
-            timeout: 1,
+            timeout: CONNECT_TIMEOUT,
         };
         let Err(failure) = Service::new(&connect) else { panic!("taken") };
         assert_eq!(failure.exit, crate::failure::Exit::Usage);

@@ -142,7 +142,7 @@ async fn list(arguments: &List, service: &Service, output: &mut Output) -> Resul
 async fn delete(arguments: &Delete, service: &Service, output: &mut Output) -> Result<(), Failure> {
     let which = &arguments.which;
     let (customer, credential) = (which.customer.as_str(), which.credential.as_str());
-    arguments.confirm.ask(&format!("erases {credential} of {customer} for good"), credential)?;
+    arguments.confirm.ask(&format!("erases {credential} of {customer} for good"), credential, output.format())?;
     let request = service.request(v1::DeleteCredentialRequest {
         customer_id: which.customer.to_string(),
         credential_id: which.credential.to_string(),

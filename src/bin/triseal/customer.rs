@@ -109,7 +109,7 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
         }
         Command::Destroy(Destroy { which, days, confirm }) => {
             let what = format!("erases all keys and credentials of {} in {days} days", which.customer);
-            confirm.ask(&what, which.customer.as_str())?;
+            confirm.ask(&what, which.customer.as_str(), output.format())?;
             let message = v1::DestroyCustomerRequest { customer_id: which.customer.to_string(), days };
             let answer = service.customers().destroy_customer(service.request(message)).await;
             show(which.told(answer, Again::Safe)?.customer, output)

@@ -9,7 +9,7 @@ use triseal::grpc::v1;
 use triseal::ids::CustomerId;
 
 use crate::client::{Connect, Service};
-use crate::confirm::Confirm;
+use crate::confirm::{Confirm, will};
 use crate::customer::{Which, show};
 use crate::failure::Failure;
 use crate::job::{self, Job, VersionCount};
@@ -141,12 +141,13 @@ pub(crate) async fn rotate(command: Rotate, connect: &Connect, output: &mut Outp
 async fn rotate_customer(arguments: RotateCustomer, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     if let Some(customer) = arguments.customer {
+        will(&format!("gives {customer} a new key, and seals under it from now on; no record is rewritten"), output.format());
         let request = service.request(v1::RotateCustomerKeyRequest { customer_id: customer.to_string() });
         let answer = service.keys().rotate_customer_key(request).await;
         return show(Which { customer }.told(answer, Again::AfterTheCustomer)?.customer, output);
     }
     if !arguments.dry_run {
-        arguments.confirm.ask("gives every customer a new key", "all")?;
+        arguments.confirm.ask("gives every customer a new key", "all", output.format())?;
     }
     let message = v1::StartCustomerKeyRotationRequest {
         customer_id: String::new(),
@@ -167,8 +168,8 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
         Command::Retire(Retire::Customer(RetireCustomer { which, version, confirm })) => {
             let service = Service::new(connect)?;
             let customer = which.customer.as_str();
-            confirm
-                .ask(&format!("refuses version {version} of the key of {customer} for good"), &version.to_string())?;
+            let what = format!("refuses version {version} of the key of {customer} for good");
+            confirm.ask(&what, &version.to_string(), output.format())?;
             let message =
                 v1::RetireCustomerKeyVersionRequest { customer_id: customer.to_owned(), version: version.get() };
             let answer = service.keys().retire_customer_key_version(service.request(message)).await;

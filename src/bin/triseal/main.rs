@@ -13,6 +13,7 @@ mod client;
 mod confirm;
 mod credential;
 mod customer;
+mod duration;
 mod failure;
 mod input;
 mod job;

@@ -9,9 +9,6 @@ mod fleet;
 mod place;
 pub(crate) mod retire;
 
-use std::time::Duration;
-
-use jiff::SignedDuration;
 use triseal::crypto::{CodebaseKey, fingerprint};
 use triseal::factors::document::KeyDocument;
 use triseal::factors::rotation::TransitionError;
@@ -20,22 +17,6 @@ use zeroize::Zeroizing;
 use crate::failure::Failure;
 use crate::output::Format;
 use crate::progress;
-
-/// Nothing is waited for longer.
-const LONGEST: Duration = Duration::from_hours(24);
-
-/// A time such as `90s` or `2m`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
-    parsed
-        .filter(|duration| *duration <= LONGEST)
-        .ok_or_else(|| "must be a time from 0s to 24h, such as \"90s\" or \"2m\"".to_owned())
-}
-
-fn told(duration: Duration) -> String {
-    let signed = SignedDuration::try_from(duration).unwrap_or_default();
-    format!("{signed:#}")
-}
 
 /// Tells a person what is going on. Whoever reads JSON gets the outcome alone.
 fn say(format: Format, text: &str) {

@@ -47,7 +47,7 @@ pub(super) async fn run(arguments: &Import, service: &Service, output: &mut Outp
     };
     let mut report = Report::new(mode, arguments.report.as_deref())?;
     let mut progress = Progress::new(length(&input), TimeLeft::Bar, output.format());
-    let transfer = Transfer::new(service, mode, arguments.create_customers, Duration::from_secs(arguments.retry_for));
+    let transfer = Transfer::new(service, mode, arguments.create_customers, arguments.retry_for);
     let ended = import(input, usize::from(arguments.concurrency), &transfer, &mut report, &mut progress).await;
     drop(progress);
     if report.lines() == 0 {

@@ -60,7 +60,7 @@ pub(super) async fn run(arguments: &Mark, service: &Service, output: &mut Output
         1 => "has the customer of 1 credential consent again".to_owned(),
         count => format!("has the customers of {count} credentials consent again"),
     };
-    arguments.confirm.ask(&what, &count)?;
+    arguments.confirm.ask(&what, &count, output.format())?;
 
     let mut progress = Progress::new(Some(marks.len() as u64), TimeLeft::Bar, output.format());
     let mut marking = stream::iter(&marks)

@@ -12,9 +12,10 @@ use triseal::factors::rotation::{Fetched, Next};
 
 use super::fleet::{self, Factor};
 use super::place::{EnvironmentKeys, Place};
-use super::{fingerprint_of, impossible, new_key, parse_duration, say, state_of, told};
+use super::{fingerprint_of, impossible, new_key, say, state_of};
 use crate::client::{Connect, Service};
 use crate::confirm::Confirm;
+use crate::duration;
 use crate::failure::Failure;
 use crate::job;
 use crate::output::{Format, Output};
@@ -39,7 +40,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     keys: EnvironmentKeys,
     /// Wait so long between adding and promoting: at least two polls of the service (factors.*.poll, 30s each)
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration::parse)]
     settle: Duration,
     /// Go on until all is re-encrypted
     #[arg(long)]
@@ -69,7 +70,7 @@ pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Ou
     let fetched = place.fetch().await?;
     let next = fetched.document.next(fetched.former_primary);
     say(format, &format!("{}: {}", place.name, state_of(&fetched.document)));
-    arguments.confirm.ask_or_say(&plan(next, arguments.settle, arguments.complete), &place.short_name, format)?;
+    arguments.confirm.ask(&plan(next, arguments.settle, arguments.complete), &place.short_name, format)?;
 
     let document = rotate(&place, fetched, arguments.settle, format).await?;
     show(&place, &document, output)?;
@@ -80,7 +81,7 @@ pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Ou
 }
 
 fn plan(next: Next, settle: Duration, complete: bool) -> String {
-    let settle = told(settle);
+    let settle = duration::told(settle);
     let rotates = match next {
         Next::Add => format!("adds a version, waits {settle}, and makes it the primary"),
         Next::Promote(version) => {
@@ -108,7 +109,7 @@ async fn rotate(place: &Place, fetched: Fetched, settle: Duration, format: Forma
             (mark, added.version())
         }
     };
-    say(format, &format!("waiting {} until every replica has read it", told(settle)));
+    say(format, &format!("waiting {} until every replica has read it", duration::told(settle)));
     sleep(settle).await;
     // Read anew, so that no key is kept in memory meanwhile, and so that the time of the promotion is right.
     let fetched = place.fetch().await?;

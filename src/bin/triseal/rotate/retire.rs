@@ -13,9 +13,10 @@ use triseal::factors::rotation::TransitionError;
 
 use super::fleet::{self, Factor};
 use super::place::{EnvironmentKeys, Place};
-use super::{impossible, parse_duration, say};
+use super::{impossible, say};
 use crate::client::{Connect, Service};
 use crate::confirm::Confirm;
+use crate::duration;
 use crate::failure::Failure;
 use crate::job::{self, Ended, Job, counted};
 use crate::output::{Format, Output};
@@ -48,8 +49,9 @@ pub(crate) struct Environment {
     version: NonZeroU32,
     #[command(flatten)]
     keys: EnvironmentKeys,
-    /// The service's factors.secrets_manager.max_age or factors.file.max_age: so long a replica seals with keys that it can't read anew
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
+    /// Must equal the service's setting factors.secrets_manager.max_age or factors.file.max_age: so long a replica seals with keys that
+    /// it can't read anew
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration::parse)]
     max_age: Duration,
     #[command(flatten)]
     confirm: Confirm,
@@ -120,7 +122,7 @@ async fn retire(
     }
     fleet::nobody_seals_under(&fleet::replicas(&service).await?, factor, version)?;
     let what = format!("refuses version {version} of the {} key for good, if no record is under it", factor.as_str());
-    confirm.ask_or_say(&what, &version.to_string(), format)?;
+    confirm.ask(&what, &version.to_string(), format)?;
 
     no_record_is_under(factor, version, &service, format).await?;
     let fetched = place.fetch().await?;

@@ -1,17 +1,6 @@
 use super::*;
 
 #[test]
-fn times_are_read_and_told_as_people_write_them() {
-    for (text, seconds) in [("0s", 0), ("90s", 90), ("2m", 120), ("24h", 86_400)] {
-        assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)));
-    }
-    for wrong in ["", "2", "-1s", "25h", "soon"] {
-        assert!(parse_duration(wrong).is_err(), "{wrong}");
-    }
-    assert_eq!(told(Duration::from_secs(150)), "2m 30s");
-}
-
-#[test]
 fn a_document_is_told_without_its_keys() {
     let first = KeyDocument::first(Zeroizing::new([7; 32]), jiff::Timestamp::UNIX_EPOCH);
     assert_eq!(state_of(&first), "version 1 is the primary");

@@ -11,6 +11,7 @@ use triseal::jitter::jittered;
 
 use super::entry::{EncodedSecret, Entry, Id};
 use crate::client::Service;
+use crate::duration;
 use crate::failure::Failure;
 use crate::status::{self, Again, Subject};
 
@@ -100,13 +101,12 @@ impl<'a> Transfer<'a> {
     /// Whether there is no point in going on: a line was given up, and none has come to an end for as long as one is tried.
     pub(super) fn reason_to_stop(&self, outcome: &Outcome) -> Option<Failure> {
         let Outcome::GivenUp(failure) = outcome else { return None };
-        let seconds = self.retry_for.as_secs();
         if self.stopping.get() || self.succeeded_at.get().elapsed() < self.retry_for {
             return None;
         }
         self.stopping.set(true);
         let stopped =
-            Failure::failed(format!("stopped, since nothing has succeeded for {seconds} s: {}", failure.message));
+            Failure::failed(format!("stopped, since nothing has succeeded for {}: {}", duration::told(self.retry_for), failure.message));
         Some(stopped.with_hint("run the same command again when that is mended: what is stored already is recognised"))
     }
 
