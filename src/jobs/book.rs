@@ -41,7 +41,7 @@ pub enum JobError {
     #[error("the job does not exist")]
     NotFound,
     /// One of its kind runs.
-    #[error("the job {0} is running: wait for it, or cancel it")]
+    #[error("a job of this kind is already running: {0}")]
     Running(JobId),
     /// Others changed it each time.
     #[error("the job was changed by others at the same time")]

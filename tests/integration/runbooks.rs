@@ -45,7 +45,7 @@ while :; do
   "$TRISEAL_BINARY" "$@" 2> "$SHIM/stderr.$$"
   code=$?
   cat "$SHIM/stderr.$$" >&2
-  if [ $code = 4 ] && grep -q "try again \|triseal replicas tells" "$SHIM/stderr.$$"; then sleep 2; else break; fi
+  if [ $code = 4 ] && grep -q "try again \|wait until .triseal replicas." "$SHIM/stderr.$$"; then sleep 2; else break; fi
 done
 echo "$code $*" >> "$SHIM/log"
 exit $code

@@ -259,7 +259,8 @@ mod tests {
             ([true, true, false], "https needs --key too"),
         ] {
             let [ca, cert, key] = given.map(file);
-            let connect = Connect { endpoint: "https://127.0.0.1:7443".to_owned(), ca, cert, key, timeout: CONNECT_TIMEOUT };
+            let connect =
+                Connect { endpoint: "https://127.0.0.1:7443".to_owned(), ca, cert, key, timeout: CONNECT_TIMEOUT };
             let Err(failure) = Service::new(&connect) else { panic!("taken") };
             assert_eq!((failure.exit, failure.message.as_str()), (crate::failure::Exit::Usage, told));
         }

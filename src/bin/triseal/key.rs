@@ -56,7 +56,7 @@ pub(crate) struct RotateCustomer {
     /// With --all: write nothing, and tell how many would be rotated
     #[arg(long, requires = "all")]
     dry_run: bool,
-    /// With --all: so many a second at most, of all replicas together: 1 to 1000000
+    /// With --all: at most N per second, all replicas together: 1 to 1000000
     #[arg(long, requires = "all", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
     /// With --all: do not wait until it ends
@@ -90,7 +90,7 @@ pub(crate) struct Usage {
     /// Only this customer's records
     #[arg(long, value_name = "ID", value_parser = CustomerId::parse)]
     customer: Option<CustomerId>,
-    /// Read so many records a second at most: 1 to 1000000
+    /// Read at most N records per second, all replicas together: 1 to 1000000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
 }
@@ -141,7 +141,10 @@ pub(crate) async fn rotate(command: Rotate, connect: &Connect, output: &mut Outp
 async fn rotate_customer(arguments: RotateCustomer, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     if let Some(customer) = arguments.customer {
-        will(&format!("gives {customer} a new key, and seals under it from now on; no record is rewritten"), output.format());
+        will(
+            &format!("gives {customer} a new key, and seals under it from now on; no record is rewritten"),
+            output.format(),
+        );
         let request = service.request(v1::RotateCustomerKeyRequest { customer_id: customer.to_string() });
         let answer = service.keys().rotate_customer_key(request).await;
         return show(Which { customer }.told(answer, Again::AfterTheCustomer)?.customer, output);

@@ -85,7 +85,7 @@ enum Command {
     /// Move every wrapped customer key under the KMS key that the service is set to wrap with
     #[command(after_help = REWRAP_HELP)]
     Rewrap(reencrypt::Rewrap),
-    /// See what stands under which key version, and end old ones
+    /// Count records by key version, and retire old versions
     #[command(subcommand)]
     Key(key::Command),
     /// List the processes of the service, each with the key versions that it seals under

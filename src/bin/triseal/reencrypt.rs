@@ -15,7 +15,7 @@ use crate::status::Again;
 /// The commands.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Start a job that seals every record anew which is below the present primaries
+    /// Re-encrypt every record that is not under the current primaries
     #[command(after_help = START_HELP)]
     Start(Start),
     /// Show how far a job has come
@@ -70,7 +70,7 @@ pub(crate) struct Pace {
     /// Write nothing, and tell what there is to do
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// So many a second at most, of all replicas together: 1 to 1000000
+    /// At most N per second, all replicas together: 1 to 1000000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Option<u32>,
 }

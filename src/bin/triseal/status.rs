@@ -220,7 +220,7 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
             return Some(format!("see which there are: triseal customer get {customer}"));
         }
         "KEY_VERSION_RETIRED" | "KEY_VERSION_UNKNOWN" => {
-            "the service has not the keys that it was sealed under; tell its operators"
+            "the service lacks a key version that this record needs; tell its operators"
         }
         "NOT_AUTHENTIC" | "MALFORMED" => {
             "the stored record was damaged, moved, or sealed by another deployment; nothing was opened; tell the operators"

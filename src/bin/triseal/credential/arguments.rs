@@ -106,6 +106,8 @@ condition that it is still at the revision that was listed.
 Marked, a credential gives no tokens out until new ones are stored. Marking twice changes nothing: the command can be stopped at
 any time, and run again. Asks for the number of credentials typed back; without a terminal, --yes is needed.
 
+With --output json there is an object with \"outcome\": \"failed\" for each that could not be marked, and then the numbers of all.
+
 Exit codes: 0 done, 1 failed, 3 done, and some could not be marked.
 
 Examples:

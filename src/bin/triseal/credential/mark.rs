@@ -112,8 +112,7 @@ async fn refreshed_since(since: jiff::Timestamp, service: &Service) -> Result<Ma
 /// A later time alone would leave the rest to whoever has their tokens.
 fn too_many() -> Failure {
     Failure::failed(format!("there are more than {MAX_CREDENTIALS} of them: nothing was marked")).with_hint(
-        "name a later time first, then earlier ones: what is marked is not listed again, so go on until this time \
-         is done",
+        "name a later time first, since what is marked is not listed again; repeat with earlier times until you reach this one",
     )
 }
 
@@ -178,6 +177,7 @@ impl Summary {
     fn count(&mut self, id: &CredentialRef, outcome: Outcome, output: &mut Output) -> Result<(), Failure> {
         #[derive(Serialize)]
         struct Failed<'a> {
+            outcome: &'static str,
             customer_id: &'a str,
             credential_id: &'a str,
             error: &'a Failure,
@@ -190,7 +190,9 @@ impl Summary {
                 self.failed += 1;
                 let (customer_id, credential_id) = (id.customer.as_str(), id.credential.as_str());
                 return match output.format() {
-                    Format::Json => output.json(&Failed { customer_id, credential_id, error: &error }),
+                    Format::Json => {
+                        output.json(&Failed { outcome: "failed", customer_id, credential_id, error: &error })
+                    }
                     Format::Text => {
                         let message = crate::output::printable(&error.message);
                         output.octets(format!("failed: {customer_id}/{credential_id}: {message}\n").as_bytes())

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use jiff::Timestamp;
-use serde::Serialize;
 use triseal::factors::document::{Form, KeyDocument};
 
 use super::place::Place;
-use super::{fingerprint_of, impossible, new_key, state_of};
+use super::{Change, Changed, impossible, new_key, state_of};
 use crate::failure::Failure;
 use crate::output::{Format, Output};
 
@@ -35,15 +34,6 @@ pub(crate) struct Arguments {
     promote: bool,
 }
 
-#[derive(Serialize)]
-struct Changed<'a> {
-    file: &'a str,
-    primary: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    added: Option<u32>,
-    fingerprint: String,
-}
-
 /// Does what is asked.
 pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
     let absolute = std::path::absolute(&arguments.file).unwrap_or_else(|_| arguments.file.clone());
@@ -64,17 +54,11 @@ pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(),
     let successor = successor.map_err(|error| impossible(&error))?;
     place.replace(&fetched.mark, &successor).await?;
     let document = successor.document();
-    let fingerprint = fingerprint_of(document, successor.version());
+    let change = if arguments.promote { Change::Promoted } else { Change::Added };
+    Changed::of(&place, document, change, successor.version()).show(output)?;
     if output.format() == Format::Json {
-        let (primary, added) = (document.primary, document.added());
-        return output.json(&Changed { file: &place.name, primary, added, fingerprint });
+        return Ok(());
     }
-    output.fields(&[
-        ("file", place.name.clone()),
-        ("primary", document.primary.to_string()),
-        ("added", document.added().map(|version| version.to_string()).unwrap_or_default()),
-        ("fingerprint", fingerprint),
-    ])?;
     output.octets(next_steps(document, &absolute.to_string_lossy(), &place.option).as_bytes())
 }
 

@@ -5,19 +5,18 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::time::sleep;
 use triseal::factors::document::KeyDocument;
 use triseal::factors::rotation::{Fetched, Next};
 
 use super::fleet::{self, Factor};
 use super::place::{EnvironmentKeys, Place};
-use super::{fingerprint_of, impossible, new_key, say, state_of};
+use super::{Change, Changed, impossible, new_key, say, state_of};
 use crate::client::{Connect, Service};
 use crate::confirm::Confirm;
 use crate::duration;
 use crate::failure::Failure;
-use crate::job;
+use crate::job::{self, Job};
 use crate::output::{Format, Output};
 use crate::reencrypt::{self, Pace};
 
@@ -49,15 +48,6 @@ pub(crate) struct Arguments {
     confirm: Confirm,
 }
 
-#[derive(Serialize)]
-struct Rotated<'a> {
-    keys: &'a str,
-    primary: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    former_primary: Option<u32>,
-    fingerprint: String,
-}
-
 /// Does what is asked.
 pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let format = output.format();
@@ -73,11 +63,30 @@ pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Ou
     arguments.confirm.ask(&plan(next, arguments.settle, arguments.complete), &place.short_name, format)?;
 
     let document = rotate(&place, fetched, arguments.settle, format).await?;
-    show(&place, &document, output)?;
-    match service {
-        Some(service) => complete(&place, &document, &service, output).await,
-        None => next_steps(&place, &document, output),
+    let mut changed = Changed::of(&place, &document, Change::Promoted, document.primary);
+    let Some(service) = service else {
+        changed.show(output)?;
+        return next_steps(&place, &document, output);
+    };
+    if format == Format::Text {
+        changed.show(output)?;
     }
+    let completed = complete(document.primary, &service, format).await;
+    match (&completed, format) {
+        (Ok(job), Format::Text) => job.show(output)?,
+        (Err(_), Format::Text) => {}
+        // Of what was done and not completed, too, there is one answer.
+        (completed, Format::Json) => {
+            changed.reencryption = completed.as_ref().ok();
+            changed.show(output)?;
+        }
+    }
+    completed?.end()?;
+    if let Some(retire) = retire_command(&place, &document).filter(|_| format == Format::Text) {
+        let primary = document.primary;
+        output.octets(format!("next: keep an offline copy that has version {primary}\n      {retire}\n").as_bytes())?;
+    }
+    Ok(())
 }
 
 fn plan(next: Next, settle: Duration, complete: bool) -> String {
@@ -122,20 +131,6 @@ async fn rotate(place: &Place, fetched: Fetched, settle: Duration, format: Forma
     Ok(promoted.into_document())
 }
 
-fn show(place: &Place, document: &KeyDocument, output: &mut Output) -> Result<(), Failure> {
-    let (primary, former_primary) = (document.primary, document.former_primary());
-    let fingerprint = fingerprint_of(document, primary);
-    match output.format() {
-        Format::Json => output.json(&Rotated { keys: &place.name, primary, former_primary, fingerprint }),
-        Format::Text => output.fields(&[
-            ("keys", place.name.clone()),
-            ("primary", primary.to_string()),
-            ("former_primary", former_primary.map(|version| version.to_string()).unwrap_or_default()),
-            ("fingerprint", fingerprint),
-        ]),
-    }
-}
-
 /// What is left to do, as it is typed.
 fn next_steps(place: &Place, document: &KeyDocument, output: &mut Output) -> Result<(), Failure> {
     if output.format() == Format::Json {
@@ -158,26 +153,13 @@ fn retire_command(place: &Place, document: &KeyDocument) -> Option<String> {
     document.former_primary().map(|former| format!("triseal key retire environment {former} {}", place.option))
 }
 
-/// All that comes after the promotion, by the service.
-async fn complete(
-    place: &Place,
-    document: &KeyDocument,
-    service: &Service,
-    output: &mut Output,
-) -> Result<(), Failure> {
-    let format = output.format();
-    let primary = document.primary;
+/// All that comes after the promotion, by the service. Answers the re-encryption, as it ended.
+async fn complete(primary: u32, service: &Service, format: Format) -> Result<Job, Failure> {
     say(format, &format!("waiting until all replicas seal under version {primary}"));
     say(format, "if this is stopped: triseal reencrypt start, and triseal reencrypt watch; not another rotation");
     fleet::wait_until_all_seal_under(Factor::Environment, primary, service, format).await?;
     let started = reencrypt::start("", &Pace { dry_run: false, rate: None }, service).await?;
-    let job = job::watch(started.id(), service, format).await?;
-    job.show(output)?;
-    job.end()?;
-    if let Some(retire) = retire_command(place, document).filter(|_| format == Format::Text) {
-        output.octets(format!("next: keep an offline copy that has version {primary}\n      {retire}\n").as_bytes())?;
-    }
-    Ok(())
+    job::watch(started.id(), service, format).await
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ pub(super) async fn wait_until_all_seal_under(
         }
         if began.elapsed() >= LONGEST_WAIT {
             return Err(Failure::failed(format!("waited for half an hour: {told}")).with_hint(
-                "mend what keeps them from reading the keys (see their logs), or stop them; then: triseal reencrypt start",
+                "fix why they can't read the keys (see their logs), or stop them; then: triseal reencrypt start",
             ));
         }
         sleep(LOOK).await;
@@ -115,13 +115,13 @@ pub(super) fn nobody_seals_under(replicas: &[v1::Replica], factor: Factor, versi
                 replica.replica_id,
                 factor.as_str()
             );
-            return Err(Failure::refused(message).with_hint("triseal replicas tells when that is over"));
+            return Err(Failure::refused(message).with_hint("wait until `triseal replicas` shows another version"));
         }
         let since = replica.primaries_time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok());
         let known = since.map_or(SignedDuration::ZERO, |since| now.duration_since(since));
         if known < under_way {
             let wait = (under_way - known).as_secs() + 1;
-            let message = format!("replica {} has its present primaries only for a moment", replica.replica_id);
+            let message = format!("replica {} changed its primary less than a minute ago", replica.replica_id);
             return Err(Failure::refused(message).with_hint(format!("try again in {wait} s")));
         }
     }

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use serde::Serialize;
 use triseal::factors::document::Form;
 use triseal::factors::rotation::TransitionError;
 
 use super::fleet::{self, Factor};
 use super::place::{EnvironmentKeys, Place};
-use super::{impossible, say};
+use super::{Change, Changed, impossible, say};
 use crate::client::{Connect, Service};
 use crate::confirm::Confirm;
 use crate::duration;
@@ -79,13 +78,6 @@ struct Retirement {
     place: Place,
 }
 
-#[derive(Serialize)]
-struct Retired<'a> {
-    keys: &'a str,
-    primary: u32,
-    retired: u32,
-}
-
 /// Does what is asked.
 pub(crate) async fn environment(arguments: Environment, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let Environment { version, keys, max_age, confirm } = arguments;
@@ -116,7 +108,7 @@ async fn retire(
         Err(TransitionError::IsRetired(_)) => {
             place.finish(&before.mark).await?;
             say(format, "it was retired before");
-            return show(&place, before.document.primary, version, output);
+            return Changed::of(&place, &before.document, Change::Retired, version).show(output);
         }
         Err(error) => return Err(impossible(&error)),
     }
@@ -132,7 +124,7 @@ async fn retire(
     let retired = fetched.document.with_retired(version, still_seals, Timestamp::now());
     let retired = retired.map_err(|error| impossible(&error))?;
     place.replace(&fetched.mark, &retired).await?;
-    show(&place, retired.document().primary, version, output)?;
+    Changed::of(&place, retired.document(), Change::Retired, version).show(output)?;
     if factor == Factor::Codebase && format == Format::Text {
         output.octets(b"next: build and deploy with the file; the version opens until then\n")?;
     }
@@ -164,17 +156,6 @@ fn verdict(job: &Job, factor: Factor, version: u32) -> Result<(), Failure> {
         }
         (1, _) => refused(format!("1 record is sealed under {factor} version {version}"), again),
         (records, _) => refused(format!("{records} records are sealed under {factor} version {version}"), again),
-    }
-}
-
-fn show(place: &Place, primary: u32, retired: u32, output: &mut Output) -> Result<(), Failure> {
-    match output.format() {
-        Format::Json => output.json(&Retired { keys: &place.name, primary, retired }),
-        Format::Text => output.fields(&[
-            ("keys", place.name.clone()),
-            ("primary", primary.to_string()),
-            ("retired", retired.to_string()),
-        ]),
     }
 }
 

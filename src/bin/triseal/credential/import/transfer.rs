@@ -105,8 +105,11 @@ impl<'a> Transfer<'a> {
             return None;
         }
         self.stopping.set(true);
-        let stopped =
-            Failure::failed(format!("stopped, since nothing has succeeded for {}: {}", duration::told(self.retry_for), failure.message));
+        let stopped = Failure::failed(format!(
+            "stopped, since nothing has succeeded for {}: {}",
+            duration::told(self.retry_for),
+            failure.message
+        ));
         Some(stopped.with_hint("run the same command again when that is mended: what is stored already is recognised"))
     }
 
