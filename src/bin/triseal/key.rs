@@ -30,7 +30,7 @@ pub(crate) enum Rotate {
     Environment(environment::Arguments),
     /// Add a version of the codebase's key to the key file of the build
     // Without the options of a service, which clap would name where the environment sets them.
-    #[command(override_usage = "triseal rotate codebase [OPTIONS] <FILE>", after_help = codebase::HELP)]
+    #[command(override_usage = "triseal rotate codebase [OPTIONS] --file <PATH>", after_help = codebase::HELP)]
     Codebase(codebase::Arguments),
 }
 

@@ -21,13 +21,14 @@ When all have it, --promote makes the version the file's own primary, and the se
 The file is replaced whole or not at all, and no version is ever removed from it.
 
 Examples:
-  triseal rotate codebase codebase-keys.json
-  triseal rotate codebase codebase-keys.json --promote";
+  triseal rotate codebase --file codebase-keys.json
+  triseal rotate codebase --file codebase-keys.json --promote";
 
 /// What it takes.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// The key file, as `triseal keygen codebase` made it
+    #[arg(long, value_name = "PATH")]
     file: PathBuf,
     /// Make the added version the file's primary, once all replicas seal under it
     #[arg(long)]
@@ -42,10 +43,10 @@ pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(),
     let successor = match (arguments.promote, fetched.document.added()) {
         // A second one would be a rotation of a rotation: some builds know neither.
         (false, Some(added)) => {
-            let name = &place.name;
+            let (name, option) = (&place.name, &place.option);
             return Err(Failure::refused(format!("{name}: {}", state_of(&fetched.document))).with_hint(format!(
                 "build and deploy it, set factors.codebase_primary = {added}, and when all replicas report that: triseal rotate \
-                 codebase {name} --promote"
+                 {option} --promote"
             )));
         }
         (false, None) => fetched.document.with_added(new_key()?, Timestamp::now()),
@@ -70,7 +71,7 @@ fn next_steps(document: &KeyDocument, path: &str, option: &str) -> String {
              \x20     TRISEAL_CODEBASE_KEYS={path} cargo build --profile dist\n\
              \x20     deploy that build everywhere, then set factors.codebase_primary = {added} and restart one replica after the other\n\
              \x20     triseal replicas            (until all report codebase {added})\n\
-             \x20     triseal rotate codebase {path} --promote\n"
+             \x20     triseal rotate codebase --file {path} --promote\n"
         ),
         None => {
             let mut text = "next: triseal reencrypt start\n      triseal reencrypt watch\n".to_owned();
