@@ -119,7 +119,7 @@ pub enum VersionCount {
 /// What a job walks through: a customer, or one of its credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemId {
-    /// Whose.
+    /// Of a record, whose it is.
     pub customer: CustomerId,
     /// `None`: the customer itself.
     pub credential: Option<CredentialId>,

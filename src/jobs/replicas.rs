@@ -53,7 +53,7 @@ impl fmt::Display for ReplicaId {
 /// What a replica reported last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// Which.
+    /// The name of its process.
     pub id: String,
     /// Of which release.
     pub release: String,
@@ -150,7 +150,7 @@ impl Reporter {
         Self { id, keyring, wraps_with, operations, clock, known: Mutex::default() }
     }
 
-    /// Of whom.
+    /// The replica that this is.
     pub fn id(&self) -> &ReplicaId {
         &self.id
     }

@@ -22,7 +22,6 @@ use crate::output::{Format, Output};
 use crate::status::{Again, Subject};
 use crate::{input, salesforce};
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     match command {

@@ -91,7 +91,6 @@ enum State {
     Destroyed,
 }
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     match command {

@@ -129,7 +129,6 @@ pub(crate) struct RetireCustomer {
     confirm: Confirm,
 }
 
-/// Does what is asked.
 pub(crate) async fn rotate(command: Rotate, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     match command {
         Rotate::Customer(arguments) => rotate_customer(arguments, connect, output).await,
@@ -162,7 +161,6 @@ async fn rotate_customer(arguments: RotateCustomer, connect: &Connect, output: &
     reencrypt::started(Job::from_answer(answer.job)?, arguments.detach, &service, output).await
 }
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Usage(arguments) => usage(arguments, &Service::new(connect)?, output).await,

@@ -72,7 +72,6 @@ fn kinds() -> PossibleValuesParser {
     Kind::ALL.map(Kind::as_str).into()
 }
 
-/// Does what is asked.
 pub(crate) fn run(command: &Command, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Check(arguments) => check(&arguments.directory, output),

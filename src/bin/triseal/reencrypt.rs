@@ -118,7 +118,6 @@ pub(crate) struct Rewrap {
     detach: bool,
 }
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     match command {
@@ -143,7 +142,6 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
     }
 }
 
-/// Does what is asked.
 pub(crate) async fn rewrap(arguments: Rewrap, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     let customer = arguments.customer.map(|id| id.to_string()).unwrap_or_default();

@@ -35,7 +35,6 @@ const LINES_AHEAD: usize = 32;
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Does what is asked.
 pub(super) async fn run(arguments: &Import, service: &Service, output: &mut Output) -> Result<(), Failure> {
     let unreadable = |failure| Failure { code: "INPUT", exit: Exit::Usage, ..failure };
     let input = input::open(Some(&arguments.file)).map_err(unreadable)?;

@@ -45,7 +45,6 @@ enum Outcome {
     Failed(Failure),
 }
 
-/// Does what is asked.
 pub(super) async fn run(arguments: &Mark, service: &Service, output: &mut Output) -> Result<(), Failure> {
     let marks = match (&arguments.file, arguments.refreshed_since) {
         (_, Some(since)) => refreshed_since(since, service).await?,

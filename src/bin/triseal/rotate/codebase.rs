@@ -35,7 +35,6 @@ pub(crate) struct Arguments {
     promote: bool,
 }
 
-/// Does what is asked.
 pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
     let absolute = std::path::absolute(&arguments.file).unwrap_or_else(|_| arguments.file.clone());
     let place = Place::file(Form::Codebase, arguments.file)?;

@@ -48,7 +48,6 @@ pub(crate) struct Arguments {
     confirm: Confirm,
 }
 
-/// Does what is asked.
 pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let format = output.format();
     let service = if arguments.complete { Some(Service::new(connect)?) } else { None };

@@ -78,14 +78,12 @@ struct Retirement {
     place: Place,
 }
 
-/// Does what is asked.
 pub(crate) async fn environment(arguments: Environment, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let Environment { version, keys, max_age, confirm } = arguments;
     let (factor, version, place) = (Factor::Environment, version.get(), keys.open().await?);
     retire(Retirement { factor, version, still_seals: max_age, place }, &confirm, connect, output).await
 }
 
-/// Does what is asked.
 pub(crate) async fn codebase(arguments: Codebase, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let Codebase { version, file, confirm } = arguments;
     let (factor, version, place) = (Factor::Codebase, version.get(), Place::file(Form::Codebase, file)?);
