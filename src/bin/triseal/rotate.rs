@@ -57,7 +57,11 @@ enum Change {
 impl<'a> Changed<'a> {
     fn of(place: &'a Place, document: &KeyDocument, change: Change, version: u32) -> Self {
         let fingerprint = fingerprint_of(document, version);
-        let (primary, former_primary) = (document.primary, document.former_primary());
+        let former_primary = match change {
+            Change::Promoted => document.former_primary(),
+            Change::Added | Change::Retired => None,
+        };
+        let primary = document.primary;
         Self { document: &place.name, change, version, fingerprint, primary, former_primary, reencryption: None }
     }
 
