@@ -275,10 +275,13 @@ impl Job {
                 } else {
                     format!("{} failed; all others succeeded", counted(failed, thing))
                 };
-                let hint = format!(
-                    "listed above; {} not changed",
-                    if failed == 1 { format!("that {thing} was") } else { format!("those {thing}s were") }
-                );
+                let were = if failed == 1 { format!("that {thing} was") } else { format!("those {thing}s were") };
+                let hint = match self.failures.len() {
+                    listed if (listed as u64) < failed => {
+                        format!("the first {listed} are listed above, the audit log has all; {were} not changed")
+                    }
+                    _ => format!("listed above; {were} not changed"),
+                };
                 Err(Failure::incomplete(message).with_hint(hint))
             }
             Ended::Cancelled => {
@@ -389,7 +392,13 @@ mod tests {
 
     #[test]
     fn failures_are_named() {
-        let fields = job(v1::JobState::DoneWithFailures).fields();
+        let job = job(v1::JobState::DoneWithFailures);
+        let failure = job.end().unwrap_err();
+        assert_eq!(failure.message, "2 records failed; all others succeeded");
+        assert!(
+            failure.hint.is_some_and(|hint| hint.starts_with("the first 1 are listed above, the audit log has all"))
+        );
+        let fields = job.fields();
         assert!(fields.contains(&("failure", "acme KMS_REFUSED".to_owned())), "{fields:?}");
     }
 }
