@@ -114,7 +114,10 @@ fn before_any_answer(status: &Status, subject: Subject<'_>) -> Option<Failure> {
                 kind => format!("cannot reach the service: {kind}"),
             };
             let nothing_listens = error.kind() == io::ErrorKind::ConnectionRefused;
-            return Some(Failure { nothing_listens, ..unreachable("UNAVAILABLE", &message, IS_IT_THERE) });
+            // A connection that broke may have carried the call.
+            let hint =
+                if nothing_listens { IS_IT_THERE.to_owned() } else { format!("{IS_IT_THERE} {}", subject.again()) };
+            return Some(Failure { nothing_listens, ..unreachable("UNAVAILABLE", &message, &hint) });
         }
         source = error.source();
     }
@@ -395,6 +398,16 @@ mod tests {
                 assert_eq!(hint.contains("--idempotency-key"), again == Again::UnderTheKey, "{hint}");
             }
         }
+    }
+
+    #[test]
+    fn a_connection_that_broke_may_have_carried_the_call_and_one_that_was_refused_has_not() {
+        let hint = |kind: io::ErrorKind| {
+            let status = Status::from_error(Box::new(io::Error::from(kind)));
+            Failure::from_status(&status, Subject { again: Again::AfterTheCustomer, ..SUBJECT }).hint.unwrap()
+        };
+        assert!(hint(io::ErrorKind::ConnectionReset).contains("look first: triseal customer get acme"));
+        assert!(!hint(io::ErrorKind::ConnectionRefused).contains("may have happened"));
     }
 
     #[test]
