@@ -35,7 +35,7 @@ pub enum Refusal {
     #[error("the credential needs a new consent")]
     NeedsReauth,
     /// There is no refresh token.
-    #[error("the credential has nothing to refresh it with")]
+    #[error("the credential has no refresh token")]
     NotRefreshable,
     /// Somebody else is at it.
     #[error("the credential is being refreshed")]

@@ -1,6 +1,9 @@
 //! The service: the composition root, a straight line. Settings; what it stands on, which makes nothing; keys and store; the service over
 //! them; serve, drain, end. Each step is a file below `triseald/`.
 
+// They panic when their reader has gone.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 #[path = "triseald/check.rs"]
 mod check;
 #[path = "triseald/development.rs"]
@@ -15,6 +18,7 @@ mod parts;
 mod running;
 
 use std::alloc::System;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -96,7 +100,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("triseald: {failure}");
+            let _ = writeln!(std::io::stderr(), "triseald: {failure}");
             ExitCode::FAILURE
         }
     }

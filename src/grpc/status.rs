@@ -379,7 +379,7 @@ fn from_wrapper(error: FactorError) -> Told {
             error!(detail, "customer key refused");
             Told::new(Code::Unavailable, "KMS_REFUSED", "the customer key is refused by what wraps it")
         }
-        E::Throttled => Told::new(Code::ResourceExhausted, "KMS_THROTTLED", "customer keys are unwrapped too fast")
+        E::Throttled => Told::new(Code::ResourceExhausted, "KMS_THROTTLED", "KMS is throttling requests")
             .retry_after(RETRY_THROTTLED),
         E::Away(detail) => {
             warn!(detail, "customer keys can't be unwrapped");

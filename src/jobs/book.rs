@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::counts::Counts;
 use super::plan::{Job, JobKind, JobState, Part, Progress};
 use super::record::{JOB, JobId, PART, read_job, read_part, write_job};
-use super::replicas::{self, Replica, Reporter};
+use super::replicas::{self, Replica, Reported, Reporter};
 use crate::access::{
     AllCustomers, CancelJob, GetJob, ListJobs, ListReplicas, Permit, StartCustomerKeyRotation, StartReencryption,
     StartRewrap,
@@ -43,7 +43,7 @@ pub enum JobError {
     #[error("the job does not exist")]
     NotFound,
     /// One of its kind runs.
-    #[error("the job {0} is running: wait for it, or cancel it")]
+    #[error("a job of this kind is already running: {0}")]
     Running(JobId),
     /// Others changed it each time.
     #[error("the job was changed by others at the same time")]
@@ -276,8 +276,12 @@ impl Jobs {
     ) -> Result<Page<Job, JobId>, JobError> {
         let listed = async {
             let page = self.0.operations.query(JOB, after.map(JobId::as_str), limit).await?;
-            let rows = page.rows.iter().map(|row| read_job(row).map_err(StoreError::from));
-            let rows = rows.collect::<Result<Vec<_>, _>>()?;
+            // One that a newer release wrote, or that is damaged, must not hide all others.
+            let read = |row: &OperationRow| {
+                read_job(row)
+                    .inspect_err(|_| warn!(job = row.id.id, "a job can't be read, and is left out of the list"))
+            };
+            let rows = page.rows.iter().filter_map(|row| read(row).ok()).collect();
             Ok(Page { rows, next: page.next.as_deref().and_then(JobId::parse) })
         };
         let origin = Origin::of(permit.caller());
@@ -310,18 +314,18 @@ impl Jobs {
         self.finish(id, |job| (job.state == JobState::Running).then(|| ended(job))).await
     }
 
-    /// Every replica that reported in the last day.
+    /// Every replica that reported in the last day, but for those whose report can't be read: they are logged.
     ///
     /// # Errors
     /// A [`JobError`].
     pub async fn replicas(&self, permit: &Permit<ListReplicas>) -> Result<Vec<Replica>, JobError> {
-        let found = self.reported().await.map_err(JobError::from);
+        let found = self.reported().await.map(|reported| reported.replicas).map_err(JobError::from);
         let origin = Origin::of(permit.caller());
         let entries = Changing::new(&self.0.audit, origin, Event::ListReplicas, Subject::default());
         entries.settle(found, |_| Made::default()).await
     }
 
-    pub(super) async fn reported(&self) -> Result<Vec<Replica>, StoreError> {
+    pub(super) async fn reported(&self) -> Result<Reported, StoreError> {
         replicas::all(self.0.operations.as_ref(), (self.0.clock)()).await
     }
 

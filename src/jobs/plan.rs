@@ -120,7 +120,7 @@ pub enum VersionCount {
 /// What a job walks through: a customer, or one of its credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemId {
-    /// Whose.
+    /// Of a record, whose it is.
     pub customer: CustomerId,
     /// `None`: the customer itself.
     pub credential: Option<CredentialId>,
@@ -235,6 +235,11 @@ impl Part {
 }
 
 impl Progress {
+    /// What was neither changed nor needed no change nor failed: in a dry run that does not count versions, what would be changed.
+    pub fn untouched(&self) -> u64 {
+        self.done.saturating_sub(self.changed + self.skipped + self.failed)
+    }
+
     pub(super) fn fails(&mut self, id: ItemId, reason: &str) {
         self.failed += 1;
         if self.failures.len() < MAX_FAILURES {

@@ -54,7 +54,7 @@ impl fmt::Display for ReplicaId {
 /// What a replica reported last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// Which.
+    /// The name of its process.
     pub id: String,
     /// Of which release.
     pub release: String,
@@ -77,6 +77,25 @@ impl Replica {
     }
 }
 
+/// What the replicas reported in the last day.
+pub(super) struct Reported {
+    pub(super) replicas: Vec<Replica>,
+    pub(super) unreadable: Vec<Unreadable>,
+}
+
+/// A report that this release can't read: a newer one wrote it, or it is damaged.
+pub(super) struct Unreadable {
+    /// `None`: not even that can be read.
+    report_time: Option<Timestamp>,
+}
+
+impl Unreadable {
+    /// Whether its replica may still seal, as far as anybody can tell.
+    pub(super) fn may_be_alive(&self, now: Timestamp) -> bool {
+        self.report_time.is_none_or(|time| now.duration_since(time) < GONE)
+    }
+}
+
 #[derive(Encode, Decode)]
 struct ReplicaFields {
     #[n(0)]
@@ -93,6 +112,13 @@ struct ReplicaFields {
     wraps_with: String,
     #[n(6)]
     had_others: bool,
+}
+
+/// The one field of a report that is read also where the others can't be.
+#[derive(Decode)]
+struct ReportTime {
+    #[n(4)]
+    report_time: i64,
 }
 
 /// Reports for one replica.
@@ -125,7 +151,7 @@ impl Reporter {
         Self { id, keyring, wraps_with, operations, clock, known: Mutex::default() }
     }
 
-    /// Of whom.
+    /// The replica that this is.
     pub fn id(&self) -> &ReplicaId {
         &self.id
     }
@@ -217,7 +243,7 @@ async fn forget_gone(operations: &dyn Operations, now: Timestamp) -> Result<(), 
     loop {
         let page = operations.query(KIND, after.as_deref(), 500).await?;
         for row in page.rows {
-            if now.duration_since(read(&row)?.report_time) >= FORGOTTEN {
+            if report_time(&row).is_some_and(|time| now.duration_since(time) >= FORGOTTEN) {
                 remove(operations, &row.id).await?;
             }
         }
@@ -236,22 +262,36 @@ pub(super) async fn remove(operations: &dyn Operations, id: &OperationId) -> Res
     Ok(())
 }
 
-/// Every replica that reported in the last day.
-pub(super) async fn all(operations: &dyn Operations, now: Timestamp) -> Result<Vec<Replica>, StoreError> {
-    let (mut replicas, mut after) = (Vec::new(), None);
+/// Every replica that reported in the last day. A report that can't be read is logged, and hides no other.
+pub(super) async fn all(operations: &dyn Operations, now: Timestamp) -> Result<Reported, StoreError> {
+    let (mut reported, mut after) = (Reported { replicas: Vec::new(), unreadable: Vec::new() }, None);
     loop {
         let page = operations.query(KIND, after.as_deref(), 500).await?;
         for row in page.rows {
-            let replica = read(&row)?;
-            if now.duration_since(replica.report_time) < FORGOTTEN {
-                replicas.push(replica);
+            let time = report_time(&row);
+            if time.is_some_and(|time| now.duration_since(time) >= FORGOTTEN) {
+                continue;
+            }
+            match read(&row) {
+                Ok(replica) => reported.replicas.push(replica),
+                Err(BadRecord) => {
+                    warn!(
+                        replica = row.id.id,
+                        "the report of a replica can't be read: a job that must know what it seals under waits"
+                    );
+                    reported.unreadable.push(Unreadable { report_time: time });
+                }
             }
         }
         after = page.next;
         if after.is_none() {
-            return Ok(replicas);
+            return Ok(reported);
         }
     }
+}
+
+fn report_time(row: &OperationRow) -> Option<Timestamp> {
+    decode::<ReportTime>(&row.body).and_then(|fields| time(fields.report_time)).ok()
 }
 
 fn read(row: &OperationRow) -> Result<Replica, BadRecord> {

@@ -100,7 +100,12 @@ impl Jobs {
 
     async fn settled(&self, job: &Job) -> Result<Option<Timestamp>, JobError> {
         let staleness = self.0.keyring.customer_staleness().try_into().unwrap_or(jiff::SignedDuration::MAX);
-        Ok(plan::settled(job, &self.reported().await?, staleness, (self.0.clock)()))
+        let (reported, now) = (self.reported().await?, (self.0.clock)());
+        // It may seal below the target: nobody can tell.
+        if reported.unreadable.iter().any(|report| report.may_be_alive(now)) {
+            return Ok(None);
+        }
+        Ok(plan::settled(job, &reported.replicas, staleness, now))
     }
 
     /// Takes the lease of a part and works through it. Answers false if somebody else has it.
@@ -275,7 +280,7 @@ impl Pace {
             return Ok(());
         }
         let now = (jobs.0.clock)();
-        let alive = jobs.reported().await?.iter().filter(|replica| replica.is_alive(now)).count();
+        let alive = jobs.reported().await?.replicas.iter().filter(|replica| replica.is_alive(now)).count();
         let at_work = alive.clamp(1, job.parts.max(1) as usize);
         self.share = Some(f64::from(rate.get()) / at_work as f64);
         self.known = Some(Instant::now());

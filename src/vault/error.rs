@@ -40,7 +40,7 @@ pub enum VaultError {
     #[error("the credential needs a new consent")]
     NeedsReauth,
     /// There is no refresh token.
-    #[error("the credential has nothing to refresh it with")]
+    #[error("the credential has no refresh token")]
     NotRefreshable,
     /// Somebody else refreshes it, and did not come back in time.
     #[error("the credential is being refreshed; its lease may be had from {available} on")]

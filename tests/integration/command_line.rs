@@ -224,7 +224,8 @@ async fn an_endpoint_that_is_away_or_not_permitted_is_told() {
     command.env("TRISEAL_ENDPOINT", "http://127.0.0.1:1");
     let (code, _, error) = text(&run_with_input(command, b"").await);
     assert_eq!(code, Some(1));
-    assert!(error.contains("hint: ") && error.contains("cargo run -- --dev"), "{error}");
+    // Whoever says where it is does not want to try one on this machine.
+    assert!(error.contains("is --endpoint right?") && !error.contains("cargo run"), "{error}");
     for endpoint in ["http://triseal.example:7443", "https://127.0.0.1:7443", "127.0.0.1:7443", "http://10.0.0.1:1"] {
         let mut command = triseal(&["customer", "list"]);
         command.env("TRISEAL_ENDPOINT", endpoint);

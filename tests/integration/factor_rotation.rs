@@ -186,7 +186,8 @@ async fn a_version_is_retired_when_nobody_needs_it(site: &Site) {
     let document = keys.document().await;
     assert_eq!((document.primary, document.keys[0].state, document.keys.len()), (2, KeyState::Retired, 2));
     let (code, out, _) = retire("1").await;
-    assert!(code == Some(0) && out.contains("retired: 1"), "done once, it is done: {out}");
+    let words: Vec<_> = out.split_whitespace().collect();
+    assert!(code == Some(0) && words.join(" ").contains("change: retired version: 1"), "done once, it is done: {out}");
 
     // The service takes it, and goes on.
     sleep(Duration::from_secs(1)).await;
@@ -232,7 +233,8 @@ fn codebase(path: &Path) -> KeyDocument {
 async fn the_codebase_gets_a_version_and_then_another_primary() {
     let (folder, path) = key_file();
     let file = path.to_str().unwrap();
-    let rotate = async |more: &[&str]| text(&run(triseal(&[&["rotate", "codebase", file], more].concat())).await);
+    let rotate =
+        async |more: &[&str]| text(&run(triseal(&[&["rotate", "codebase", "--file", file], more].concat())).await);
     let (code, _, told) = rotate(&[]).await;
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("is not there") && !path.exists(), "{told}");
@@ -256,6 +258,10 @@ async fn the_codebase_gets_a_version_and_then_another_primary() {
     assert_eq!(code, Some(0), "{told}");
     let told: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
     assert_eq!((told["primary"].as_u64(), told["fingerprint"].as_str().map(str::len)), (Some(2), Some(32)));
+    assert_eq!(
+        (&told["document"], &told["change"], told["version"].as_u64()),
+        (&file.into(), &"promoted".into(), Some(2))
+    );
     assert_eq!((codebase(&path).primary, codebase(&path).keys.len()), (2, 2));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
 
@@ -285,7 +291,7 @@ async fn a_codebase_version_is_retired_when_no_replica_and_no_record_needs_it() 
     let (code, _, told) = text_of(&service, &retire).await;
     assert!(code == Some(4) && told.contains("version 1 is the primary"), "{told}");
     // The file's primary is one thing, and what the replicas seal under is another.
-    let promoted = run(triseal(&["rotate", "codebase", file, "--promote"])).await;
+    let promoted = run(triseal(&["rotate", "codebase", "--file", file, "--promote"])).await;
     assert!(promoted.status.success());
     let mut document = codebase(&path);
     backdate(&mut document);

@@ -384,7 +384,7 @@ async fn a_service_that_is_killed_and_comes_back_costs_no_line() {
     let (_folder, data): (TempDir, _) = data();
     let address = Address::free();
     let mut service = address.serve(&data).await;
-    let mut piped = Piped::start(&service, &["--create-customers", "--retry-for", "300"], many());
+    let mut piped = Piped::start(&service, &["--create-customers", "--retry-for", "5m"], many());
     for round in 1..=3 {
         piped.feed(MANY / 4).await;
         reached(&service, (round * MANY / 4) as u64 - 200).await;
@@ -401,7 +401,7 @@ async fn a_service_that_stays_away_ends_the_import_and_a_repeat_finishes_it() {
     let (_folder, data) = data();
     let address = Address::free();
     let service = address.serve(&data).await;
-    let mut piped = Piped::start(&service, &["--create-customers", "--retry-for", "5"], many());
+    let mut piped = Piped::start(&service, &["--create-customers", "--retry-for", "5s"], many());
     piped.feed(MANY / 2).await;
     reached(&service, MANY as u64 / 4).await;
     service.kill9().await;
@@ -416,7 +416,7 @@ async fn a_service_that_stays_away_ends_the_import_and_a_repeat_finishes_it() {
     };
     assert_eq!(code, Some(1), "{said}");
     let error: Value = serde_json::from_str(&said).unwrap();
-    assert!(error["error"]["message"].as_str().unwrap().starts_with("stopped, since nothing has succeeded for 5 s"));
+    assert!(error["error"]["message"].as_str().unwrap().starts_with("stopped, since nothing has succeeded for 5s"));
     assert_eq!(report["complete"], false);
     let [done, _, differing, failed] = counts(&report);
     assert!(done > 0 && differing == 0 && (1..200).contains(&failed), "few are given up: {report}");

@@ -345,7 +345,7 @@ async fn explain_tells_which_policy_decides_and_by_its_exit_code_how() {
     let directory = deployed();
     let explain = async |caller: &str, more: &str| {
         let caller = format!("spiffe://datasert.com/{caller}");
-        let fixed = ["explain", "--dir", &directory, "--caller", &caller, "--action"];
+        let fixed = ["explain", &directory, "--caller", &caller, "--action"];
         policy(&fixed.into_iter().chain(more.split(' ')).collect::<Vec<_>>()).await
     };
     let line = |file: &str, id: &str| {

@@ -29,6 +29,13 @@ const QUICK: [(&str, &str); 3] = [
 
 /// `triseal` as the pages type it. Each run is noted with its exit code.
 const SHIM: &str = r#"#!/bin/sh
+if [ -n "${SECRET_IS_A_FILE-}" ]; then
+  for argument do
+    shift
+    if [ "$argument" = --secret ]; then argument=--file; fi
+    set -- "$@" "$argument"
+  done
+fi
 case "$1 $2 $3" in
   "rotate environment "*) set -- "$@" --yes --settle 1s ;;
   "key retire environment") set -- "$@" --yes --max-age 0s ;;
@@ -38,7 +45,7 @@ while :; do
   "$TRISEAL_BINARY" "$@" 2> "$SHIM/stderr.$$"
   code=$?
   cat "$SHIM/stderr.$$" >&2
-  if [ $code = 4 ] && grep -q "try again \|triseal replicas tells" "$SHIM/stderr.$$"; then sleep 2; else break; fi
+  if [ $code = 4 ] && grep -q "try again \|wait until .triseal replicas." "$SHIM/stderr.$$"; then sleep 2; else break; fi
 done
 echo "$code $*" >> "$SHIM/log"
 exit $code
@@ -171,7 +178,8 @@ impl<'a> Day<'a> {
 
     /// The log as it is now, and its heads.
     async fn prepare_audit(&mut self) {
-        fs::copy(self.below("audit.jsonl"), self.below("kept.jsonl")).unwrap();
+        fs::create_dir(self.below("kept log")).unwrap();
+        fs::copy(self.below("audit.jsonl"), self.below("kept log/audit.jsonl")).unwrap();
         let store = match self.site {
             Site::Embedded(folder) => folder.path().join("data/store.redb").to_str().unwrap().to_owned(),
             Site::Aws(aws) => format!("dynamodb:{}", aws.tables.operations),
@@ -179,7 +187,7 @@ impl<'a> Day<'a> {
         let heads = run(self.with_aws(triseal(&["audit", "checkpoints", &store]))).await;
         assert!(heads.status.success() && !heads.stdout.is_empty(), "{}", String::from_utf8_lossy(&heads.stderr));
         fs::write(self.below("heads.jsonl"), heads.stdout).unwrap();
-        let (kept, heads) = (self.below("kept.jsonl"), self.below("heads.jsonl"));
+        let (kept, heads) = (self.below("kept log"), self.below("heads.jsonl"));
         self.set("AUDIT", &kept);
         self.set("HEADS", &heads);
     }
@@ -187,10 +195,11 @@ impl<'a> Day<'a> {
     /// The keys' documents, a copy of everything for the drill, certificates and policy.
     async fn prepare_keys(&mut self) {
         match self.site {
-            Site::Aws(aws) => self.set("KEYS", &format!("--secret {}", aws.secret)),
+            Site::Aws(aws) => self.set("SECRET", &aws.secret),
             Site::Embedded(folder) => {
                 let data = folder.path().join("data");
-                self.set("KEYS", &format!("--file {}", data.join("environment.json").display()));
+                self.set("SECRET", data.join("environment.json").to_str().unwrap());
+                self.set("SECRET_IS_A_FILE", "yes");
                 fs::create_dir(self.below("drill")).unwrap();
                 for name in ["store.redb", "environment.json", "insecure-local-kms.key"] {
                     fs::copy(data.join(name), self.below(&format!("drill/{name}"))).unwrap();

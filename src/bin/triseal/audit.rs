@@ -85,7 +85,6 @@ pub(crate) struct Store {
     store: PathBuf,
 }
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Verify(logs) => verify::run(&logs, output).await,

@@ -85,7 +85,6 @@ struct Revoked<'a> {
     list: &'a str,
 }
 
-/// Does what is asked.
 pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     let directory = Directory(&arguments.directory);
     if let Some(name) = &arguments.revoke {

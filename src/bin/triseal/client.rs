@@ -16,10 +16,13 @@ use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 use triseal::grpc::v1::key_service_client::KeyServiceClient;
 
+use crate::duration;
 use crate::failure::Failure;
 use crate::status::{self, Subject};
 use crate::tls::{Connector, Files};
 
+/// Of a service on this machine that was not told another.
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7443";
 /// A connection that takes longer to make is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of a call, where nobody says otherwise: the longest deadline that the service takes.
@@ -38,7 +41,7 @@ pub(crate) struct Connect {
         env = "TRISEAL_ENDPOINT",
         hide_env_values = true,
         value_name = "URL",
-        default_value = "http://127.0.0.1:7443"
+        default_value = DEFAULT_ENDPOINT
     )]
     endpoint: String,
 
@@ -75,18 +78,24 @@ pub(crate) struct Connect {
     )]
     key: Option<PathBuf>,
 
-    /// How long each call may take: 10 if it is not given, and 300 for `key retire customer`, which the service walks records for
+    /// How long each call may take: 10s if it is not given, and 5m for `key retire customer`, which the service walks records for; the service
+    /// itself takes no longer either
     #[arg(
         long,
         global = true,
         help_heading = "Global options",
-        value_name = "SECONDS",
-        value_parser = clap::value_parser!(u64).range(1..=3_600)
+        value_name = "TIME",
+        value_parser = duration::parse_some
     )]
-    timeout: Option<u64>,
+    timeout: Option<Duration>,
 }
 
 impl Connect {
+    /// Whether nobody said where the service is.
+    pub(crate) fn is_default(&self) -> bool {
+        self.endpoint == DEFAULT_ENDPOINT
+    }
+
     /// Those of TLS, which are all needed.
     fn files(&self) -> Result<Files<'_>, Failure> {
         match (&self.ca, &self.cert, &self.key) {
@@ -127,7 +136,7 @@ impl Service {
                 reach(uri).connect_with_connector_lazy(Connector::new(&connect.files()?, &host, port)?)
             }
         };
-        Ok(Self { channel, timeout: connect.timeout.map(Duration::from_secs) })
+        Ok(Self { channel, timeout: connect.timeout })
     }
 
     pub(crate) fn credentials(&self) -> CredentialServiceClient<Channel> {
@@ -263,7 +272,8 @@ mod tests {
             ([true, true, false], "https needs --key too"),
         ] {
             let [ca, cert, key] = given.map(file);
-            let connect = Connect { endpoint: "https://127.0.0.1:7443".to_owned(), ca, cert, key, timeout: Some(1) };
+            let timeout = Some(CONNECT_TIMEOUT);
+            let connect = Connect { endpoint: "https://127.0.0.1:7443".to_owned(), ca, cert, key, timeout };
             let Err(failure) = Service::new(&connect) else { panic!("taken") };
             assert_eq!((failure.exit, failure.message.as_str()), (crate::failure::Exit::Usage, told));
         }
@@ -296,7 +306,7 @@ mod tests {
             ca: None,
             cert: None,
             key: None,
-            timeout: Some(1),
+            timeout: Some(CONNECT_TIMEOUT),
         };
         let Err(failure) = Service::new(&connect) else { panic!("taken") };
         assert_eq!(failure.exit, crate::failure::Exit::Usage);

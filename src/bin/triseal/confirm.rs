@@ -5,7 +5,15 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use clap::Args;
 
 use crate::failure::Failure;
-use crate::output::Format;
+use crate::output::{Format, printable};
+use crate::progress;
+
+/// Says what a command does that asks nobody, for whoever looks on.
+pub(crate) fn will(what: &str, format: Format) {
+    if format == Format::Text {
+        progress::line(&format!("this {what}"));
+    }
+}
 
 #[derive(Args)]
 pub(crate) struct Confirm {
@@ -15,24 +23,17 @@ pub(crate) struct Confirm {
 }
 
 impl Confirm {
-    /// As [`Confirm::ask`]. With `--yes` it says what the command does, for whoever looks on.
-    pub(crate) fn ask_or_say(&self, what: &str, name: &str, format: Format) -> Result<(), Failure> {
-        if self.yes && format == Format::Text {
-            let _ = io::stderr().write_all(format!("this {what}\n").as_bytes());
-        }
-        self.ask(what, name)
-    }
-
     /// Says what the command does, and asks for `name` unless `--yes` was given.
-    pub(crate) fn ask(&self, what: &str, name: &str) -> Result<(), Failure> {
+    pub(crate) fn ask(&self, what: &str, name: &str, format: Format) -> Result<(), Failure> {
         if self.yes {
+            will(what, format);
             return Ok(());
         }
         if !io::stdin().is_terminal() {
             return Err(Failure::usage(format!("this {what}, and there is no terminal to confirm it at"))
                 .with_hint("add --yes to go on without being asked"));
         }
-        let _ = io::stderr().write_all(format!("this {what}; type {name} to go on: ").as_bytes());
+        let _ = io::stderr().write_all(printable(&format!("this {what}; type {name} to go on: ")).as_bytes());
         let mut typed = String::new();
         match io::stdin().lock().take(1_024).read_line(&mut typed) {
             Ok(_) if typed.trim() == name => Ok(()),

@@ -19,10 +19,9 @@ use crate::failure::Failure;
 use crate::metadata::Credential;
 use crate::opened;
 use crate::output::{Format, Output};
-use crate::status::Subject;
+use crate::status::{Again, Subject};
 use crate::{input, salesforce};
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     match command {
@@ -37,8 +36,8 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
 }
 
 impl Which {
-    fn subject(&self) -> Subject<'_> {
-        Subject { customer: self.customer.as_str(), credential: self.credential.as_str() }
+    fn subject(&self, again: Again) -> Subject<'_> {
+        Subject { customer: self.customer.as_str(), credential: self.credential.as_str(), again }
     }
 }
 
@@ -60,6 +59,10 @@ async fn encrypt(arguments: Encrypt, service: &Service, output: &mut Output) -> 
         }
     };
     let which = arguments.which;
+    let again = match arguments.idempotency_key {
+        Some(_) => Again::UnderTheKey,
+        None => Again::AfterTheCredential,
+    };
     let request = service.request(v1::EncryptCredentialRequest {
         customer_id: which.customer.to_string(),
         credential_id: which.credential.to_string(),
@@ -68,7 +71,7 @@ async fn encrypt(arguments: Encrypt, service: &Service, output: &mut Output) -> 
         idempotency_key: arguments.idempotency_key.unwrap_or_default(),
     });
     let answer = service.credentials().encrypt_credential(request).await;
-    let answer = answer.map_err(|status| Failure::from_status(&status, which.subject()))?.into_inner();
+    let answer = answer.map_err(|status| Failure::from_status(&status, which.subject(again)))?.into_inner();
     show(answer.credential, output)
 }
 
@@ -85,7 +88,7 @@ async fn decrypt(arguments: &Decrypt, service: &Service, output: &mut Output) ->
         if_revision: arguments.if_revision,
     });
     let answer = service.credentials().decrypt_credential(request).await;
-    let answer = answer.map_err(|status| Failure::from_status(&status, which.subject()))?.into_inner();
+    let answer = answer.map_err(|status| Failure::from_status(&status, which.subject(Again::Reads)))?.into_inner();
     let (Some(v1::Secret { value: Some(secret) }), Some(credential)) = (answer.secret, answer.credential) else {
         return Err(Failure::unknown_answer());
     };
@@ -98,7 +101,7 @@ async fn get(which: &Which, service: &Service, output: &mut Output) -> Result<()
         credential_id: which.credential.to_string(),
     });
     let answer = service.credentials().get_credential(request).await;
-    let answer = answer.map_err(|status| Failure::from_status(&status, which.subject()))?.into_inner();
+    let answer = answer.map_err(|status| Failure::from_status(&status, which.subject(Again::Reads)))?.into_inner();
     show(answer.credential, output)
 }
 
@@ -127,24 +130,25 @@ async fn list(arguments: &List, service: &Service, output: &mut Output) -> Resul
             refreshed_before: arguments.refreshed_before.map(to_timestamp),
         });
         let answer = client.list_credentials(request).await;
-        let subject = Subject { customer, credential: "" };
+        let subject = Subject { customer, ..Subject::default() };
         let page = answer.map_err(|status| Failure::from_status(&status, subject))?.into_inner();
         Ok((page.credentials.into_iter().map(Credential::from).collect(), page.next_page_token))
     };
     output.list(arguments.limit, fetch).await
 }
 
+/// Has the credential's id typed back.
 async fn delete(arguments: &Delete, service: &Service, output: &mut Output) -> Result<(), Failure> {
     let which = &arguments.which;
     let (customer, credential) = (which.customer.as_str(), which.credential.as_str());
-    arguments.confirm.ask(&format!("erases {credential} of {customer} for good"), credential)?;
+    arguments.confirm.ask(&format!("erases {credential} of {customer} for good"), credential, output.format())?;
     let request = service.request(v1::DeleteCredentialRequest {
         customer_id: which.customer.to_string(),
         credential_id: which.credential.to_string(),
         if_revision: arguments.if_revision,
     });
     let answer = service.credentials().delete_credential(request).await;
-    answer.map_err(|status| Failure::from_status(&status, which.subject()))?;
+    answer.map_err(|status| Failure::from_status(&status, which.subject(Again::AfterTheCredential)))?;
 
     #[derive(Serialize)]
     struct Deleted<'a> {
@@ -162,7 +166,6 @@ async fn delete(arguments: &Delete, service: &Service, output: &mut Output) -> R
     }
 }
 
-/// Has the credential's id typed back.
 fn show(credential: Option<v1::Credential>, output: &mut Output) -> Result<(), Failure> {
     let credential: Credential = credential.ok_or_else(Failure::unknown_answer)?.into();
     match output.format() {

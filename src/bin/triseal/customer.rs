@@ -10,7 +10,7 @@ use crate::confirm::Confirm;
 use crate::failure::Failure;
 use crate::metadata::Customer;
 use crate::output::{Format, Output};
-use crate::status::Subject;
+use crate::status::{Again, Subject};
 
 /// The commands.
 #[derive(Subcommand)]
@@ -91,7 +91,6 @@ enum State {
     Destroyed,
 }
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     match command {
@@ -100,32 +99,32 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
         Command::Disable(which) => {
             let request = service.request(v1::DisableCustomerRequest { customer_id: which.customer.to_string() });
             let answer = service.customers().disable_customer(request).await;
-            show(which.told(answer)?.customer, output)
+            show(which.told(answer, Again::Safe)?.customer, output)
         }
         Command::Enable(which) => {
             let request = service.request(v1::EnableCustomerRequest { customer_id: which.customer.to_string() });
             let answer = service.customers().enable_customer(request).await;
-            show(which.told(answer)?.customer, output)
+            show(which.told(answer, Again::Safe)?.customer, output)
         }
         Command::Destroy(Destroy { which, days, confirm }) => {
             let what = format!("erases all keys and credentials of {} in {days} days", which.customer);
-            confirm.ask(&what, which.customer.as_str())?;
+            confirm.ask(&what, which.customer.as_str(), output.format())?;
             let message = v1::DestroyCustomerRequest { customer_id: which.customer.to_string(), days };
             let answer = service.customers().destroy_customer(service.request(message)).await;
-            show(which.told(answer)?.customer, output)
+            show(which.told(answer, Again::Safe)?.customer, output)
         }
         Command::Restore(which) => {
             let request = service.request(v1::RestoreCustomerRequest { customer_id: which.customer.to_string() });
             let answer = service.customers().restore_customer(request).await;
-            show(which.told(answer)?.customer, output)
+            show(which.told(answer, Again::Safe)?.customer, output)
         }
         Command::List(arguments) => list(&arguments, &service, output).await,
     }
 }
 
 impl Which {
-    pub(crate) fn told<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, Failure> {
-        let subject = Subject { customer: self.customer.as_str(), ..Subject::default() };
+    pub(crate) fn told<T>(&self, answer: Result<Response<T>, Status>, again: Again) -> Result<T, Failure> {
+        let subject = Subject { customer: self.customer.as_str(), again, ..Subject::default() };
         answer.map(Response::into_inner).map_err(|status| Failure::from_status(&status, subject))
     }
 }
@@ -133,13 +132,13 @@ impl Which {
 async fn create(which: &Which, service: &Service, output: &mut Output) -> Result<(), Failure> {
     let request = service.request(v1::CreateCustomerRequest { customer_id: which.customer.to_string() });
     let answer = service.customers().create_customer(request).await;
-    show(which.told(answer)?.customer, output)
+    show(which.told(answer, Again::Safe)?.customer, output)
 }
 
 async fn get(which: &Which, service: &Service, output: &mut Output) -> Result<(), Failure> {
     let request = service.request(v1::GetCustomerRequest { customer_id: which.customer.to_string() });
     let answer = service.customers().get_customer(request).await;
-    show(which.told(answer)?.customer, output)
+    show(which.told(answer, Again::Reads)?.customer, output)
 }
 
 async fn list(arguments: &List, service: &Service, output: &mut Output) -> Result<(), Failure> {

@@ -25,6 +25,9 @@ pub(crate) struct Failure {
     pub(crate) hint: Option<String>,
     #[serde(skip)]
     pub(crate) exit: Exit,
+    /// Nobody listens at the endpoint: there is no service, or it is elsewhere.
+    #[serde(skip)]
+    pub(crate) nothing_listens: bool,
 }
 
 /// What the exit code tells scripts.
@@ -83,12 +86,12 @@ impl Failure {
 
     /// The service's answer lacks what every answer has.
     pub(crate) fn unknown_answer() -> Self {
-        Self::failed("the service's answer makes no sense".to_owned())
+        Self::failed("unexpected answer from the service".to_owned())
             .with_hint("is there a triseal service of this version at --endpoint?")
     }
 
     fn local(code: &'static str, exit: Exit, message: String) -> Self {
-        Self { code, reason: None, message, details: Vec::new(), hint: None, exit }
+        Self { code, reason: None, message, details: Vec::new(), hint: None, exit, nothing_listens: false }
     }
 
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {

@@ -10,11 +10,11 @@ use tonic::Status;
 use triseal::grpc::v1;
 
 use crate::client::Service;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::metadata::{Lineage, short, time};
 use crate::output::{Format, Output, Row};
-use crate::status::{Subject, retry_after};
-use progress::Progress;
+use crate::status::{Again, Subject, retry_after};
+use progress::Watched;
 
 /// Between two looks at a job.
 const LOOK: Duration = Duration::from_secs(1);
@@ -33,10 +33,9 @@ pub(crate) struct Job {
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<Lineage>,
     total: u64,
-    done: u64,
-    changed: u64,
-    skipped: u64,
-    failed: u64,
+    /// `None`: the answer was without it.
+    #[serde(flatten)]
+    progress: Option<Done>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failures: Vec<JobFailure>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -53,12 +52,37 @@ pub(crate) struct Job {
     is_running: bool,
 }
 
+/// How far it has come.
+#[derive(Serialize)]
+struct Done {
+    done: u64,
+    changed: u64,
+    skipped: u64,
+    failed: u64,
+    /// In a dry run that does not count versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due: Option<u64>,
+}
+
 #[derive(Serialize)]
 struct JobFailure {
     customer_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     credential_id: String,
     reason: String,
+}
+
+/// How a job ended.
+pub(crate) enum Ended {
+    Done,
+    /// All but so many.
+    WithFailures(u64),
+    Cancelled,
+}
+
+/// `1 record`, `2 records`.
+pub(crate) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
 /// Records under a version of a factor.
@@ -82,6 +106,14 @@ impl From<v1::Job> for Job {
             version: count.version,
             records: count.records,
         });
+        let tells_due = job.dry_run && job.kind != i32::from(v1::JobKind::Reencryption);
+        let progress = Done {
+            done: job.done,
+            changed: job.changed,
+            skipped: job.skipped,
+            failed: job.failed,
+            due: tells_due.then_some(job.due),
+        };
         Self {
             job_id: job.job_id,
             kind: short(v1::JobKind::try_from(job.kind).map(|kind| kind.as_str_name()), "JOB_KIND_"),
@@ -90,10 +122,7 @@ impl From<v1::Job> for Job {
             customer_id: job.customer_id,
             target: job.target.map(Lineage::from),
             total: job.total,
-            done: job.done,
-            changed: job.changed,
-            skipped: job.skipped,
-            failed: job.failed,
+            progress: Some(progress),
             failures: failures.collect(),
             counts: counts.collect(),
             create_time: time(job.create_time),
@@ -136,6 +165,11 @@ impl Job {
         job.map(Self::from).ok_or_else(Failure::unknown_answer)
     }
 
+    /// From a list, or of a job that was cancelled: such answers do not tell how far it has come.
+    pub(crate) fn without_progress(job: v1::Job) -> Self {
+        Self { progress: None, ..Self::from(job) }
+    }
+
     pub(crate) fn id(&self) -> &str {
         &self.job_id
     }
@@ -173,6 +207,8 @@ impl Job {
         let target = self.target.as_ref().map(|target| {
             format!("codebase {}, environment {}, and each customer's primary", target.codebase(), target.environment())
         });
+        let counted = |count: fn(&Done) -> u64| self.progress.as_ref().map(|done| count(done).to_string());
+        let due = self.progress.as_ref().and_then(|done| done.due);
         let mut fields = vec![
             ("job_id", self.job_id.clone()),
             ("kind", self.kind()),
@@ -180,10 +216,11 @@ impl Job {
             ("customer_id", self.customer_id.clone()),
             ("target", target.unwrap_or_default()),
             ("pass", pass),
-            ("done", self.so_far()),
-            ("changed", self.changed.to_string()),
-            ("skipped", self.skipped.to_string()),
-            ("failed", self.failed.to_string()),
+            ("done", self.so_far().unwrap_or_default()),
+            ("due", due.map(|due| due.to_string()).unwrap_or_default()),
+            ("changed", counted(|done| done.changed).unwrap_or_default()),
+            ("skipped", counted(|done| done.skipped).unwrap_or_default()),
+            ("failed", counted(|done| done.failed).unwrap_or_default()),
             ("rate", if self.rate == 0 { String::new() } else { format!("{} {}/s at most", self.rate, self.things()) }),
             ("caller", self.caller.clone()),
             ("create_time", self.create_time.clone().unwrap_or_default()),
@@ -200,34 +237,71 @@ impl Job {
     }
 
     /// Of how many, where that is known.
-    fn so_far(&self) -> String {
-        match self.total {
-            0 => format!("{} {}", self.done, self.things()),
-            total => format!("{} of {total} {}", self.done, self.things()),
+    fn so_far(&self) -> Option<String> {
+        let Done { done, .. } = self.progress.as_ref()?;
+        Some(match self.total {
+            0 => format!("{done} {}", self.things()),
+            total => format!("{done} of {total} {}", self.things()),
+        })
+    }
+
+    /// How it ended. One that runs has met nothing that would be told.
+    pub(crate) fn ended(&self) -> Ended {
+        match self.state.as_str() {
+            "done_with_failures" => Ended::WithFailures(self.progress.as_ref().map_or(0, |done| done.failed)),
+            "cancelled" => Ended::Cancelled,
+            _ => Ended::Done,
         }
+    }
+
+    /// What it could not do, a line for each that the service names.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.failures
+            .iter()
+            .map(|JobFailure { customer_id, credential_id, reason }| {
+                let name = format!("{customer_id}/{credential_id}");
+                format!("{}: {reason}", name.trim_end_matches('/'))
+            })
+            .collect()
     }
 
     /// What the exit code tells of it.
     pub(crate) fn end(&self) -> Result<(), Failure> {
-        match self.state.as_str() {
-            "done_with_failures" => {
-                let (verb, rest) = if self.dry_run { ("read", "") } else { ("done", "; all else is") };
-                let message = format!("{} of the {} could not be {verb}{rest}", self.failed, self.things());
-                let failure = Failure::incomplete(message);
-                Err(failure.with_hint("they stand above, as they are in the store; the audit log names each"))
+        match self.ended() {
+            Ended::WithFailures(failed) => {
+                let thing = self.things().trim_end_matches('s');
+                let message = if self.dry_run {
+                    format!("{} can't be read", counted(failed, thing))
+                } else {
+                    format!("{} failed; all others succeeded", counted(failed, thing))
+                };
+                let were = if failed == 1 { format!("that {thing} was") } else { format!("those {thing}s were") };
+                let hint = match self.failures.len() {
+                    listed if (listed as u64) < failed => {
+                        format!("the first {listed} are listed above, the audit log has all; {were} not changed")
+                    }
+                    _ => format!("listed above; {were} not changed"),
+                };
+                Err(Failure::incomplete(message).with_hint(hint))
             }
-            "cancelled" => {
+            Ended::Cancelled => {
                 let message = "the job was cancelled; what it has done stands".to_owned();
-                Err(Failure { exit: Exit::Failed, ..Failure::failed(message) }.with_hint("start another to go on"))
+                Err(Failure::failed(message).with_hint("start another to go on"))
             }
-            _ => Ok(()),
+            Ended::Done => Ok(()),
         }
     }
 }
 
-/// A call about a job that failed.
-pub(crate) fn refusal(status: &Status, customer: &str) -> Failure {
-    Failure::from_status(status, Subject { customer, ..Subject::default() })
+/// A call about jobs or replicas that failed.
+pub(crate) fn refusal(status: &Status, again: Again) -> Failure {
+    Failure::from_status(status, Subject { again, ..Subject::default() })
+}
+
+/// A job, customer's or everyone's, that was not started. A dry run does no harm twice.
+pub(crate) fn not_started(status: &Status, customer: &str, dry_run: bool) -> Failure {
+    let again = if dry_run { Again::Safe } else { Again::AfterTheJobs };
+    Failure::from_status(status, Subject { customer, again, ..Subject::default() })
 }
 
 /// A job as it is now.
@@ -239,7 +313,7 @@ pub(crate) async fn look(id: &str, service: &Service) -> Result<Job, Status> {
 
 /// Watches a job until it ends, through restarts of the service, and answers how it ended. It goes on without whoever watches it.
 pub(crate) async fn watch(id: &str, service: &Service, format: Format) -> Result<Job, Failure> {
-    let mut progress = Progress::new(format);
+    let mut progress = Watched::new(format);
     let mut reached = false;
     loop {
         match look(id, service).await {
@@ -248,20 +322,14 @@ pub(crate) async fn watch(id: &str, service: &Service, format: Format) -> Result
                 progress.show(&job);
                 sleep(LOOK).await;
             }
-            Ok(job) => {
-                progress.end();
-                return Ok(job);
-            }
+            Ok(job) => return Ok(job),
             // At first, it is told at once that nothing listens there.
             Err(status) => match retry_after(&status).filter(|_| reached) {
                 Some(pause) => {
-                    progress.trouble(&refusal(&status, "").message);
+                    progress.trouble(&refusal(&status, Again::Reads).message);
                     sleep(pause.max(LOOK_AGAIN)).await;
                 }
-                None => {
-                    progress.end();
-                    return Err(refusal(&status, ""));
-                }
+                None => return Err(refusal(&status, Again::Reads)),
             },
         }
     }
@@ -270,6 +338,7 @@ pub(crate) async fn watch(id: &str, service: &Service, format: Format) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Exit;
 
     fn job(state: v1::JobState) -> Job {
         Job::from(v1::Job {
@@ -298,9 +367,38 @@ mod tests {
         }
     }
 
+    /// Zeros that nobody counted would be believed.
+    #[test]
+    fn what_a_list_does_not_know_is_left_out() {
+        let message = || v1::Job {
+            kind: v1::JobKind::Rewrap.into(),
+            dry_run: true,
+            done: 3,
+            skipped: 1,
+            due: 2,
+            ..v1::Job::default()
+        };
+        let known = serde_json::to_value(Job::from(message())).unwrap();
+        assert_eq!([&known["done"], &known["skipped"], &known["due"]].map(|count| count.as_u64()), [3, 1, 2].map(Some));
+        assert!(Job::from(message()).fields().contains(&("due", "2".to_owned())));
+        let listed = Job::without_progress(message());
+        let fields = listed.fields();
+        let listed = serde_json::to_value(listed).unwrap();
+        for name in ["done", "changed", "skipped", "failed", "due"] {
+            assert_eq!(listed.get(name), None, "{name}");
+            assert!(fields.iter().all(|(field, value)| *field != name || value.is_empty()), "{name}");
+        }
+    }
+
     #[test]
     fn failures_are_named() {
-        let fields = job(v1::JobState::DoneWithFailures).fields();
+        let job = job(v1::JobState::DoneWithFailures);
+        let failure = job.end().unwrap_err();
+        assert_eq!(failure.message, "2 records failed; all others succeeded");
+        assert!(
+            failure.hint.is_some_and(|hint| hint.starts_with("the first 1 are listed above, the audit log has all"))
+        );
+        let fields = job.fields();
         assert!(fields.contains(&("failure", "acme KMS_REFUSED".to_owned())), "{fields:?}");
     }
 }

@@ -9,7 +9,7 @@ use triseal::grpc::v1;
 use triseal::ids::CustomerId;
 
 use crate::client::{Connect, Service};
-use crate::confirm::Confirm;
+use crate::confirm::{Confirm, will};
 use crate::customer::{Which, show};
 use crate::failure::Failure;
 use crate::job::{self, Job, VersionCount};
@@ -17,6 +17,7 @@ use crate::metadata::{Lineage, time};
 use crate::output::{Format, Output, Row, Table};
 use crate::reencrypt::{self, Pace};
 use crate::rotate::{codebase, environment, retire};
+use crate::status::Again;
 
 /// What is rotated.
 #[derive(Subcommand)]
@@ -29,7 +30,7 @@ pub(crate) enum Rotate {
     Environment(environment::Arguments),
     /// Add a version of the codebase's key to the key file of the build
     // Without the options of a service, which clap would name where the environment sets them.
-    #[command(override_usage = "triseal rotate codebase [OPTIONS] <FILE>", after_help = codebase::HELP)]
+    #[command(override_usage = "triseal rotate codebase [OPTIONS] --file <PATH>", after_help = codebase::HELP)]
     Codebase(codebase::Arguments),
 }
 
@@ -55,7 +56,7 @@ pub(crate) struct RotateCustomer {
     /// With --all: write nothing, and tell how many would be rotated
     #[arg(long, requires = "all")]
     dry_run: bool,
-    /// With --all: so many a second at most, of all replicas together: 1 to 1000000
+    /// With --all: at most N per second, all replicas together: 1 to 1000000
     #[arg(long, requires = "all", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
     /// With --all: do not wait until it ends
@@ -89,7 +90,7 @@ pub(crate) struct Usage {
     /// Only this customer's records
     #[arg(long, value_name = "ID", value_parser = CustomerId::parse)]
     customer: Option<CustomerId>,
-    /// Read so many records a second at most: 1 to 1000000
+    /// Read at most N records per second, all replicas together: 1 to 1000000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
 }
@@ -129,7 +130,6 @@ pub(crate) struct RetireCustomer {
     confirm: Confirm,
 }
 
-/// Does what is asked.
 pub(crate) async fn rotate(command: Rotate, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     match command {
         Rotate::Customer(arguments) => rotate_customer(arguments, connect, output).await,
@@ -141,12 +141,16 @@ pub(crate) async fn rotate(command: Rotate, connect: &Connect, output: &mut Outp
 async fn rotate_customer(arguments: RotateCustomer, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     if let Some(customer) = arguments.customer {
+        will(
+            &format!("gives {customer} a new key, and seals under it from now on; no record is rewritten"),
+            output.format(),
+        );
         let request = service.request(v1::RotateCustomerKeyRequest { customer_id: customer.to_string() });
         let answer = service.keys().rotate_customer_key(request).await;
-        return show(Which { customer }.told(answer)?.customer, output);
+        return show(Which { customer }.told(answer, Again::AfterTheCustomer)?.customer, output);
     }
     if !arguments.dry_run {
-        arguments.confirm.ask("gives every customer a new key", "all")?;
+        arguments.confirm.ask("gives every customer a new key", "all", output.format())?;
     }
     let message = v1::StartCustomerKeyRotationRequest {
         customer_id: String::new(),
@@ -154,11 +158,10 @@ async fn rotate_customer(arguments: RotateCustomer, connect: &Connect, output: &
         rate: arguments.rate.unwrap_or_default(),
     };
     let answer = service.keys().start_customer_key_rotation(service.request(message)).await;
-    let answer = answer.map_err(|status| job::refusal(&status, ""))?.into_inner();
+    let answer = answer.map_err(|status| job::not_started(&status, "", arguments.dry_run))?.into_inner();
     reencrypt::started(Job::from_answer(answer.job)?, arguments.detach, &service, output).await
 }
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Usage(arguments) => usage(arguments, &Service::new(connect)?, output).await,
@@ -167,12 +170,12 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
         Command::Retire(Retire::Customer(RetireCustomer { which, version, confirm })) => {
             let service = Service::new(connect)?;
             let customer = which.customer.as_str();
-            confirm
-                .ask(&format!("refuses version {version} of the key of {customer} for good"), &version.to_string())?;
+            let what = format!("refuses version {version} of the key of {customer} for good");
+            confirm.ask(&what, &version.to_string(), output.format())?;
             let message =
                 v1::RetireCustomerKeyVersionRequest { customer_id: customer.to_owned(), version: version.get() };
             let answer = service.keys().retire_customer_key_version(service.long_request(message)).await;
-            show(which.told(answer)?.customer, output)
+            show(which.told(answer, Again::Safe)?.customer, output)
         }
     }
 }
@@ -231,7 +234,7 @@ pub(crate) async fn replicas(connect: &Connect, output: &mut Output) -> Result<(
     let service = Service::new(connect)?;
     let fetch = async |_: String, _: u64| {
         let answer = service.keys().list_replicas(service.request(v1::ListReplicasRequest {})).await;
-        let found = answer.map_err(|status| job::refusal(&status, ""))?.into_inner().replicas;
+        let found = answer.map_err(|status| job::refusal(&status, Again::Reads))?.into_inner().replicas;
         let replicas = found.into_iter().map(|replica| Replica {
             replica_id: replica.replica_id,
             release: replica.release,

@@ -55,7 +55,6 @@ struct Made<'a> {
     fingerprint: String,
 }
 
-/// Does what is asked.
 pub(crate) fn run(command: &Command, output: &mut Output) -> Result<(), Failure> {
     let (form, path) = match command {
         Command::Codebase(destination) => (Form::Codebase, &destination.file),

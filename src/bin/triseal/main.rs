@@ -1,8 +1,11 @@
 //! The command line: reads what is asked for, asks the service, and says how it went.
 //!
-//! Everything it knows of the service is the protocol; but `audit` and `tables` go to store and KMS by themselves, under the operator's
-//! own identity. It keeps nothing, and it takes secrets from a file or from
-//! standard input only: arguments are seen by every process of the machine and kept by shells.
+//! Everything it knows of the service is the protocol. Some commands go to AWS or to files by themselves, under the operator's own
+//! identity: `rotate environment` and `key retire` to the key documents, `audit` and `tables` to the store and KMS. It keeps nothing, and
+//! it takes secrets from a file or from standard input only: arguments are seen by every process of the machine and kept by shells.
+
+// They panic when their reader has gone, in the middle of whatever is under way.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod audit;
 mod certificates;
@@ -10,6 +13,7 @@ mod client;
 mod confirm;
 mod credential;
 mod customer;
+mod duration;
 mod failure;
 mod input;
 mod job;
@@ -19,6 +23,7 @@ mod metadata;
 mod opened;
 mod output;
 mod policy;
+mod progress;
 mod reencrypt;
 mod rotate;
 mod salesforce;
@@ -80,7 +85,7 @@ enum Command {
     /// Move every wrapped customer key under the KMS key that the service is set to wrap with
     #[command(after_help = REWRAP_HELP)]
     Rewrap(reencrypt::Rewrap),
-    /// See what stands under which key version, and end old ones
+    /// Count records by key version, and retire old versions
     #[command(subcommand)]
     Key(key::Command),
     /// List the processes of the service, each with the key versions that it seals under
@@ -143,9 +148,12 @@ async fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    let format = cli.output;
+    let (format, at_default) = (cli.output, cli.connect.is_default());
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.nothing_listens && at_default => {
+            failure.with_hint("is the service running? one to try with starts by: cargo run -- --dev").report(format)
+        }
         Err(failure) => failure.report(format),
     }
 }

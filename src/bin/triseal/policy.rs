@@ -29,9 +29,9 @@ Actions have the names of the RPCs; DecryptAccess and DecryptFull stand for read
 ListCustomers permit the call; which items it shows is decided for each, by GetCredential and GetCustomer.
 
 Examples:
-  triseal policy explain --dir deploy/policy --caller spiffe://datasert.com/realtask \\
+  triseal policy explain deploy/policy --caller spiffe://datasert.com/realtask \\
       --action DecryptAccess --customer acme --credential realtask.crm
-  triseal policy explain --dir deploy/policy --caller spiffe://datasert.com/security --action StartReencryption
+  triseal policy explain deploy/policy --caller spiffe://datasert.com/security --action StartReencryption
 
 Exit codes: 0 it is permitted, 4 it is not.";
 
@@ -45,7 +45,7 @@ pub(crate) struct Check {
 #[derive(Args)]
 pub(crate) struct Explain {
     /// With *.cedar, triseal.cedarschema and entities.json
-    #[arg(long = "dir", value_name = "DIR")]
+    #[arg(value_name = "DIR")]
     directory: PathBuf,
     /// Who calls: the SPIFFE id of a certificate, or dns:NAME
     #[arg(long, value_name = "ID")]
@@ -72,7 +72,6 @@ fn kinds() -> PossibleValuesParser {
     Kind::ALL.map(Kind::as_str).into()
 }
 
-/// Does what is asked.
 pub(crate) fn run(command: &Command, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Check(arguments) => check(&arguments.directory, output),

@@ -10,11 +10,12 @@ use crate::client::{Connect, Service};
 use crate::failure::Failure;
 use crate::job::{self, Job};
 use crate::output::Output;
+use crate::status::Again;
 
 /// The commands.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Start a job that seals every record anew which is below the present primaries
+    /// Re-encrypt every record that is not under the current primaries
     #[command(after_help = START_HELP)]
     Start(Start),
     /// Show how far a job has come
@@ -69,7 +70,7 @@ pub(crate) struct Pace {
     /// Write nothing, and tell what there is to do
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// So many a second at most, of all replicas together: 1 to 1000000
+    /// At most N per second, all replicas together: 1 to 1000000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Option<u32>,
 }
@@ -117,7 +118,6 @@ pub(crate) struct Rewrap {
     detach: bool,
 }
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     match command {
@@ -127,7 +127,7 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
         }
         Command::Status(which) => {
             let id = which.named(&service).await?;
-            let job = job::look(&id, &service).await.map_err(|status| job::refusal(&status, ""))?;
+            let job = job::look(&id, &service).await.map_err(|status| job::refusal(&status, Again::Reads))?;
             job.show(output)?;
             job.end()
         }
@@ -135,13 +135,13 @@ pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output
         Command::List(arguments) => list(&arguments, &service, output).await,
         Command::Cancel(Cancel { job }) => {
             let answer = service.keys().cancel_job(service.request(v1::CancelJobRequest { job_id: job })).await;
-            let answer = answer.map_err(|status| job::refusal(&status, ""))?.into_inner();
-            Job::from_answer(answer.job)?.show(output)
+            let answer = answer.map_err(|status| job::refusal(&status, Again::Safe))?.into_inner();
+            let job = answer.job.ok_or_else(Failure::unknown_answer)?;
+            Job::without_progress(job).show(output)
         }
     }
 }
 
-/// Does what is asked.
 pub(crate) async fn rewrap(arguments: Rewrap, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let service = Service::new(connect)?;
     let customer = arguments.customer.map(|id| id.to_string()).unwrap_or_default();
@@ -151,7 +151,7 @@ pub(crate) async fn rewrap(arguments: Rewrap, connect: &Connect, output: &mut Ou
         rate: arguments.pace.rate.unwrap_or_default(),
     };
     let answer = service.keys().start_rewrap(service.request(message)).await;
-    let answer = answer.map_err(|status| job::refusal(&status, &customer))?.into_inner();
+    let answer = answer.map_err(|status| job::not_started(&status, &customer, arguments.pace.dry_run))?.into_inner();
     started(Job::from_answer(answer.job)?, arguments.detach, &service, output).await
 }
 
@@ -163,7 +163,7 @@ pub(crate) async fn start(customer: &str, pace: &Pace, service: &Service) -> Res
         rate: pace.rate.unwrap_or_default(),
     };
     let answer = service.keys().start_reencryption(service.request(message)).await;
-    Job::from_answer(answer.map_err(|status| job::refusal(&status, customer))?.into_inner().job)
+    Job::from_answer(answer.map_err(|status| job::not_started(&status, customer, pace.dry_run))?.into_inner().job)
 }
 
 /// Waits for a job that was started, unless nobody wants to.
@@ -187,7 +187,7 @@ impl Which {
         loop {
             let message = v1::ListJobsRequest { page_size: 0, page_token: page_token.clone() };
             let page = service.keys().list_jobs(service.request(message)).await;
-            let page = page.map_err(|status| job::refusal(&status, ""))?.into_inner();
+            let page = page.map_err(|status| job::refusal(&status, Again::Reads))?.into_inner();
             let kind = i32::from(v1::JobKind::Reencryption);
             if let Some(job) = page.jobs.into_iter().find(|job| job.kind == kind && !job.dry_run) {
                 return Ok(job.job_id);
@@ -206,8 +206,8 @@ async fn list(arguments: &List, service: &Service, output: &mut Output) -> Resul
     let fetch = async |page_token: String, wanted: u64| {
         let page_size = i32::try_from(wanted.min(100)).unwrap_or(100);
         let answer = client.list_jobs(service.request(v1::ListJobsRequest { page_size, page_token })).await;
-        let page = answer.map_err(|status| job::refusal(&status, ""))?.into_inner();
-        Ok((page.jobs.into_iter().map(Job::from).collect(), page.next_page_token))
+        let page = answer.map_err(|status| job::refusal(&status, Again::Reads))?.into_inner();
+        Ok((page.jobs.into_iter().map(Job::without_progress).collect(), page.next_page_token))
     };
     output.list(arguments.limit.map(|limit| u64::from(limit.get())), fetch).await
 }

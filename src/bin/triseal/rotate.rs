@@ -9,39 +9,84 @@ mod fleet;
 mod place;
 pub(crate) mod retire;
 
-use std::io::{self, Write};
-use std::time::Duration;
-
-use jiff::SignedDuration;
+use place::Place;
+use serde::Serialize;
 use triseal::crypto::{CodebaseKey, fingerprint};
 use triseal::factors::document::KeyDocument;
 use triseal::factors::rotation::TransitionError;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::output::{Format, printable};
-
-/// Nothing is waited for longer.
-const LONGEST: Duration = Duration::from_hours(24);
-
-/// A time such as `90s` or `2m`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
-    parsed
-        .filter(|duration| *duration <= LONGEST)
-        .ok_or_else(|| "must be a time from 0s to 24h, such as \"90s\" or \"2m\"".to_owned())
-}
-
-fn told(duration: Duration) -> String {
-    let signed = SignedDuration::try_from(duration).unwrap_or_default();
-    format!("{signed:#}")
-}
+use crate::job::Job;
+use crate::output::{Format, Output};
+use crate::progress;
 
 /// Tells a person what is going on. Whoever reads JSON gets the outcome alone.
 fn say(format: Format, text: &str) {
     if format == Format::Text {
-        // If standard error is closed, nobody listens.
-        let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
+        progress::line(text);
+    }
+}
+
+/// What a command made of a key document.
+#[derive(Serialize)]
+struct Changed<'a> {
+    /// Its file or its secret, as the command was told of it.
+    document: &'a str,
+    change: Change,
+    /// Of which version.
+    version: u32,
+    /// Of that version.
+    fingerprint: String,
+    primary: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    former_primary: Option<u32>,
+    /// What `--complete` had done afterwards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reencryption: Option<&'a Job>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Change {
+    Added,
+    Promoted,
+    Retired,
+}
+
+impl<'a> Changed<'a> {
+    fn of(place: &'a Place, document: &KeyDocument, change: Change, version: u32) -> Self {
+        let fingerprint = fingerprint_of(document, version);
+        let former_primary = match change {
+            Change::Promoted => document.former_primary(),
+            Change::Added | Change::Retired => None,
+        };
+        let primary = document.primary;
+        Self { document: &place.name, change, version, fingerprint, primary, former_primary, reencryption: None }
+    }
+
+    /// The lines for a person. What was done afterwards, its own say.
+    fn fields(&self) -> [(&'static str, String); 6] {
+        let change = match self.change {
+            Change::Added => "added",
+            Change::Promoted => "promoted",
+            Change::Retired => "retired",
+        };
+        [
+            ("document", self.document.to_owned()),
+            ("change", change.to_owned()),
+            ("version", self.version.to_string()),
+            ("fingerprint", self.fingerprint.clone()),
+            ("primary", self.primary.to_string()),
+            ("former_primary", self.former_primary.map(|version| version.to_string()).unwrap_or_default()),
+        ]
+    }
+
+    fn show(&self, output: &mut Output) -> Result<(), Failure> {
+        match output.format() {
+            Format::Json => output.json(self),
+            Format::Text => output.fields(&self.fields()),
+        }
     }
 }
 
@@ -81,7 +126,7 @@ fn impossible(error: &TransitionError) -> Failure {
         )),
         TransitionError::TooEarly { until, .. } => failure.with_hint(format!("try again after {until}")),
         TransitionError::TooLong => {
-            failure.with_hint("versions are never removed: a deployment with so many needs a new secret, and help")
+            failure.with_hint("versions are never removed, and the document is full: from now on, rotate the other factors instead")
         }
     }
 }

@@ -11,17 +11,58 @@ use triseal::grpc::{DOMAIN, REASON_TRAILER};
 use crate::failure::{Exit, Failure};
 use crate::tls;
 
+const IS_IT_THERE: &str = "is the service running, and is --endpoint right?";
+
 /// What a command was about, to be named in hints. Empty where it was about none in particular.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Subject<'a> {
     pub(crate) customer: &'a str,
     pub(crate) credential: &'a str,
+    pub(crate) again: Again,
+}
+
+/// What running the command a second time does, where nobody knows whether the first time did it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It only reads.
+    #[default]
+    Reads,
+    /// The same as once.
+    Safe,
+    /// The same as once, under the idempotency key that was given.
+    UnderTheKey,
+    /// Another change: the credential tells whether it is needed.
+    AfterTheCredential,
+    /// Another change: the customer tells whether it is needed.
+    AfterTheCustomer,
+    /// Another job: the list tells whether it is needed.
+    AfterTheJobs,
+}
+
+impl Subject<'_> {
+    fn again(self) -> String {
+        let Self { customer, credential, again } = self;
+        match again {
+            Again::Reads => "run the command again".to_owned(),
+            Again::Safe => "it may have happened; running the command again is safe".to_owned(),
+            Again::UnderTheKey => {
+                "it may have happened; run the command again with the same --idempotency-key".to_owned()
+            }
+            Again::AfterTheCredential => format!(
+                "it may have happened; look first: triseal credential get --customer {customer} --credential {credential}"
+            ),
+            Again::AfterTheCustomer => {
+                format!("it may have happened; look first: triseal customer get {customer}")
+            }
+            Again::AfterTheJobs => "it may have happened; look first: triseal reencrypt list".to_owned(),
+        }
+    }
 }
 
 impl Failure {
     /// Tells a failed call.
     pub(crate) fn from_status(status: &Status, subject: Subject<'_>) -> Self {
-        if let Some(failure) = before_any_answer(status) {
+        if let Some(failure) = before_any_answer(status, subject) {
             return failure;
         }
         let details = status.get_error_details();
@@ -33,7 +74,7 @@ impl Failure {
         };
         let hint = match &reason {
             Some(reason) => hint(reason, &details, subject),
-            None => hint_without_reason(status.code()).map(str::to_owned),
+            None => hint_without_reason(status.code(), subject),
         };
         let delay = details.retry_info().and_then(|info| info.retry_delay).map(try_again);
         let hint = match (hint, delay) {
@@ -42,13 +83,13 @@ impl Failure {
         };
         let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
         let details = violations.iter().map(|bad| format!("{}: {}", bad.field, bad.description)).collect();
-        Self { code, reason, message, details, hint, exit }
+        Self { code, reason, message, details, hint, exit, nothing_listens: false }
     }
 }
 
 /// Whether nobody answered.
 pub(crate) fn is_unreached(status: &Status) -> bool {
-    before_any_answer(status).is_some()
+    before_any_answer(status, Subject::default()).is_some()
 }
 
 /// The service's own name for what is wrong.
@@ -57,15 +98,14 @@ pub(crate) fn reason_of(status: &Status) -> Option<String> {
 }
 
 /// What the transport on this side ran into.
-fn before_any_answer(status: &Status) -> Option<Failure> {
+fn before_any_answer(status: &Status, subject: Subject<'_>) -> Option<Failure> {
     let mut source = status.source();
     while let Some(error) = source {
         if let Some(refused) = tls::refusal(error) {
             return Some(refused);
         }
         if error.is::<TimeoutExpired>() {
-            let hint = "give it longer with --timeout; a change may have happened all the same";
-            return Some(unreachable("DEADLINE_EXCEEDED", "the service did not answer in time", hint));
+            return Some(unreachable("DEADLINE_EXCEEDED", "the service did not answer in time", &subject.again()));
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             let message = match error.kind() {
@@ -73,8 +113,11 @@ fn before_any_answer(status: &Status) -> Option<Failure> {
                 io::ErrorKind::TimedOut => "the endpoint does not answer".to_owned(),
                 kind => format!("cannot reach the service: {kind}"),
             };
-            let hint = "is the service running, and at --endpoint? start it with: cargo run -- --dev";
-            return Some(unreachable("UNAVAILABLE", &message, hint));
+            let nothing_listens = error.kind() == io::ErrorKind::ConnectionRefused;
+            // A connection that broke may have carried the call.
+            let hint =
+                if nothing_listens { IS_IT_THERE.to_owned() } else { format!("{IS_IT_THERE} {}", subject.again()) };
+            return Some(Failure { nothing_listens, ..unreachable("UNAVAILABLE", &message, &hint) });
         }
         source = error.source();
     }
@@ -84,7 +127,7 @@ fn before_any_answer(status: &Status) -> Option<Failure> {
 /// Whether the same call may be answered otherwise when it is made again, and after how long at the least. Where the service names a
 /// reason and no time, someone has to act first.
 pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
-    if let Some(failure) = before_any_answer(status) {
+    if let Some(failure) = before_any_answer(status, Subject::default()) {
         return (failure.exit == Exit::Failed).then_some(Duration::ZERO);
     }
     let details = status.get_error_details();
@@ -140,7 +183,7 @@ fn meaning(code: Code) -> (&'static str, Exit) {
 
 /// What to do about the service's own reasons. A service newer than this command line may have others.
 fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<String> {
-    let Subject { customer, credential } = subject;
+    let Subject { customer, credential, .. } = subject;
     let hint = match reason {
         "CUSTOMER_NOT_FOUND" => return Some(format!("create it: triseal customer create {customer}")),
         "CREDENTIAL_NOT_FOUND" => {
@@ -180,7 +223,7 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
             return Some(format!("see which there are: triseal customer get {customer}"));
         }
         "KEY_VERSION_RETIRED" | "KEY_VERSION_UNKNOWN" => {
-            "the service has not the keys that it was sealed under; tell its operators"
+            "the service lacks a key version that this record needs; tell its operators"
         }
         "NOT_AUTHENTIC" | "MALFORMED" => {
             "the stored record was damaged, moved, or sealed by another deployment; nothing was opened; tell the operators"
@@ -194,10 +237,9 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
         "KEYS_STALE" => {
             "the service has not read its keys for too long, or another replica has newer ones; if it lasts, tell its operators"
         }
-        "STORE_UNAVAILABLE" => {
-            "a change may have happened; repeat it with the same --idempotency-key, and if it lasts, tell the service's operators"
+        "STORE_UNAVAILABLE" | "AUDIT_UNAVAILABLE" => {
+            return Some(format!("{}; if it lasts, tell the service's operators", subject.again()));
         }
-        "AUDIT_UNAVAILABLE" => "the change may have happened; repeat it with the same --idempotency-key",
         "INTERNAL" => "this is a bug; the service's log has more under the reference above",
         _ => return None,
     };
@@ -205,7 +247,7 @@ fn hint(reason: &str, details: &ErrorDetails, subject: Subject<'_>) -> Option<St
 }
 
 fn revision_hint(details: &ErrorDetails, subject: Subject<'_>) -> String {
-    let Subject { customer, credential } = subject;
+    let Subject { customer, credential, .. } = subject;
     let look = format!("look at it: triseal credential get --customer {customer} --credential {credential}");
     match details.error_info().and_then(|info| info.metadata.get("current_revision")) {
         Some(revision) => format!("it is at revision {revision}; {look}"),
@@ -213,12 +255,12 @@ fn revision_hint(details: &ErrorDetails, subject: Subject<'_>) -> String {
     }
 }
 
-fn hint_without_reason(code: Code) -> Option<&'static str> {
-    match code {
-        Code::DeadlineExceeded => Some("give it longer with --timeout; a change may have happened all the same"),
-        Code::Unimplemented => Some("is there a triseal service of this version at --endpoint?"),
-        Code::Unavailable => Some("is the service running, and at --endpoint? a change may have happened all the same"),
-        Code::Unknown | Code::Internal => Some("is there a triseal service at --endpoint? one with TLS is https://"),
+fn hint_without_reason(code: Code, subject: Subject<'_>) -> Option<String> {
+    let hint = match code {
+        Code::DeadlineExceeded => return Some(subject.again()),
+        Code::Unimplemented => "is there a triseal service of this version at --endpoint?",
+        Code::Unavailable => return Some(format!("{IS_IT_THERE} {}", subject.again())),
+        Code::Unknown | Code::Internal => "is there a triseal service at --endpoint? one with TLS is https://",
         Code::Ok
         | Code::Cancelled
         | Code::InvalidArgument
@@ -230,8 +272,9 @@ fn hint_without_reason(code: Code) -> Option<&'static str> {
         | Code::Aborted
         | Code::OutOfRange
         | Code::DataLoss
-        | Code::Unauthenticated => None,
-    }
+        | Code::Unauthenticated => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn try_again(delay: Duration) -> String {
@@ -245,7 +288,7 @@ mod tests {
     use std::collections::HashMap;
     use tonic::metadata::MetadataMap;
 
-    const SUBJECT: Subject<'_> = Subject { customer: "acme", credential: "crm" };
+    const SUBJECT: Subject<'_> = Subject { customer: "acme", credential: "crm", again: Again::Safe };
 
     fn failure(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Failure {
         let metadata: HashMap<_, _> =
@@ -324,6 +367,47 @@ mod tests {
             assert!(hint.is_some_and(|hint| hint.len() > 20), "{reason}");
         }
         assert_eq!(failure(Code::Unavailable, "UNHEARD_OF", &[]).hint, None);
+    }
+
+    /// `rotate customer` that is repeated blindly rotates twice.
+    #[test]
+    fn what_may_have_happened_is_repeated_as_the_command_allows() {
+        let hint = |code, reason: &str, again| {
+            let status =
+                Status::with_error_details(code, "", ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()));
+            let status = if reason.is_empty() { Status::new(code, "") } else { status };
+            Failure::from_status(&status, Subject { again, ..SUBJECT }).hint.unwrap()
+        };
+        for (code, reason) in [
+            (Code::Unavailable, "STORE_UNAVAILABLE"),
+            (Code::Unavailable, "AUDIT_UNAVAILABLE"),
+            (Code::Unavailable, ""),
+            (Code::DeadlineExceeded, ""),
+        ] {
+            for (again, told) in [
+                (Again::Reads, "run the command again"),
+                (Again::Safe, "it may have happened; running the command again is safe"),
+                (Again::UnderTheKey, "again with the same --idempotency-key"),
+                (Again::AfterTheCredential, "look first: triseal credential get --customer acme --credential crm"),
+                (Again::AfterTheCustomer, "look first: triseal customer get acme"),
+                (Again::AfterTheJobs, "look first: triseal reencrypt list"),
+            ] {
+                let hint = hint(code, reason, again);
+                assert!(hint.contains(told), "{code:?} {reason} {again:?}: {hint}");
+                assert_eq!(hint.contains("may have happened"), again != Again::Reads, "{hint}");
+                assert_eq!(hint.contains("--idempotency-key"), again == Again::UnderTheKey, "{hint}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_broke_may_have_carried_the_call_and_one_that_was_refused_has_not() {
+        let hint = |kind: io::ErrorKind| {
+            let status = Status::from_error(Box::new(io::Error::from(kind)));
+            Failure::from_status(&status, Subject { again: Again::AfterTheCustomer, ..SUBJECT }).hint.unwrap()
+        };
+        assert!(hint(io::ErrorKind::ConnectionReset).contains("look first: triseal customer get acme"));
+        assert!(!hint(io::ErrorKind::ConnectionRefused).contains("may have happened"));
     }
 
     #[test]

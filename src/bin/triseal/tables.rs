@@ -23,7 +23,6 @@ pub(crate) enum Command {
     },
 }
 
-/// Does what is asked.
 pub(crate) async fn run(command: Command, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Create { config } => create(&config, output).await,

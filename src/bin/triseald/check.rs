@@ -1,5 +1,6 @@
 //! `triseald check`: does once what the service will do with each of its parts, and says what is missing.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use triseal::access::Access;
@@ -29,18 +30,23 @@ struct Report {
 impl Report {
     fn line<E: std::fmt::Display>(&mut self, what: &str, outcome: Result<(), E>) {
         match outcome {
-            Ok(()) => println!("ok       {what}"),
+            Ok(()) => line(&format!("ok       {what}")),
             Err(error) => {
                 self.failed += 1;
-                println!("FAILED   {what}: {error}");
+                line(&format!("FAILED   {what}: {error}"));
             }
         }
     }
 
     /// What this program can't try by itself is no failure.
     fn untried(what: &str, why: &str) {
-        println!("untried  {what}: {why}");
+        line(&format!("untried  {what}: {why}"));
     }
+}
+
+/// If whoever reads has gone, the exit code has to do.
+fn line(text: &str) {
+    let _ = io::stdout().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Tries everything. An error says that something failed; what, stands in the lines before.

@@ -68,6 +68,10 @@ pub(in crate::grpc) fn job_message(job: &Job, progress: Option<Progress>) -> v1:
     let progress = progress.unwrap_or_default();
     let under_way =
         if job.state == JobState::Running || job.state == JobState::Cancelled { progress.changed } else { 0 };
+    let due = match (job.kind, job.dry_run) {
+        (JobKind::CustomerKeyRotation | JobKind::Rewrap, true) => progress.untouched(),
+        (JobKind::CustomerKeyRotation | JobKind::Rewrap, false) | (JobKind::Reencryption, _) => 0,
+    };
     let counts = progress.counts.into_iter().map(|(version, records)| {
         let (factor, version) = match version {
             VersionCount::Codebase(version) => (v1::Factor::Codebase, version),
@@ -104,6 +108,7 @@ pub(in crate::grpc) fn job_message(job: &Job, progress: Option<Progress>) -> v1:
         waiting: job.state == JobState::Running && job.pass_time.is_none(),
         rate: job.rate.map_or(0, NonZeroU32::get),
         caller: job.caller.as_str().to_owned(),
+        due,
     }
 }
 

@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 
 use super::super::book::Parts;
 use super::super::plan::VersionCount;
-use super::super::record::JobId;
-use super::super::replicas::{ReplicaId, Reporter};
+use super::super::record::{JOB, JobId};
+use super::super::replicas::{self, KIND, ReplicaId, Reporter};
 use super::*;
 use crate::access::{
     AllCustomers, CancelJob, GetJob, ListJobs, ListReplicas, Permit, StartCustomerKeyRotation, StartReencryption,
@@ -29,7 +29,7 @@ use crate::ids::{Caller, CredentialId, Deployment};
 use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Keyring, Sources};
 use crate::secret::{Opaque, Secret, SecretOctets, View};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use crate::store::{CredentialRow, Customers, Life, Rows};
+use crate::store::{ChangeError, CredentialRow, Customers, Life, OperationId, Rows};
 use crate::vault::{Condition, Vault};
 
 thread_local! {
@@ -698,6 +698,64 @@ async fn replicas_are_listed_with_their_primaries_until_they_leave() {
     assert_eq!(listed().await.len(), 1);
     pass(24 * 60 * 60);
     assert_eq!(listed().await, []);
+}
+
+/// Such as of a newer release. One row must not hide all others, nor be taken for a replica that seals nothing.
+#[tokio::test]
+async fn an_unreadable_report_hides_no_replica_and_is_waited_for_while_it_may_live() {
+    let setup = Setup::new();
+    let replica = setup.replica(1).await;
+    filled(&replica).await;
+    let operations = setup.operations();
+    let put = async |id: &str, body: Vec<u8>| {
+        let id = OperationId { kind: KIND, id: id.to_owned() };
+        let row = OperationRow { id: id.clone(), write_id: WriteId::random().unwrap(), body };
+        let put = change(operations.as_ref(), &id, |_| std::future::ready(Ok(Decision::Replace(row.clone(), ()))));
+        put.await.map_err(|error: ChangeError| error).unwrap();
+    };
+    // Of a form of its own in all but the time; and not even that.
+    let report_time = clock().as_microsecond();
+    put("newer", minicbor::to_vec((vec!["2.0"], 1, 1, 0, report_time)).unwrap()).await;
+    pass(20);
+    let job = replica.reencrypts(None).await;
+    replica.reporter.report().await;
+    replica.works().await;
+    pass(30);
+    replica.reporter.report().await;
+    replica.works().await;
+    assert_eq!(replica.job(&job.id).await.unwrap().0.state, JobState::Running, "it may seal under an old version");
+    let listed = replica.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    // It has not reported for a minute.
+    pass(20);
+    assert_eq!(replica.ends(&job.id).await.0.state, JobState::Done);
+
+    put("damaged", b"x".to_vec()).await;
+    let second = replica.reencrypts(None).await;
+    for _ in 0..5 {
+        replica.works().await;
+        pass(60);
+        replica.reporter.report().await;
+    }
+    assert_eq!(replica.job(&second.id).await.unwrap().0.state, JobState::Running, "nobody knows whether it lives");
+    let damaged = OperationId { kind: KIND, id: "damaged".to_owned() };
+    replicas::remove(operations.as_ref(), &damaged).await.unwrap();
+    assert_eq!(replica.ends(&second.id).await.0.state, JobState::Done);
+}
+
+#[tokio::test]
+async fn an_unreadable_job_hides_no_other() {
+    let setup = Setup::new();
+    let replica = setup.replica(1).await;
+    let job = replica.reencrypts(None).await;
+    let newer = JobId::new(clock(), 1);
+    let id = OperationId { kind: JOB, id: newer.to_string() };
+    let row = OperationRow { id: id.clone(), write_id: WriteId::random().unwrap(), body: b"x".to_vec() };
+    let put =
+        change(setup.operations().as_ref(), &id, |_| std::future::ready(Ok(Decision::Replace(row.clone(), ())))).await;
+    put.map_err(|error: ChangeError| error).unwrap();
+    let listed = replica.jobs.list(&permit(ListJobs(AllCustomers)), None, 10).await.unwrap();
+    assert_eq!(listed.rows, [job]);
 }
 
 /// In real time, for the store's writer is a thread that no paused clock waits for. A busy machine only takes longer.

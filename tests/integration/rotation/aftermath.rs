@@ -144,7 +144,7 @@ async fn retire_codebase(service: &Service) {
     let built = parse(Form::Codebase, include_str!("../../../src/factors/codebase_development.json"));
     write_key_file(&path, &built, Form::Codebase);
     let file = path.to_str().unwrap();
-    assert!(run(triseal(&["rotate", "codebase", file, "--promote"])).await.status.success());
+    assert!(run(triseal(&["rotate", "codebase", "--file", file, "--promote"])).await.status.success());
     let read = || parse(Form::Codebase, &std::fs::read_to_string(&path).unwrap());
     let mut document = read();
     backdate(&mut document);

@@ -136,7 +136,7 @@ async fn ask(rows: &[(Row, Times)], connect: &Connect) -> Result<Known, Failure>
                 },
                 Err(status) if status.code() == Code::NotFound => Ok(None),
                 Err(status) => {
-                    let subject = Subject { customer: &customer, credential: &credential };
+                    let subject = Subject { customer: &customer, credential: &credential, ..Subject::default() };
                     Err(Failure::from_status(&status, subject))
                 }
             };

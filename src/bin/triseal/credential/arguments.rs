@@ -1,11 +1,13 @@
 //! What `triseal credential` takes from the command line. No secret is among it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use triseal::ids::{CredentialId, CustomerId};
 
 use crate::confirm::Confirm;
+use crate::duration;
 
 /// The commands.
 #[derive(Subcommand)]
@@ -27,7 +29,7 @@ pub(crate) enum Command {
     /// Store the secrets of a file, many at a time; safe to stop and to repeat
     #[command(after_help = IMPORT_HELP)]
     Import(Import),
-    /// Have the customers of credentials consent again, after a breach or a restore
+    /// Mark credentials as needing new consent, after a breach or a restore
     #[command(after_help = MARK_HELP)]
     MarkNeedsReauth(Mark),
 }
@@ -103,6 +105,8 @@ condition that it is still at the revision that was listed.
 
 Marked, a credential gives no tokens out until new ones are stored. Marking twice changes nothing: the command can be stopped at
 any time, and run again. Asks for the number of credentials typed back; without a terminal, --yes is needed.
+
+With --output json there is an object with \"outcome\": \"failed\" for each that could not be marked, and then the numbers of all.
 
 Exit codes: 0 done, 1 failed, 3 done, and some could not be marked.
 
@@ -209,8 +213,8 @@ pub(crate) struct Import {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(super) concurrency: u16,
     /// For how long to try again while the service is away or overloaded
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub(super) retry_for: u64,
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration::parse_some)]
+    pub(super) retry_for: Duration,
 }
 
 #[derive(Args)]

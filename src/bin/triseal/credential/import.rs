@@ -6,7 +6,6 @@
 
 mod entry;
 mod lines;
-mod progress;
 mod report;
 mod transfer;
 
@@ -18,22 +17,24 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::arguments::Import;
 use crate::client::Service;
 use crate::failure::{Exit, Failure};
 use crate::input::{self, MAX_INPUT_OCTETS};
 use crate::output::Output;
+use crate::progress::{Progress, TimeLeft};
 use entry::{BadEntry, Entry, Id};
 use lines::Lines;
-use progress::Progress;
 use report::Report;
 use transfer::{Mode, Outcome, Transfer};
 
 /// Lines that are read ahead of those under way.
 const LINES_AHEAD: usize = 32;
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(200);
 
-/// Does what is asked.
 pub(super) async fn run(arguments: &Import, service: &Service, output: &mut Output) -> Result<(), Failure> {
     let unreadable = |failure| Failure { code: "INPUT", exit: Exit::Usage, ..failure };
     let input = input::open(Some(&arguments.file)).map_err(unreadable)?;
@@ -44,10 +45,10 @@ pub(super) async fn run(arguments: &Import, service: &Service, output: &mut Outp
         (true, Err(_)) => Mode::Check,
     };
     let mut report = Report::new(mode, arguments.report.as_deref())?;
-    let mut progress = Progress::new(&input, output.format());
-    let transfer = Transfer::new(service, mode, arguments.create_customers, Duration::from_secs(arguments.retry_for));
+    let mut progress = Progress::new(length(&input), TimeLeft::Bar, output.format());
+    let transfer = Transfer::new(service, mode, arguments.create_customers, arguments.retry_for);
     let ended = import(input, usize::from(arguments.concurrency), &transfer, &mut report, &mut progress).await;
-    progress.end();
+    drop(progress);
     if report.lines() == 0 {
         ended?;
         return Err(Failure::input("the input has no lines".to_owned()));
@@ -55,6 +56,17 @@ pub(super) async fn run(arguments: &Import, service: &Service, output: &mut Outp
     report.show(ended.is_ok(), output)?;
     ended?;
     report.verdict()
+}
+
+/// Of a file whose end is known.
+fn length(input: &File) -> Option<u64> {
+    input.metadata().ok().filter(std::fs::Metadata::is_file).map(|about| about.len()).filter(|length| *length > 0)
+}
+
+/// How far it has come, and why it does not go on.
+fn so_far(report: &Report, trouble: Option<&str>) -> String {
+    let trouble = trouble.map(|trouble| format!("; trying again: {trouble}")).unwrap_or_default();
+    format!("so far {}{trouble}", report.so_far())
 }
 
 /// What the reading thread has to say.
@@ -117,6 +129,10 @@ async fn import(
     let mut busy = HashSet::new();
     let mut next: Option<(u64, u64, Entry)> = None;
     let mut ended = None;
+    // How much of the input has been done with.
+    let mut reached = 0;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         if let Some((number, octets, entry)) = next.take_if(|(_, _, entry)| !busy.contains(&entry.id)) {
             busy.insert(entry.id.clone());
@@ -135,21 +151,21 @@ async fn import(
                     next = None;
                 }
                 report.conclude(number, Some(&id), outcome)?;
-                progress.reached(octets);
+                reached = reached.max(octets);
             }
             line = told.recv(), if has_room => match line {
                 Some(Ok(Some(Told { number, octets, entry: Ok(entry) }))) => next = Some((number, octets, entry)),
                 Some(Ok(Some(Told { number, octets, entry: Err(bad) }))) => {
                     let BadEntry { id, failure } = *bad;
                     report.conclude(number, id.as_ref(), Outcome::Failed(failure))?;
-                    progress.reached(octets);
+                    reached = reached.max(octets);
                 }
                 Some(Ok(None)) => ended = Some(Ok(())),
                 Some(Err(failure)) => ended = Some(Err(failure)),
                 // It ended without having come to the end of the file.
                 None => ended = Some(Err(Failure::failed("the reader of the file stopped: this is a bug".to_owned()))),
             },
-            () = progress.due() => progress.show(report, transfer.trouble().as_deref()),
+            _ = look.tick() => progress.show(reached, || so_far(report, transfer.trouble().as_deref())),
         }
         if under_way.is_empty()
             && next.is_none()

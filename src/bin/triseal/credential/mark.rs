@@ -6,13 +6,11 @@
 mod listed;
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use triseal::grpc::v1;
@@ -23,7 +21,8 @@ use crate::client::Service;
 use crate::failure::Failure;
 use crate::input;
 use crate::output::{Format, Output};
-use crate::status::{self, Subject};
+use crate::progress::{Progress, TimeLeft};
+use crate::status::{self, Again, Subject};
 use listed::Seen;
 
 /// Credentials under way at the same time.
@@ -32,8 +31,6 @@ const AT_ONCE: usize = 16;
 const ATTEMPTS: u32 = 6;
 /// The pause before the second attempt, at least. It doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Between two lines that tell how far it is, where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Held in memory at the same time. More are marked in parts: a list is split, and of times the later ones are named first.
 const MAX_CREDENTIALS: usize = 1_000_000;
 
@@ -48,7 +45,6 @@ enum Outcome {
     Failed(Failure),
 }
 
-/// Does what is asked.
 pub(super) async fn run(arguments: &Mark, service: &Service, output: &mut Output) -> Result<(), Failure> {
     let marks = match (&arguments.file, arguments.refreshed_since) {
         (_, Some(since)) => refreshed_since(since, service).await?,
@@ -63,16 +59,18 @@ pub(super) async fn run(arguments: &Mark, service: &Service, output: &mut Output
         1 => "has the customer of 1 credential consent again".to_owned(),
         count => format!("has the customers of {count} credentials consent again"),
     };
-    arguments.confirm.ask(&what, &count)?;
+    arguments.confirm.ask(&what, &count, output.format())?;
 
-    let mut progress = Progress::new(marks.len(), output.format());
+    let mut progress = Progress::new(Some(marks.len() as u64), TimeLeft::Bar, output.format());
     let mut marking = stream::iter(&marks)
         .map(|(id, seen)| async move { (id, mark(service, id, seen, &arguments.reason).await) })
         .buffer_unordered(AT_ONCE);
     let mut summary = Summary::default();
+    let mut done = 0;
     while let Some((id, outcome)) = marking.next().await {
         summary.count(id, outcome, output)?;
-        progress.step();
+        done += 1;
+        progress.show(done, || format!("so far {done} of {count}"));
     }
     drop(progress);
     summary.show(output)
@@ -113,8 +111,7 @@ async fn refreshed_since(since: jiff::Timestamp, service: &Service) -> Result<Ma
 /// A later time alone would leave the rest to whoever has their tokens.
 fn too_many() -> Failure {
     Failure::failed(format!("there are more than {MAX_CREDENTIALS} of them: nothing was marked")).with_hint(
-        "name a later time first, then earlier ones: what is marked is not listed again, so go on until this time \
-         is done",
+        "name a later time first, since what is marked is not listed again; repeat with earlier times until you reach this one",
     )
 }
 
@@ -132,7 +129,8 @@ async fn mark(service: &Service, id: &CredentialRef, seen: &Seen, reason: &str) 
                 }
             }
             Err(status) => {
-                let subject = Subject { customer: id.customer.as_str(), credential: id.credential.as_str() };
+                let (customer, credential) = (id.customer.as_str(), id.credential.as_str());
+                let subject = Subject { customer, credential, again: Again::Safe };
                 return Outcome::Failed(Failure::from_status(&status, subject));
             }
         }
@@ -178,6 +176,7 @@ impl Summary {
     fn count(&mut self, id: &CredentialRef, outcome: Outcome, output: &mut Output) -> Result<(), Failure> {
         #[derive(Serialize)]
         struct Failed<'a> {
+            outcome: &'static str,
             customer_id: &'a str,
             credential_id: &'a str,
             error: &'a Failure,
@@ -190,7 +189,9 @@ impl Summary {
                 self.failed += 1;
                 let (customer_id, credential_id) = (id.customer.as_str(), id.credential.as_str());
                 return match output.format() {
-                    Format::Json => output.json(&Failed { customer_id, credential_id, error: &error }),
+                    Format::Json => {
+                        output.json(&Failed { outcome: "failed", customer_id, credential_id, error: &error })
+                    }
                     Format::Text => {
                         let message = crate::output::printable(&error.message);
                         output.octets(format!("failed: {customer_id}/{credential_id}: {message}\n").as_bytes())
@@ -224,42 +225,5 @@ impl Summary {
         }
         Err(Failure::incomplete(format!("{} of them could not be marked", self.failed))
             .with_hint("mend what is named above and run the same command again: marking twice changes nothing"))
-    }
-}
-
-/// How far it is, on standard error: a bar on a terminal, a line now and then elsewhere.
-struct Progress {
-    bar: Option<ProgressBar>,
-    lines: bool,
-    done: usize,
-    all: usize,
-    told_at: Instant,
-}
-
-impl Progress {
-    fn new(all: usize, format: Format) -> Self {
-        let style = ProgressStyle::with_template("{bar:20} {percent:>3}%  {eta:>4}  {pos} of {len}");
-        let bar = io::stderr().is_terminal().then(|| ProgressBar::new(all as u64));
-        let bar = bar.map(|bar| style.map_or(bar.clone(), |style| bar.with_style(style)));
-        let lines = bar.is_none() && format == Format::Text;
-        Self { bar, lines, done: 0, all, told_at: Instant::now() }
-    }
-
-    fn step(&mut self) {
-        self.done += 1;
-        if let Some(bar) = &self.bar {
-            bar.inc(1);
-        } else if self.lines && self.told_at.elapsed() >= LINE_EVERY {
-            eprintln!("so far {} of {}", self.done, self.all);
-            self.told_at = Instant::now();
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }

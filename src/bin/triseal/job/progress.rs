@@ -1,94 +1,54 @@
-//! How far a job has come, on standard error: a bar on a terminal, a line now and then elsewhere, nothing where standard error is for one
-//! JSON object.
+//! What is said of a job while it is watched: how far it has come, how fast it goes, and how long it still takes.
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use super::Job;
-use crate::output::{Format, printable};
+use super::{Done, Job};
+use crate::output::Format;
+use crate::progress::{Progress, TimeLeft};
 
-const LINE_EVERY: Duration = Duration::from_secs(10);
 /// A rate is what was done in this time.
 const WINDOW: Duration = Duration::from_secs(20);
-const OF_KNOWN_LENGTH: &str = "{bar:20} {percent:>3}%  {wide_msg}";
-const OF_UNKNOWN_LENGTH: &str = "{spinner} {elapsed:>4}  {wide_msg}";
 
-pub(super) struct Progress {
-    shown: Shown,
+pub(super) struct Watched {
+    progress: Progress,
     /// When how much was done, of the present pass.
     seen: VecDeque<(Instant, u64)>,
     pass: u32,
 }
 
-enum Shown {
-    Bar(ProgressBar),
-    Lines { next: Instant },
-    Nothing,
-}
-
-impl Progress {
+impl Watched {
     pub(super) fn new(format: Format) -> Self {
-        let shown = match (io::stderr().is_terminal(), format) {
-            (true, _) => Shown::Bar(styled(ProgressBar::new_spinner(), OF_UNKNOWN_LENGTH)),
-            (false, Format::Text) => Shown::Lines { next: Instant::now() },
-            (false, Format::Json) => Shown::Nothing,
-        };
-        Self { shown, seen: VecDeque::new(), pass: 0 }
+        Self { progress: Progress::new(None, TimeLeft::Text, format), seen: VecDeque::new(), pass: 0 }
     }
 
     pub(super) fn show(&mut self, job: &Job) {
+        let Some(done) = job.progress.as_ref().map(|done| done.done) else { return };
         let now = Instant::now();
         let is_new_pass = job.pass != self.pass;
         if is_new_pass {
             self.pass = job.pass;
             self.seen.clear();
+            if job.total > 0 {
+                self.progress.restart(job.total);
+            }
         }
-        self.seen.push_back((now, job.done));
+        self.seen.push_back((now, done));
         while self.seen.front().is_some_and(|(at, _)| now - *at > WINDOW) {
             self.seen.pop_front();
         }
-        let text = told(job, self.rate());
-        match &mut self.shown {
-            Shown::Bar(bar) => {
-                if is_new_pass && job.total > 0 {
-                    bar.finish_and_clear();
-                    *bar = styled(ProgressBar::new(job.total), OF_KNOWN_LENGTH);
-                }
-                bar.set_position(job.done);
-                bar.set_message(text);
-                bar.tick();
-            }
-            Shown::Lines { next } if *next <= now => {
-                *next = now + LINE_EVERY;
-                line(&text);
-            }
-            Shown::Lines { .. } | Shown::Nothing => {}
+        let rate = self.rate();
+        if is_new_pass {
+            self.progress.say(&told(job, rate));
         }
+        self.progress.show(done, || told(job, rate));
     }
 
     /// Why nothing is known of it now.
     pub(super) fn trouble(&self, text: &str) {
-        let text = format!("trying again: {}", printable(text));
-        match &self.shown {
-            Shown::Bar(bar) => {
-                bar.set_message(text);
-                bar.tick();
-            }
-            Shown::Lines { .. } => line(&text),
-            Shown::Nothing => {}
-        }
-    }
-
-    /// Leaves the terminal as it was.
-    pub(super) fn end(&self) {
-        match &self.shown {
-            Shown::Bar(bar) => bar.finish_and_clear(),
-            Shown::Lines { .. } | Shown::Nothing => {}
-        }
+        self.progress.say(&format!("trying again: {text}"));
     }
 
     /// Things a second.
@@ -104,14 +64,18 @@ fn told(job: &Job, rate: Option<f64>) -> String {
     if job.waiting {
         return text + "waiting until every replica has seen the target";
     }
-    text += &job.so_far();
+    let Some(Done { done, changed, failed, due, .. }) = &job.progress else { return text };
+    text += &job.so_far().unwrap_or_default();
     if let Some(rate) = rate.filter(|rate| *rate > 0.0) {
         text += &format!(", {rate:.0}/s");
-        if let Some(left) = job.total.checked_sub(job.done).filter(|left| *left > 0) {
+        if let Some(left) = job.total.checked_sub(*done).filter(|left| *left > 0) {
             text += &format!(", {} left", span(left as f64 / rate));
         }
     }
-    text + &format!(", {} changed, {} failed", job.changed, job.failed)
+    match due {
+        Some(due) => text + &format!(", {due} due, {failed} failed"),
+        None => text + &format!(", {changed} changed, {failed} failed"),
+    }
 }
 
 fn span(seconds: f64) -> String {
@@ -122,18 +86,6 @@ fn span(seconds: f64) -> String {
     }
 }
 
-fn line(text: &str) {
-    // If standard error is closed, nobody watches.
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
-}
-
-fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use triseal::grpc::v1;
@@ -141,20 +93,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_templates_are_right() {
-        for template in [OF_KNOWN_LENGTH, OF_UNKNOWN_LENGTH] {
-            assert!(ProgressStyle::with_template(template).is_ok());
-        }
-    }
-
-    #[test]
     fn it_tells_the_rate_what_is_left_and_what_it_waits_for() {
         let kind = v1::JobKind::Reencryption.into();
         let job = v1::Job { pass: 2, total: 5_000, done: 2_000, changed: 7, failed: 1, kind, ..v1::Job::default() };
         let waiting = Job::from(v1::Job { waiting: true, ..job.clone() });
+        let kind = v1::JobKind::Rewrap.into();
+        let dry = Job::from(v1::Job { dry_run: true, kind, due: 1_990, changed: 0, total: 0, ..job.clone() });
         let job = Job::from(job);
         assert_eq!(told(&job, Some(100.0)), "pass 2: 2000 of 5000 records, 100/s, 30 s left, 7 changed, 1 failed");
         assert_eq!(told(&job, None), "pass 2: 2000 of 5000 records, 7 changed, 1 failed");
+        assert_eq!(told(&dry, None), "pass 2: 2000 customers, 1990 due, 1 failed");
         assert_eq!(told(&waiting, Some(1.0)), "pass 2: waiting until every replica has seen the target");
         assert_eq!([span(0.2), span(119.0), span(600.0), span(100_000.0)], ["1 s", "119 s", "10 min", "27 h"]);
     }

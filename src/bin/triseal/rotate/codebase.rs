@@ -5,11 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use jiff::Timestamp;
-use serde::Serialize;
 use triseal::factors::document::{Form, KeyDocument};
 
 use super::place::Place;
-use super::{fingerprint_of, impossible, new_key, state_of};
+use super::{Change, Changed, impossible, new_key, state_of};
 use crate::failure::Failure;
 use crate::output::{Format, Output};
 
@@ -22,29 +21,20 @@ When all have it, --promote makes the version the file's own primary, and the se
 The file is replaced whole or not at all, and no version is ever removed from it.
 
 Examples:
-  triseal rotate codebase codebase-keys.json
-  triseal rotate codebase codebase-keys.json --promote";
+  triseal rotate codebase --file codebase-keys.json
+  triseal rotate codebase --file codebase-keys.json --promote";
 
 /// What it takes.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// The key file, as `triseal keygen codebase` made it
+    #[arg(long, value_name = "PATH")]
     file: PathBuf,
     /// Make the added version the file's primary, once all replicas seal under it
     #[arg(long)]
     promote: bool,
 }
 
-#[derive(Serialize)]
-struct Changed<'a> {
-    file: &'a str,
-    primary: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    added: Option<u32>,
-    fingerprint: String,
-}
-
-/// Does what is asked.
 pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
     let absolute = std::path::absolute(&arguments.file).unwrap_or_else(|_| arguments.file.clone());
     let place = Place::file(Form::Codebase, arguments.file)?;
@@ -52,10 +42,10 @@ pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(),
     let successor = match (arguments.promote, fetched.document.added()) {
         // A second one would be a rotation of a rotation: some builds know neither.
         (false, Some(added)) => {
-            let name = &place.name;
+            let (name, option) = (&place.name, &place.option);
             return Err(Failure::refused(format!("{name}: {}", state_of(&fetched.document))).with_hint(format!(
                 "build and deploy it, set factors.codebase_primary = {added}, and when all replicas report that: triseal rotate \
-                 codebase {name} --promote"
+                 {option} --promote"
             )));
         }
         (false, None) => fetched.document.with_added(new_key()?, Timestamp::now()),
@@ -64,17 +54,11 @@ pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(),
     let successor = successor.map_err(|error| impossible(&error))?;
     place.replace(&fetched.mark, &successor).await?;
     let document = successor.document();
-    let fingerprint = fingerprint_of(document, successor.version());
+    let change = if arguments.promote { Change::Promoted } else { Change::Added };
+    Changed::of(&place, document, change, successor.version()).show(output)?;
     if output.format() == Format::Json {
-        let (primary, added) = (document.primary, document.added());
-        return output.json(&Changed { file: &place.name, primary, added, fingerprint });
+        return Ok(());
     }
-    output.fields(&[
-        ("file", place.name.clone()),
-        ("primary", document.primary.to_string()),
-        ("added", document.added().map(|version| version.to_string()).unwrap_or_default()),
-        ("fingerprint", fingerprint),
-    ])?;
     output.octets(next_steps(document, &absolute.to_string_lossy(), &place.option).as_bytes())
 }
 
@@ -86,7 +70,7 @@ fn next_steps(document: &KeyDocument, path: &str, option: &str) -> String {
              \x20     TRISEAL_CODEBASE_KEYS={path} cargo build --profile dist\n\
              \x20     deploy that build everywhere, then set factors.codebase_primary = {added} and restart one replica after the other\n\
              \x20     triseal replicas            (until all report codebase {added})\n\
-             \x20     triseal rotate codebase {path} --promote\n"
+             \x20     triseal rotate codebase --file {path} --promote\n"
         ),
         None => {
             let mut text = "next: triseal reencrypt start\n      triseal reencrypt watch\n".to_owned();

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::time::sleep;
 use triseal::factors::document::KeyDocument;
 use triseal::factors::rotation::{Fetched, Next};
 
 use super::fleet::{self, Factor};
 use super::place::{EnvironmentKeys, Place};
-use super::{fingerprint_of, impossible, new_key, parse_duration, say, state_of, told};
+use super::{Change, Changed, impossible, new_key, say, state_of};
 use crate::client::{Connect, Service};
 use crate::confirm::Confirm;
+use crate::duration;
 use crate::failure::Failure;
-use crate::job;
+use crate::job::{self, Job};
 use crate::output::{Format, Output};
 use crate::reencrypt::{self, Pace};
 
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     keys: EnvironmentKeys,
     /// Wait so long between adding and promoting: at least two polls of the service (factors.*.poll, 30s each)
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration::parse)]
     settle: Duration,
     /// Go on until all is re-encrypted
     #[arg(long)]
@@ -48,16 +48,6 @@ pub(crate) struct Arguments {
     confirm: Confirm,
 }
 
-#[derive(Serialize)]
-struct Rotated<'a> {
-    keys: &'a str,
-    primary: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    former_primary: Option<u32>,
-    fingerprint: String,
-}
-
-/// Does what is asked.
 pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let format = output.format();
     let service = if arguments.complete { Some(Service::new(connect)?) } else { None };
@@ -69,18 +59,37 @@ pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Ou
     let fetched = place.fetch().await?;
     let next = fetched.document.next(fetched.former_primary);
     say(format, &format!("{}: {}", place.name, state_of(&fetched.document)));
-    arguments.confirm.ask_or_say(&plan(next, arguments.settle, arguments.complete), &place.short_name, format)?;
+    arguments.confirm.ask(&plan(next, arguments.settle, arguments.complete), &place.short_name, format)?;
 
     let document = rotate(&place, fetched, arguments.settle, format).await?;
-    show(&place, &document, output)?;
-    match service {
-        Some(service) => complete(&place, &document, &service, output).await,
-        None => next_steps(&place, &document, output),
+    let mut changed = Changed::of(&place, &document, Change::Promoted, document.primary);
+    let Some(service) = service else {
+        changed.show(output)?;
+        return next_steps(&place, &document, output);
+    };
+    if format == Format::Text {
+        changed.show(output)?;
     }
+    let completed = complete(document.primary, &service, format).await;
+    match (&completed, format) {
+        (Ok(job), Format::Text) => job.show(output)?,
+        (Err(_), Format::Text) => {}
+        // Of what was done and not completed, too, there is one answer.
+        (completed, Format::Json) => {
+            changed.reencryption = completed.as_ref().ok();
+            changed.show(output)?;
+        }
+    }
+    completed?.end()?;
+    if let Some(retire) = retire_command(&place, &document).filter(|_| format == Format::Text) {
+        let primary = document.primary;
+        output.octets(format!("next: keep an offline copy that has version {primary}\n      {retire}\n").as_bytes())?;
+    }
+    Ok(())
 }
 
 fn plan(next: Next, settle: Duration, complete: bool) -> String {
-    let settle = told(settle);
+    let settle = duration::told(settle);
     let rotates = match next {
         Next::Add => format!("adds a version, waits {settle}, and makes it the primary"),
         Next::Promote(version) => {
@@ -108,7 +117,7 @@ async fn rotate(place: &Place, fetched: Fetched, settle: Duration, format: Forma
             (mark, added.version())
         }
     };
-    say(format, &format!("waiting {} until every replica has read it", told(settle)));
+    say(format, &format!("waiting {} until every replica has read it", duration::told(settle)));
     sleep(settle).await;
     // Read anew, so that no key is kept in memory meanwhile, and so that the time of the promotion is right.
     let fetched = place.fetch().await?;
@@ -119,20 +128,6 @@ async fn rotate(place: &Place, fetched: Fetched, settle: Duration, format: Forma
     place.replace(&mark, &promoted).await?;
     say(format, &format!("version {version} is the primary"));
     Ok(promoted.into_document())
-}
-
-fn show(place: &Place, document: &KeyDocument, output: &mut Output) -> Result<(), Failure> {
-    let (primary, former_primary) = (document.primary, document.former_primary());
-    let fingerprint = fingerprint_of(document, primary);
-    match output.format() {
-        Format::Json => output.json(&Rotated { keys: &place.name, primary, former_primary, fingerprint }),
-        Format::Text => output.fields(&[
-            ("keys", place.name.clone()),
-            ("primary", primary.to_string()),
-            ("former_primary", former_primary.map(|version| version.to_string()).unwrap_or_default()),
-            ("fingerprint", fingerprint),
-        ]),
-    }
 }
 
 /// What is left to do, as it is typed.
@@ -157,26 +152,13 @@ fn retire_command(place: &Place, document: &KeyDocument) -> Option<String> {
     document.former_primary().map(|former| format!("triseal key retire environment {former} {}", place.option))
 }
 
-/// All that comes after the promotion, by the service.
-async fn complete(
-    place: &Place,
-    document: &KeyDocument,
-    service: &Service,
-    output: &mut Output,
-) -> Result<(), Failure> {
-    let format = output.format();
-    let primary = document.primary;
+/// All that comes after the promotion, by the service. Answers the re-encryption, as it ended.
+async fn complete(primary: u32, service: &Service, format: Format) -> Result<Job, Failure> {
     say(format, &format!("waiting until all replicas seal under version {primary}"));
     say(format, "if this is stopped: triseal reencrypt start, and triseal reencrypt watch; not another rotation");
     fleet::wait_until_all_seal_under(Factor::Environment, primary, service, format).await?;
     let started = reencrypt::start("", &Pace { dry_run: false, rate: None }, service).await?;
-    let job = job::watch(started.id(), service, format).await?;
-    job.show(output)?;
-    job.end()?;
-    if let Some(retire) = retire_command(place, document).filter(|_| format == Format::Text) {
-        output.octets(format!("next: keep an offline copy that has version {primary}\n      {retire}\n").as_bytes())?;
-    }
-    Ok(())
+    job::watch(started.id(), service, format).await
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::client::Service;
 use crate::failure::Failure;
 use crate::job;
 use crate::output::Format;
-use crate::status::retry_after;
+use crate::status::{Again, retry_after};
 
 /// Between two looks at the replicas.
 const LOOK: Duration = Duration::from_secs(2);
@@ -50,7 +50,7 @@ impl Factor {
 /// All replicas that reported in the last day.
 pub(super) async fn replicas(service: &Service) -> Result<Vec<v1::Replica>, Failure> {
     let answer = service.keys().list_replicas(service.request(v1::ListReplicasRequest {})).await;
-    Ok(answer.map_err(|status| job::refusal(&status, ""))?.into_inner().replicas)
+    Ok(answer.map_err(|status| job::refusal(&status, Again::Reads))?.into_inner().replicas)
 }
 
 /// Waits until every living replica seals under a version, or a later one.
@@ -69,8 +69,8 @@ pub(super) async fn wait_until_all_seal_under(
                 Ok(()) => return Ok(()),
                 Err(waits_for) => waits_for,
             },
-            Err(status) if retry_after(&status).is_some() => job::refusal(&status, "").message,
-            Err(status) => return Err(job::refusal(&status, "")),
+            Err(status) if retry_after(&status).is_some() => job::refusal(&status, Again::Reads).message,
+            Err(status) => return Err(job::refusal(&status, Again::Reads)),
         };
         if waits_for != told {
             say(format, &format!("waiting: {waits_for}"));
@@ -78,7 +78,7 @@ pub(super) async fn wait_until_all_seal_under(
         }
         if began.elapsed() >= LONGEST_WAIT {
             return Err(Failure::failed(format!("waited for half an hour: {told}")).with_hint(
-                "mend what keeps them from reading the keys (see their logs), or stop them; then: triseal reencrypt start",
+                "fix why they can't read the keys (see their logs), or stop them; then: triseal reencrypt start",
             ));
         }
         sleep(LOOK).await;
@@ -114,13 +114,13 @@ pub(super) fn nobody_seals_under(replicas: &[v1::Replica], factor: Factor, versi
                 replica.replica_id,
                 factor.as_str()
             );
-            return Err(Failure::refused(message).with_hint("triseal replicas tells when that is over"));
+            return Err(Failure::refused(message).with_hint("wait until `triseal replicas` shows another version"));
         }
         let since = replica.primaries_time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok());
         let known = since.map_or(SignedDuration::ZERO, |since| now.duration_since(since));
         if known < under_way {
             let wait = (under_way - known).as_secs() + 1;
-            let message = format!("replica {} has its present primaries only for a moment", replica.replica_id);
+            let message = format!("replica {} changed its primary less than a minute ago", replica.replica_id);
             return Err(Failure::refused(message).with_hint(format!("try again in {wait} s")));
         }
     }

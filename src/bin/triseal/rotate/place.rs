@@ -87,12 +87,12 @@ impl Place {
     pub(crate) async fn changed(&self) -> Failure {
         let state = match self.source.fetch().await {
             Ok(fetched) => state_of(&fetched.document),
-            Err(_) => "nobody knows the state now".to_owned(),
+            Err(_) => "the current state can't be read".to_owned(),
         };
         Failure::refused(format!(
             "somebody else has changed the keys, or is about to, and nothing was changed here: {state}"
         ))
-        .with_hint("find out who; the same command goes on from what is there")
+        .with_hint("find out who changed it, then run the command again; it resumes")
     }
 
     fn failure(&self, error: &FactorError) -> Failure {
@@ -105,8 +105,8 @@ impl Place {
             }
             FactorError::Absent(_) => Failure::failed(message).with_hint("triseal keygen makes the first version"),
             FactorError::Refused(_) if self.at_aws => Failure::refused(message).with_hint(
-                "AWS_PROFILE says by whom; it takes secretsmanager:GetSecretValue, PutSecretValue and UpdateSecretVersionStage, and \
-                 the use of the secret's KMS key",
+                "the identity (AWS_PROFILE) needs secretsmanager:GetSecretValue, PutSecretValue and UpdateSecretVersionStage, and the \
+                 use of the secret's KMS key",
             ),
             FactorError::Refused(_) => Failure::refused(message),
             FactorError::Throttled | FactorError::Away(_) => Failure::failed(message).with_hint(again),

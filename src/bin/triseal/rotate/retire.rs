@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use serde::Serialize;
 use triseal::factors::document::Form;
 use triseal::factors::rotation::TransitionError;
 
 use super::fleet::{self, Factor};
 use super::place::{EnvironmentKeys, Place};
-use super::{impossible, parse_duration, say};
+use super::{Change, Changed, impossible, say};
 use crate::client::{Connect, Service};
 use crate::confirm::Confirm;
+use crate::duration;
 use crate::failure::Failure;
-use crate::job;
+use crate::job::{self, Ended, Job, counted};
 use crate::output::{Format, Output};
 use crate::reencrypt::{self, Pace};
 
@@ -48,8 +48,9 @@ pub(crate) struct Environment {
     version: NonZeroU32,
     #[command(flatten)]
     keys: EnvironmentKeys,
-    /// The service's factors.secrets_manager.max_age or factors.file.max_age: so long a replica seals with keys that it can't read anew
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
+    /// Must equal the service's setting factors.secrets_manager.max_age or factors.file.max_age: so long a replica seals with keys that
+    /// it can't read anew
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration::parse)]
     max_age: Duration,
     #[command(flatten)]
     confirm: Confirm,
@@ -77,21 +78,12 @@ struct Retirement {
     place: Place,
 }
 
-#[derive(Serialize)]
-struct Retired<'a> {
-    keys: &'a str,
-    primary: u32,
-    retired: u32,
-}
-
-/// Does what is asked.
 pub(crate) async fn environment(arguments: Environment, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let Environment { version, keys, max_age, confirm } = arguments;
     let (factor, version, place) = (Factor::Environment, version.get(), keys.open().await?);
     retire(Retirement { factor, version, still_seals: max_age, place }, &confirm, connect, output).await
 }
 
-/// Does what is asked.
 pub(crate) async fn codebase(arguments: Codebase, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     let Codebase { version, file, confirm } = arguments;
     let (factor, version, place) = (Factor::Codebase, version.get(), Place::file(Form::Codebase, file)?);
@@ -114,13 +106,13 @@ async fn retire(
         Err(TransitionError::IsRetired(_)) => {
             place.finish(&before.mark).await?;
             say(format, "it was retired before");
-            return show(&place, before.document.primary, version, output);
+            return Changed::of(&place, &before.document, Change::Retired, version).show(output);
         }
         Err(error) => return Err(impossible(&error)),
     }
     fleet::nobody_seals_under(&fleet::replicas(&service).await?, factor, version)?;
     let what = format!("refuses version {version} of the {} key for good, if no record is under it", factor.as_str());
-    confirm.ask_or_say(&what, &version.to_string(), format)?;
+    confirm.ask(&what, &version.to_string(), format)?;
 
     no_record_is_under(factor, version, &service, format).await?;
     let fetched = place.fetch().await?;
@@ -130,7 +122,7 @@ async fn retire(
     let retired = fetched.document.with_retired(version, still_seals, Timestamp::now());
     let retired = retired.map_err(|error| impossible(&error))?;
     place.replace(&fetched.mark, &retired).await?;
-    show(&place, retired.document().primary, version, output)?;
+    Changed::of(&place, retired.document(), Change::Retired, version).show(output)?;
     if factor == Factor::Codebase && format == Format::Text {
         output.octets(b"next: build and deploy with the file; the version opens until then\n")?;
     }
@@ -142,26 +134,72 @@ async fn no_record_is_under(factor: Factor, version: u32, service: &Service, for
     say(format, "counting the records under each version");
     let started = reencrypt::start("", &Pace { dry_run: true, rate: None }, service).await?;
     let job = job::watch(started.id(), service, format).await?;
-    let again = "triseal reencrypt start; triseal reencrypt watch; then the same command";
-    match job.records_under(factor.as_str(), version) {
-        0 => {}
-        records => {
-            let factor = factor.as_str();
-            let message = format!("{records} records are sealed under {factor} version {version}");
-            return Err(Failure::refused(message).with_hint(again));
-        }
-    }
-    // Those that could not be read may be under it.
-    job.end().map_err(|failure| Failure::refused(failure.message).with_hint(again))
+    verdict(&job, factor, version)
 }
 
-fn show(place: &Place, primary: u32, retired: u32, output: &mut Output) -> Result<(), Failure> {
-    match output.format() {
-        Format::Json => output.json(&Retired { keys: &place.name, primary, retired }),
-        Format::Text => output.fields(&[
-            ("keys", place.name.clone()),
-            ("primary", primary.to_string()),
-            ("retired", retired.to_string()),
-        ]),
+/// Whether a count that ended lets a version be retired. Re-encryption moves what could be read, and nothing else.
+fn verdict(job: &Job, factor: Factor, version: u32) -> Result<(), Failure> {
+    let factor = factor.as_str();
+    let again = "triseal reencrypt start; triseal reencrypt watch; then the same command";
+    let details = job.failures();
+    let refused = |message, hint| Err(Failure { details, ..Failure::refused(message) }.with_hint(hint));
+    match (job.records_under(factor, version), job.ended()) {
+        (_, Ended::Cancelled) => Err(Failure::failed("somebody cancelled the count: nothing was retired".to_owned())
+            .with_hint("run the command again")),
+        (0, Ended::Done) => Ok(()),
+        (0, Ended::WithFailures(failed)) => {
+            let failed = counted(failed, "record");
+            let message = format!("{failed} can't be read, and may be sealed under {factor} version {version}");
+            refused(message, "restore each from a backup, or delete it: docs/operations/lost-key.md")
+        }
+        (1, _) => refused(format!("1 record is sealed under {factor} version {version}"), again),
+        (records, _) => refused(format!("{records} records are sealed under {factor} version {version}"), again),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use triseal::grpc::v1;
+
+    use super::*;
+    use crate::failure::Exit;
+
+    fn count(state: v1::JobState, records: u64, failed: u64) -> Job {
+        let failures = (0..failed).map(|number| v1::JobFailure {
+            customer_id: "acme".to_owned(),
+            credential_id: format!("crm{number}"),
+            reason: "MALFORMED".to_owned(),
+        });
+        Job::from(v1::Job {
+            kind: v1::JobKind::Reencryption.into(),
+            state: state.into(),
+            dry_run: true,
+            failed,
+            failures: failures.collect(),
+            counts: vec![v1::VersionCount { factor: v1::Factor::Codebase.into(), version: 1, records }],
+            ..v1::Job::default()
+        })
+    }
+
+    #[test]
+    fn a_count_says_what_holds_a_version_up_and_what_ends_that() {
+        use v1::JobState::{Cancelled, Done, DoneWithFailures};
+        assert!(verdict(&count(Done, 0, 0), Factor::Codebase, 1).is_ok());
+        assert!(verdict(&count(Done, 3, 0), Factor::Codebase, 2).is_ok());
+        for (job, exit, message, hint) in [
+            (count(Done, 1, 0), Exit::Refused, "1 record is sealed under codebase version 1", "reencrypt start"),
+            (count(Done, 2, 0), Exit::Refused, "2 records are sealed under codebase version 1", "reencrypt start"),
+            (count(DoneWithFailures, 2, 1), Exit::Refused, "2 records are sealed", "reencrypt start"),
+            // Re-encryption leaves these as they are: to be told to start one is a loop.
+            (count(DoneWithFailures, 0, 2), Exit::Refused, "2 records can't be read", "or delete it"),
+            (count(Cancelled, 0, 0), Exit::Failed, "cancelled the count", "run the command again"),
+        ] {
+            let failed = job.failures();
+            let failure = verdict(&job, Factor::Codebase, 1).unwrap_err();
+            assert_eq!((failure.exit, failure.details), (exit, failed));
+            assert!(failure.message.contains(message), "{}", failure.message);
+            assert!(failure.hint.is_some_and(|told| told.contains(hint)), "{message}");
+        }
+        assert_eq!(count(DoneWithFailures, 0, 1).failures(), ["acme/crm0: MALFORMED"]);
     }
 }

@@ -102,6 +102,23 @@ fn a_job_is_shown_with_what_all_its_passes_changed() {
 }
 
 #[test]
+fn a_dry_run_tells_what_would_be_changed() {
+    let progress = || Some(Progress { done: 10, skipped: 3, failed: 1, ..Progress::default() });
+    for (kind, dry_run, due) in [
+        (JobKind::CustomerKeyRotation, true, 6),
+        (JobKind::Rewrap, true, 6),
+        (JobKind::Rewrap, false, 0),
+        // It counts versions instead.
+        (JobKind::Reencryption, true, 0),
+    ] {
+        let job = Job { dry_run, ..job(kind, JobState::Done) };
+        assert_eq!(job_message(&job, progress()).due, due, "{kind:?} {dry_run}");
+    }
+    let listed = Page { rows: vec![Job { dry_run: true, ..job(JobKind::Rewrap, JobState::Done) }], next: None };
+    assert_eq!(list_jobs_response(&listed, &tokens()).unwrap().jobs[0].due, 0);
+}
+
+#[test]
 fn a_replica_that_does_not_seal_has_no_primaries() {
     let replica = |primaries| Replica {
         id: "1".to_owned(),

@@ -11,8 +11,9 @@ use triseal::jitter::jittered;
 
 use super::entry::{EncodedSecret, Entry, Id};
 use crate::client::Service;
+use crate::duration;
 use crate::failure::Failure;
-use crate::status::{self, Subject};
+use crate::status::{self, Again, Subject};
 
 /// The longest pause before the second attempt. It doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -100,13 +101,15 @@ impl<'a> Transfer<'a> {
     /// Whether there is no point in going on: a line was given up, and none has come to an end for as long as one is tried.
     pub(super) fn reason_to_stop(&self, outcome: &Outcome) -> Option<Failure> {
         let Outcome::GivenUp(failure) = outcome else { return None };
-        let seconds = self.retry_for.as_secs();
         if self.stopping.get() || self.succeeded_at.get().elapsed() < self.retry_for {
             return None;
         }
         self.stopping.set(true);
-        let stopped =
-            Failure::failed(format!("stopped, since nothing has succeeded for {seconds} s: {}", failure.message));
+        let stopped = Failure::failed(format!(
+            "stopped, since nothing has succeeded for {}: {}",
+            duration::told(self.retry_for),
+            failure.message
+        ));
         Some(stopped.with_hint("run the same command again when that is mended: what is stored already is recognised"))
     }
 
@@ -233,7 +236,8 @@ impl Refusal {
     }
 
     fn into_outcome(self, id: &Id, before: &str) -> Outcome {
-        let subject = Subject { customer: id.customer.as_str(), credential: id.credential.as_str() };
+        let (customer, credential) = (id.customer.as_str(), id.credential.as_str());
+        let subject = Subject { customer, credential, again: Again::Safe };
         let mut failure = Failure::from_status(&self.status, subject);
         failure.message = format!("{before}{}", failure.message);
         if self.reason().as_deref() == Some("CUSTOMER_NOT_FOUND") {
@@ -252,7 +256,8 @@ fn outcome_of(found: Found) -> Outcome {
 
 /// What the service would refuse a line for, as far as that can be told from here.
 fn check(entry: &Entry) -> Result<(), Outcome> {
-    let subject = Subject { customer: entry.id.customer.as_str(), credential: entry.id.credential.as_str() };
+    let (customer, credential) = (entry.id.customer.as_str(), entry.id.credential.as_str());
+    let subject = Subject { customer, credential, ..Subject::default() };
     let checked = check_encrypt_request(encrypt_request(entry, ""));
     checked.map_err(|status| Outcome::Failed(Failure::from_status(&status, subject)))
 }
