@@ -565,7 +565,7 @@ pub(super) fn check(
             }
             // Its answer was lost, and what came next hid its write: that the key was rotated is seen, and not by whom.
             (Some(_), Outcome::Concurrent) => call.op == Op::Rotate,
-            (Some((index, _)), Outcome::Skipped) => keys.may_skip(&call, history, index + 1..=*answered),
+            (Some((index, _)), Outcome::Skipped) => keys.may_skip(call, history, index + 1..=*answered),
             // A row that is gone keeps a lease, a mark or the end of a lease from nobody: the answer is what is there since.
             (Some((index, _)), _) => call.op.ends_with_the_secret() && is_due(index + 1..=*answered),
             (None, Outcome::Throttled) => true,
@@ -573,7 +573,7 @@ pub(super) fn check(
                 call.op.needs_an_active_customer() && from_the_start(call.op.credential()) && was(false)
             }
             (None, outcome) => match (&call.op, outcome) {
-                (Op::Rewrite { .. }, Outcome::Skipped) => keys.may_skip(&call, history, span.clone()),
+                (Op::Rewrite { .. }, Outcome::Skipped) => keys.may_skip(call, history, span.clone()),
                 (Op::Rotate, Outcome::Concurrent) => keys.changed(span.clone()),
                 (Op::Retire { version }, outcome) => keys.may_answer(*version, outcome, history, span.clone()),
                 (Op::CreateCustomer, outcome) => match (outcome, created.map(|index| &applied[index].made)) {
