@@ -19,15 +19,15 @@ use futures_util::future::{Either, select};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::crypto::{CustomerKey, Environment};
-use crate::customers::{CustomerDirectory, CustomerError};
+use crate::crypto::{CustomerKey, Environment, Version};
+use crate::customers::{CustomerDirectory, CustomerError, InUse};
 use crate::factors::document::{KeyDocument, KeyEntry, KeyState};
 use crate::factors::{EnvironmentSource, FactorError, KeySet, KeyWrapper, WrapContext, WrappedKey};
 use crate::ids::CredentialId;
 use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, KeyringError, Sources};
 use crate::refresh::{Acquire, LeaseToken};
 use crate::secret::{SalesforceOAuth, SecretString};
-use crate::store::{AbandonCause, CustomerRow, Customers, StoreError};
+use crate::store::{AbandonCause, Customers, StoreError};
 use mirror::Mirror;
 use reference::{Call, Mark, Op, OpId, Outcome, Require};
 use world::{Fate, Fault, Near, Remote, RemoteCustomers, Shared, World};
@@ -44,6 +44,8 @@ const MAX_STEPS: usize = 20_000;
 const CALLERS: [&str; 2] = ["realtask", "realsync"];
 /// The first credential's customer is there from the start; the second's is created on the way.
 const CREDENTIALS: [(&str, &str); 2] = [("acme", "main"), ("late", "main")];
+/// When every history begins, and the first customer's key is made.
+const BEGIN: i64 = 1_764_000_000_000_000;
 const HALF_A_DAY: i64 = 13 * 3_600_000_000;
 
 thread_local! {
@@ -72,8 +74,9 @@ fn every_history_agrees_with_the_reference() {
     let usual = ["Sealed", "Opened", "Deleted", "Created", "NotFound", "CustomerNotFound", "Exists", "Mismatch"];
     let refreshing =
         ["Fresh", "Leased", "Shown", "Rewritten", "NeedsReauth", "InProgress", "LeaseLost", "CustomerDisabled"];
+    let keys = ["Rotated", "Retired", "InUse", "InUseBySealing", "KeyVersionUnknown", "Skipped"];
     let unusual = ["KeyReused", "Away", "Cancelled", "Throttled", "Concurrent", "KeysAway"];
-    for outcome in usual.iter().chain(&refreshing).chain(&unusual) {
+    for outcome in usual.iter().chain(&refreshing).chain(&keys).chain(&unusual) {
         assert!(answers.contains_key(*outcome), "nobody was ever answered {outcome}: the histories are too tame");
     }
 }
@@ -96,6 +99,7 @@ fn a_broken_store_is_found_out() {
         Fault::ForgetsChanges,
         Fault::ForgetsLeases,
         Fault::TearsTransactions,
+        Fault::WalksPast,
     ];
     for fault in faults {
         let found = (0..200).find(|seed| run(*seed, fault, None).verdict.is_err());
@@ -128,7 +132,7 @@ struct Run {
 }
 
 fn run(seed: u64, fault: Fault, mirror: Option<Mirror>) -> Run {
-    NOW.set(1_764_000_000_000_000);
+    NOW.set(BEGIN);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut world = World::new(seed, fault);
@@ -142,15 +146,16 @@ fn run(seed: u64, fault: Fault, mirror: Option<Mirror>) -> Run {
             (world.calls.clone(), std::mem::take(&mut world.applied), std::mem::take(&mut world.history), enabled)
         };
         let place = |id: &CredentialRef| (0..CREDENTIALS.len()).find(|place| credential_ref(*place) == *id).unwrap();
+        let customer = |id: &CustomerId| (0..CREDENTIALS.len()).find(|at| credential_ref(*at).customer == *id).unwrap();
         let caller = |caller: &Caller| CALLERS.iter().position(|known| *known == caller.as_str()).unwrap();
-        let applied = world::applied(written, place, caller, async |row: &CredentialRow| {
+        let applied = world::applied(written, place, customer, caller, async |row: &CredentialRow| {
             let Some((row, living)) = living(row) else { return Ok(None) };
             let plaintext = vault.vault.open(row, living).await.map_err(|error| error.to_string())?;
             Ok(Some(secret_id(&stored::decode(living.kind, &plaintext).unwrap())))
         });
         let verdict = applied
             .await
-            .and_then(|applied| reference::check(&calls, &applied, |credential| credential == 0, &enabled));
+            .and_then(|applied| reference::check(&calls, &applied, BEGIN, |credential| credential == 0, &enabled));
         let name = |outcome: &Outcome| {
             let told = format!("{outcome:?}");
             told.split([' ', '(']).next().unwrap_or_default().to_owned()
@@ -242,13 +247,19 @@ impl Simulation {
                 let deleted = self.vault.delete_unasked(&caller, &credential_ref(*credential), revision).await;
                 deleted.map_or_else(refused, |()| Outcome::Deleted)
             }
-            Op::CreateCustomer => match self.directory.create_unasked(&credential_ref(1).customer).await {
-                Ok(CustomerRow { write_id, .. }) => Outcome::Created { row: Mark(write_id) },
-                Err(CustomerError::Store(StoreError::Away(_))) => Outcome::Away,
-                Err(CustomerError::Store(StoreError::Throttled)) => Outcome::Throttled,
-                Err(CustomerError::ChangedConcurrently) => Outcome::Concurrent,
-                Err(error) => Outcome::Other(error.to_string()),
-            },
+            Op::CreateCustomer => {
+                let created = self.directory.create_unasked(&credential_ref(1).customer).await;
+                created.map_or_else(not_kept, |row| Outcome::Created { row: Mark(row.write_id) })
+            }
+            Op::Rotate => {
+                let rotated = self.directory.rotate_unasked(&credential_ref(0).customer).await;
+                rotated.map_or_else(not_kept, |row| Outcome::Rotated { primary: row.primary.get() })
+            }
+            Op::Retire { version } => {
+                let version = Version::new(*version).unwrap();
+                let retired = self.directory.retire_unasked(&credential_ref(0).customer, version).await;
+                retired.map_or_else(not_kept, |_| Outcome::Retired)
+            }
         }
     }
 }
@@ -306,30 +317,23 @@ impl Simulation {
                 self.vault.mark_unasked(&who, &id, revision.and_then(Revision::new)).await.map(shown)
             }
             Op::Rewrite { credential } => self.rewrite(&credential_ref(credential)).await,
-            Op::Encrypt { .. } | Op::Decrypt { .. } | Op::Delete { .. } | Op::CreateCustomer => {
-                unreachable!("it is performed elsewhere")
-            }
+            Op::Encrypt { .. }
+            | Op::Decrypt { .. }
+            | Op::Delete { .. }
+            | Op::CreateCustomer
+            | Op::Rotate
+            | Op::Retire { .. } => unreachable!("it is performed elsewhere"),
         }
     }
 
-    /// Seals the secret anew, whatever the customer's state, and keeps all else.
+    /// What a job does to one record that began now, whatever the customer's state.
     async fn rewrite(&self, id: &CredentialRef) -> Result<Outcome, VaultError> {
-        let vault = &self.vault;
-        change(vault.credentials.as_ref(), id, |present: Option<CredentialRow>| async move {
-            let Some((row, former)) = present.as_ref().and_then(living) else {
-                return Ok(Decision::Done(Outcome::Skipped));
-            };
-            let envelope = Envelope::parse(former.envelope.clone()).map_err(|_| VaultError::Malformed)?;
-            let (lineage, root) = vault.keyring.upkeep_primary(&id.customer).await?;
-            let plaintext = crypto::open(&root, &vault.context(id, former.kind, row.revision)?, &envelope)?;
-            let envelope = vault.seal(&root, lineage, id, former.kind, row.revision, &plaintext)?;
-            let life = Life::Living(Living { envelope: envelope.as_octets().to_vec(), ..former.clone() });
-            Ok(Decision::Replace(
-                CredentialRow { write_id: WriteId::random()?, life, ..row.clone() },
-                Outcome::Rewritten,
-            ))
+        let target = Target { codebase: Version::FIRST, environment: Version::FIRST, customers_by: now() };
+        Ok(match self.vault.reseal(id, target).await? {
+            Resealed::Changed => Outcome::Rewritten,
+            Resealed::Skipped => Outcome::Skipped,
+            Resealed::Ahead => Outcome::Other("ahead".to_owned()),
         })
-        .await
     }
 }
 
@@ -366,6 +370,19 @@ fn refused(error: VaultError) -> Outcome {
     }
 }
 
+/// The same of customers.
+fn not_kept(error: CustomerError) -> Outcome {
+    match error {
+        CustomerError::Store(StoreError::Away(_)) => Outcome::Away,
+        CustomerError::Store(StoreError::Throttled) => Outcome::Throttled,
+        CustomerError::ChangedConcurrently => Outcome::Concurrent,
+        CustomerError::KeyVersionUnknown => Outcome::KeyVersionUnknown,
+        CustomerError::KeyVersionInUse(InUse::Records { records }) => Outcome::InUse { records },
+        CustomerError::KeyVersionInUse(InUse::Primary | InUse::TooEarly { .. }) => Outcome::InUseBySealing,
+        error => Outcome::Other(error.to_string()),
+    }
+}
+
 /// What one client is doing.
 #[derive(Clone, Default)]
 struct Client {
@@ -384,24 +401,29 @@ struct Weather {
     credentials: usize,
     /// Whether the first customer is disabled now and then.
     disables: bool,
+    /// Whether its key is rotated, and old versions are retired.
+    rotates: bool,
 }
 
 async fn simulate(simulation: &Simulation, shared: &Shared) {
     let (weather, count, ops) = {
         let mut world = shared.lock();
         world.keyring_fails = [0, 0, 8][world.random.below(3)];
+        let disables = world.random.one_in(4);
         let weather = Weather {
             trouble: [0, 2, 4, 12][world.random.below(4)],
             cancels: world.random.one_in(2),
             credentials: 1 + world.random.below(CREDENTIALS.len()),
-            disables: world.random.one_in(4),
+            disables,
+            // Disabling is no call here, and would be undone by one that writes the customer.
+            rotates: !disables && world.random.one_in(2),
         };
         (weather, 2 + world.random.below(4), 3 + world.random.below(5))
     };
     let mut clients: Vec<Working<'_>> = Vec::new();
     for _ in 0..count {
         let client = Client::default();
-        let work = work(simulation, shared, client.clone(), weather.credentials, ops);
+        let work = work(simulation, shared, client.clone(), &weather, ops);
         clients.push((client, Some(Box::pin(work))));
     }
     let mut jumped_at = 0;
@@ -418,6 +440,11 @@ async fn simulate(simulation: &Simulation, shared: &Shared) {
         if shared.lock().random.one_in(30) {
             // Leases lapse, or not yet.
             let seconds = [10, 61, 130][shared.lock().random.below(3)];
+            if weather.rotates {
+                // No call lasts so long that a version could be retired under it.
+                clients.iter().for_each(|(client, _)| client.is_cancelled.set(client.op.get().is_some()));
+                shared.lock().crash();
+            }
             NOW.set(NOW.get() + seconds * 1_000_000);
             shared.lock().tell(format!("{seconds} seconds pass"));
         }
@@ -430,8 +457,9 @@ async fn simulate(simulation: &Simulation, shared: &Shared) {
             Some(Turn::Client(index)) => run_client(&mut clients[index], shared, &weather).await,
         }
     }
-    // What was written is opened next.
+    // What was written is opened next, what was written over, too.
     let mut world = shared.lock();
+    world.enable_versions(&credential_ref(0).customer);
     world.keyring_fails = 0;
     if world.enabled.last().is_some_and(|(_, is_active)| !is_active) {
         world.toggle(&credential_ref(0).customer);
@@ -479,7 +507,7 @@ fn next(clients: &[Working<'_>], shared: &Shared, weather: &Weather) -> Option<T
 /// Lets a client go on until it waits for the store.
 async fn run_client((client, work): &mut Working<'_>, shared: &Shared, weather: &Weather) {
     let cancel = weather.cancels && client.op.get().is_some() && shared.lock().random.one_in(40);
-    client.is_cancelled.set(cancel);
+    client.is_cancelled.set(cancel || client.is_cancelled.get());
     let mut context = std::task::Context::from_waker(Waker::noop());
     while let Some(going_on) = work {
         shared.lock().running = client.op.get();
@@ -494,10 +522,10 @@ async fn run_client((client, work): &mut Working<'_>, shared: &Shared, weather: 
 }
 
 /// One client's life: some random operations one after another, retried when they were not answered.
-async fn work(simulation: &Simulation, shared: &Shared, client: Client, credentials: usize, ops: usize) {
+async fn work(simulation: &Simulation, shared: &Shared, client: Client, weather: &Weather, ops: usize) {
     let mut seen = 0;
     for _ in 0..ops {
-        let op = random_op(&mut shared.lock(), credentials, seen, &simulation.leases.borrow());
+        let op = random_op(&mut shared.lock(), weather, seen, &simulation.leases.borrow());
         for _ in 0..4 {
             let outcome = call(simulation, shared, &client, &op).await;
             if let Outcome::Sealed { revision, .. }
@@ -548,8 +576,11 @@ async fn call(simulation: &Simulation, shared: &Shared, client: &Client, op: &Op
     outcome
 }
 
-fn random_op(world: &mut World, credentials: usize, seen: u64, leases: &[(OpId, usize, usize, LeaseToken)]) -> Op {
-    let secret = world.calls.len() as u32 + 1;
+fn random_op(world: &mut World, weather: &Weather, seen: u64, leases: &[(OpId, usize, usize, LeaseToken)]) -> Op {
+    let (credentials, secret) = (weather.credentials, world.calls.len() as u32 + 1);
+    if weather.rotates && world.random.one_in(3) {
+        return random_upkeep(world, credentials);
+    }
     let random = &mut world.random;
     let (credential, caller) = (random.below(credentials), random.below(CALLERS.len()));
     // Mostly what was seen last.
@@ -599,6 +630,17 @@ fn random_op(world: &mut World, credentials: usize, seen: u64, leases: &[(OpId, 
             };
             Op::Encrypt { credential, secret, condition, key, caller }
         }
+    }
+}
+
+/// What security teams and jobs do.
+fn random_upkeep(world: &mut World, credentials: usize) -> Op {
+    let primary = world.primary(&credential_ref(0).customer);
+    match world.random.below(6) {
+        0..=1 => Op::Rotate,
+        // Mostly the one before.
+        2..=3 => Op::Retire { version: (primary + 1).saturating_sub([2, 2, 2, 1, 3, 0][world.random.below(6)]).max(1) },
+        _ => Op::Rewrite { credential: world.random.below(credentials) },
     }
 }
 

@@ -29,7 +29,7 @@ use crate::ids::{Caller, CredentialId, Deployment};
 use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Keyring, Sources};
 use crate::secret::{Opaque, Secret, SecretOctets, View};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use crate::store::{ChangeError, CredentialRow, Customers, Life, OperationId, Rows};
+use crate::store::{ChangeError, CredentialRow, Customers, Life, OperationId, Rows, WriteId};
 use crate::vault::{Condition, Vault};
 
 thread_local! {

@@ -61,11 +61,16 @@ pub(super) enum Op {
         revision: Option<u64>,
         caller: usize,
     },
-    /// What re-encryption does: the same secret under another envelope.
+    /// What re-encryption does: the same secret under the primary that there is when it is asked for, or a later one.
     Rewrite {
         credential: usize,
     },
     CreateCustomer,
+    /// Of the first customer's key, as the next.
+    Rotate,
+    Retire {
+        version: u32,
+    },
 }
 
 impl Op {
@@ -80,12 +85,18 @@ impl Op {
             | Self::Mark { credential, .. }
             | Self::Rewrite { credential } => *credential,
             Self::CreateCustomer => 1,
+            Self::Rotate | Self::Retire { .. } => 0,
         }
     }
 
     /// Whether what it does concerns the secret that is there, and means nothing afterwards.
     fn ends_with_the_secret(&self) -> bool {
         matches!(self, Self::Acquire { .. } | Self::Abandon { .. } | Self::Mark { .. } | Self::Rewrite { .. })
+    }
+
+    /// Whether it seals, and so may change what the secret is sealed under.
+    fn seals(&self) -> bool {
+        matches!(self, Self::Encrypt { .. } | Self::Complete { .. } | Self::Rewrite { .. })
     }
 
     /// Whether it is refused while the customer is disabled.
@@ -139,6 +150,17 @@ pub(super) enum Outcome {
     Created {
         row: Mark,
     },
+    Rotated {
+        primary: u32,
+    },
+    Retired,
+    /// By so many records.
+    InUse {
+        records: u64,
+    },
+    /// It is the primary, or was until a moment ago.
+    InUseBySealing,
+    KeyVersionUnknown,
     NotFound,
     CustomerNotFound,
     Exists(u64),
@@ -191,9 +213,16 @@ pub(super) enum Made {
         secret: Option<SecretId>,
         needs_reauth: bool,
         leases: Vec<Facts>,
+        /// Of the customer's key.
+        version: Option<u32>,
     },
     Customer {
+        customer: usize,
         row: Mark,
+        /// When each was made.
+        versions: Vec<i64>,
+        primary: u32,
+        retired: Vec<u32>,
     },
 }
 
@@ -305,7 +334,7 @@ fn due(row: Option<&Row>, customer_exists: bool, id: OpId, op: &Op, now: i64) ->
         Op::Acquire { .. } | Op::Complete { .. } | Op::Abandon { .. } | Op::Mark { .. } | Op::Rewrite { .. } => {
             due_of_refresh(row, missing, id, op, now)
         }
-        Op::CreateCustomer => unreachable!("it is checked apart"),
+        Op::CreateCustomer | Op::Rotate | Op::Retire { .. } => unreachable!("it is checked apart"),
     }
 }
 
@@ -374,9 +403,12 @@ fn due_of_refresh(row: Option<&Row>, missing: Due, id: OpId, op: &Op, now: i64) 
             None => Due::Answer(Outcome::Skipped),
             Some(row) => Due::Write(row.clone(), Outcome::Rewritten),
         },
-        Op::Encrypt { .. } | Op::Decrypt { .. } | Op::Delete { .. } | Op::CreateCustomer => {
-            unreachable!("it is due elsewhere")
-        }
+        Op::Encrypt { .. }
+        | Op::Decrypt { .. }
+        | Op::Delete { .. }
+        | Op::CreateCustomer
+        | Op::Rotate
+        | Op::Retire { .. } => unreachable!("it is due elsewhere"),
     }
 }
 
@@ -476,10 +508,12 @@ fn remember(row: &Row, change: (Key, usize, u64, i64)) -> Vec<(Key, usize, u64, 
 pub(super) fn check(
     calls: &[Call],
     applied: &[Applied],
+    first_made: i64,
     from_the_start: impl Fn(usize) -> bool,
     enabled: &[(usize, bool)],
 ) -> Result<(), String> {
-    let created = applied.iter().position(|applied| matches!(applied.made, Made::Customer { .. }));
+    let created = applied.iter().position(|applied| matches!(applied.made, Made::Customer { customer: 1, .. }));
+    let keys = Keys::of(applied, first_made);
     let exists = |credential: usize, at: usize| from_the_start(credential) || created.is_some_and(|index| index < at);
     // Each credential's rows, by the number of writes after which it has them.
     let mut rows: BTreeMap<usize, Vec<(usize, Row)>> = BTreeMap::new();
@@ -487,13 +521,20 @@ pub(super) fn check(
     for (index, Applied { by, made }) in applied.iter().enumerate() {
         let call = &calls[*by];
         let outcome = match made {
-            Made::Customer { row } => {
+            Made::Customer { customer: 0, .. } => {
+                keys.check(index, &call.op).map_err(|error| format!("write {index} of op {by}: {error}"))?
+            }
+            Made::Customer { row, .. } => {
                 if created != Some(index) {
                     return Err(format!("write {index}: the customer was made twice"));
                 }
                 Outcome::Created { row: row.clone() }
             }
-            Made::Credential { credential, revision, secret, needs_reauth, leases } => {
+            Made::Credential { credential, revision, secret, needs_reauth, leases, version } => {
+                if *credential == 0 {
+                    let sealed = keys.check_sealed(index, call, *version);
+                    sealed.map_err(|error| format!("write {index} of op {by}: {error}"))?;
+                }
                 let history = rows.entry(*credential).or_default();
                 let present = history.last().map(|(_, row)| row);
                 match due(present, exists(*credential, index), *by, &call.op, call.now) {
@@ -517,11 +558,8 @@ pub(super) fn check(
         if matches!(call.op, Op::Encrypt { .. } | Op::Acquire { .. }) && is_refused(true) {
             return Err(format!("write {index} of op {by}: its customer was disabled all the time"));
         }
-        // A rewrite whose answer was lost may be made again: it changes nothing. And a lease may be renamed again, where another call of the
-        // same name did so meanwhile.
-        if effects.insert(*by, (index, outcome)).is_some()
-            && !matches!(call.op, Op::Rewrite { .. } | Op::Acquire { .. })
-        {
+        // A lease may be renamed again, where another call of the same name did so meanwhile.
+        if effects.insert(*by, (index, outcome)).is_some() && !matches!(call.op, Op::Acquire { .. }) {
             return Err(format!("write {index} of op {by}: its second"));
         }
     }
@@ -545,6 +583,9 @@ pub(super) fn check(
             (Some(_), Outcome::CustomerDisabled) => {
                 matches!(call.op, Op::Encrypt { .. } | Op::Acquire { .. }) && was(false)
             }
+            // Its answer was lost, and what came next hid its write: that the key was rotated is seen, and not by whom.
+            (Some(_), Outcome::Concurrent) => call.op == Op::Rotate,
+            (Some((index, _)), Outcome::Skipped) => keys.may_skip(call, history, index + 1..=*answered),
             // A row that is gone keeps a lease, a mark or the end of a lease from nobody: the answer is what is there since.
             (Some((index, _)), _) => call.op.ends_with_the_secret() && is_due(index + 1..=*answered),
             (None, Outcome::Throttled) => true,
@@ -552,8 +593,11 @@ pub(super) fn check(
                 call.op.needs_an_active_customer() && from_the_start(call.op.credential()) && was(false)
             }
             (None, outcome) => match (&call.op, outcome) {
+                (Op::Rewrite { .. }, Outcome::Skipped) => keys.may_skip(call, history, span.clone()),
+                (Op::Rotate, Outcome::Concurrent) => keys.changed(span.clone()),
+                (Op::Retire { version }, outcome) => keys.may_answer(*version, outcome, history, span.clone()),
                 (Op::CreateCustomer, outcome) => match (outcome, created.map(|index| &applied[index].made)) {
-                    (Outcome::Created { row }, Some(Made::Customer { row: made })) => {
+                    (Outcome::Created { row }, Some(Made::Customer { row: made, .. })) => {
                         row == made && created < Some(*answered)
                     }
                     (_, _) => false,
@@ -572,6 +616,126 @@ pub(super) fn check(
         }
     }
     Ok(())
+}
+
+/// The versions of the first customer's key after each write.
+struct Keys<'a> {
+    applied: &'a [Applied],
+    first_made: i64,
+}
+
+impl<'a> Keys<'a> {
+    fn of(applied: &'a [Applied], first_made: i64) -> Self {
+        Self { applied, first_made }
+    }
+
+    /// After so many writes: when each version was made, the primary, and which are retired.
+    fn at(&self, at: usize) -> (Vec<i64>, u32, Vec<u32>) {
+        let written = self.applied.iter().take(at).rev().find_map(|applied| match &applied.made {
+            Made::Customer { customer: 0, versions, primary, retired, .. } => {
+                Some((versions.clone(), *primary, retired.clone()))
+            }
+            Made::Customer { .. } | Made::Credential { .. } => None,
+        });
+        written.unwrap_or_else(|| (vec![self.first_made], 1, Vec::new()))
+    }
+
+    /// The version that the first credential was sealed under after so many writes.
+    fn sealed(&self, at: usize) -> Option<u32> {
+        self.applied.iter().take(at).rev().find_map(|applied| match applied.made {
+            Made::Credential { credential: 0, version, .. } => Some(version),
+            Made::Credential { .. } | Made::Customer { .. } => None,
+        })?
+    }
+
+    /// What a write of the customer comes to.
+    fn check(&self, index: usize, op: &Op) -> Result<Outcome, String> {
+        let ((versions, primary, retired), after) = (self.at(index), self.at(index + 1));
+        match op {
+            Op::Rotate => {
+                let is_next = after.1 == primary + 1 && after.0.starts_with(&versions) && after.2 == retired;
+                let outcome = Outcome::Rotated { primary: after.1 };
+                if is_next { Ok(outcome) } else { Err(format!("not the next version: {after:?}")) }
+            }
+            Op::Retire { version } => {
+                let wanted: Vec<_> = retired.iter().copied().chain([*version]).collect();
+                let is_one_more = (&after.0, after.1) == (&versions, primary) && same(&after.2, &wanted);
+                if !is_one_more || *version == primary || retired.contains(version) {
+                    return Err(format!("not one retired version more: {after:?}"));
+                }
+                if self.sealed(index) == Some(*version) {
+                    return Err("a record is sealed under the version".to_owned());
+                }
+                Ok(Outcome::Retired)
+            }
+            other => Err(format!("{other:?} writes no customer")),
+        }
+    }
+
+    /// A write of the first credential is under a version that was the primary while its operation went on, and under no retired one;
+    /// what seals nothing leaves it as it was; re-encryption brings it up.
+    fn check_sealed(&self, index: usize, call: &Call, version: Option<u32>) -> Result<(), String> {
+        let Some(version) = version else { return Ok(()) };
+        let before = self.sealed(index);
+        if self.at(index).2.contains(&version) {
+            return Err(format!("sealed under version {version}, which is retired"));
+        }
+        if !call.op.seals() {
+            return if before == Some(version) { Ok(()) } else { Err(format!("version {before:?} became {version}")) };
+        }
+        if !(call.called..=index).any(|at| self.at(at).1 == version) {
+            return Err(format!("sealed under version {version}, which was not the primary"));
+        }
+        if matches!(call.op, Op::Rewrite { .. }) && before.is_none_or(|before| before >= version) {
+            return Err(format!("sealed anew under version {version} what was under {before:?}"));
+        }
+        Ok(())
+    }
+
+    /// Whether there was nothing to re-encrypt at some point: the target are the versions that were made until the call.
+    fn may_skip(&self, call: &Call, history: &[(usize, Row)], mut span: std::ops::RangeInclusive<usize>) -> bool {
+        span.any(|at| {
+            let row = history.iter().rev().find(|(since, _)| *since <= at).map(|(_, row)| row);
+            let is_living = row.is_some_and(|row| row.secret.is_some());
+            // The second customer's key is never rotated.
+            let wanted = self.at(at).0.iter().filter(|made| **made <= call.now).count() as u32;
+            !is_living || call.op.credential() != 0 || self.sealed(at).is_some_and(|sealed| sealed >= wanted)
+        })
+    }
+
+    fn changed(&self, span: std::ops::RangeInclusive<usize>) -> bool {
+        self.at(*span.start()) != self.at(*span.end())
+    }
+
+    /// Whether a retirement that wrote nothing is answered so at some point.
+    fn may_answer(
+        &self,
+        version: u32,
+        outcome: &Outcome,
+        history: &[(usize, Row)],
+        mut span: std::ops::RangeInclusive<usize>,
+    ) -> bool {
+        let changed = self.changed(span.clone());
+        span.any(|at| {
+            let (versions, _, retired) = self.at(at);
+            let row = history.iter().rev().find(|(since, _)| *since <= at).map(|(_, row)| row);
+            let is_living = row.is_some_and(|row| row.secret.is_some());
+            match outcome {
+                Outcome::Retired => retired.contains(&version),
+                Outcome::InUse { records } => *records == 1 && is_living && self.sealed(at) == Some(version),
+                // How long ago it was the primary is the clock's to say.
+                Outcome::InUseBySealing => version as usize <= versions.len() && !retired.contains(&version),
+                Outcome::KeyVersionUnknown => version as usize > versions.len(),
+                Outcome::Concurrent => changed,
+                _ => false,
+            }
+        })
+    }
+}
+
+/// Whether they hold the same numbers.
+fn same(one: &[u32], other: &[u32]) -> bool {
+    one.len() == other.len() && one.iter().all(|number| other.contains(number))
 }
 
 /// Whether the customer was so at some time between two numbers of writes. It is enabled at the start.

@@ -10,12 +10,12 @@ use async_trait::async_trait;
 
 use super::mirror::Mirror;
 use super::reference::{Applied, Call, End, Facts, Made, Mark, OpId};
-use crate::crypto::Version;
+use crate::crypto::{Envelope, Version};
 use crate::ids::{Caller, CredentialRef, CustomerId};
 use crate::store::{
     AbandonCause, Changes, CredentialRow, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Extent,
-    KeyRow, LeaseEnd, Leases, Life, Met, OperationId, OperationRow, Operations, Page, Replaced, Rows, State,
-    StoreError, Versioned, WriteId,
+    KeyRow, KeyVersionState, LeaseEnd, Leases, Life, Met, OperationId, OperationRow, Operations, Page, Replaced, Rows,
+    State, StoreError, Versioned, WriteId,
 };
 
 /// SplitMix64.
@@ -56,6 +56,8 @@ pub(super) enum Fault {
     ForgetsLeases,
     /// It writes with less than it was given: the customer without its key.
     TearsTransactions,
+    /// It walks past rows.
+    WalksPast,
 }
 
 enum Request {
@@ -63,6 +65,7 @@ enum Request {
     ReplaceCredential(Option<WriteId>, CredentialRow),
     GetCustomer(CustomerId),
     ReplaceCustomer(Option<WriteId>, CustomerWrite),
+    ScanCredentials(CustomerId),
 }
 
 impl Request {
@@ -76,6 +79,7 @@ enum Answer {
     CredentialReplaced(Replaced<CredentialRow>),
     Customer(Option<CustomerRow>),
     CustomerReplaced(Replaced<CustomerRow>),
+    CredentialsScanned(Vec<CredentialRow>),
 }
 
 /// A request that has not arrived.
@@ -174,6 +178,24 @@ impl World {
         }
     }
 
+    /// All that is under way is lost with those who sent it.
+    pub(super) fn crash(&mut self) {
+        self.messages.clear();
+        self.tell("everybody who calls is killed".to_owned());
+    }
+
+    /// Takes back that versions of a customer's key were retired.
+    pub(super) fn enable_versions(&mut self, id: &CustomerId) {
+        for key in self.customers.get_mut(id).into_iter().flat_map(|row| &mut row.versions) {
+            key.state = KeyVersionState::Enabled;
+        }
+    }
+
+    /// The primary version of a customer's key.
+    pub(super) fn primary(&self, id: &CustomerId) -> u32 {
+        self.customers.get(id).map_or(1, |row| row.primary.get())
+    }
+
     /// Writes of others to the same row after this operation's own.
     pub(super) fn writes_since_own(&self, op: OpId) -> usize {
         let own = self.applied.iter().position(|(by, _)| *by == op);
@@ -270,6 +292,12 @@ impl World {
                 }
                 Ok(Answer::CredentialReplaced(Replaced::Done))
             }
+            Request::ScanCredentials(customer) => {
+                let is_met = |row: &&CredentialRow| row.id.customer == customer && self.fault != Fault::WalksPast;
+                let rows = self.credentials.values().filter(is_met).cloned().collect();
+                self.tell(format!("op {op}: message {id} scans"));
+                Ok(Answer::CredentialsScanned(rows))
+            }
             Request::GetCustomer(customer) => {
                 let row = self.customers.get(&customer).cloned();
                 if let Some(mirror) = &self.mirror {
@@ -304,10 +332,19 @@ impl World {
 fn told(row: Option<&CredentialRow>) -> String {
     row.map_or("no row".to_owned(), |row| match row.life {
         crate::store::Life::Living(_) => {
-            format!("revision {} with {} leases", row.revision.get(), row.leases.iter().count())
+            let (leases, under) = (row.leases.iter().count(), customer_version(row).unwrap_or_default());
+            format!("revision {} under version {under} with {leases} leases", row.revision.get())
         }
         crate::store::Life::Deleted { .. } => format!("a tombstone of revision {}", row.revision.get()),
     })
+}
+
+/// The version of the customer's key that a row is sealed under, if it is living.
+fn customer_version(row: &CredentialRow) -> Option<u32> {
+    match &row.life {
+        Life::Living(living) => Some(Envelope::lineage_of(&living.envelope).unwrap().customer.get()),
+        Life::Deleted { .. } => None,
+    }
 }
 
 /// What a row tells of its state and its leases.
@@ -329,17 +366,29 @@ fn facts(row: &CredentialRow, caller: impl Fn(&Caller) -> usize) -> (bool, Vec<F
     (needs_reauth, leases.collect())
 }
 
+fn retired(row: &CustomerRow) -> Vec<u32> {
+    let retired = row.versions.iter().filter(|key| key.state == KeyVersionState::Retired);
+    retired.map(|key| key.version.get()).collect()
+}
+
 /// What the reference compares: the opened secret of each row is found by `open`.
 pub(super) async fn applied(
     written: Vec<(OpId, Written)>,
     credential: impl Fn(&CredentialRef) -> usize,
+    customer: impl Fn(&CustomerId) -> usize,
     caller: impl Fn(&Caller) -> usize + Copy,
     open: impl AsyncFn(&CredentialRow) -> Result<Option<u32>, String>,
 ) -> Result<Vec<Applied>, String> {
     let mut applied = Vec::new();
     for (by, written) in written {
         let made = match written {
-            Written::Customer(row) => Made::Customer { row: Mark(row.write_id) },
+            Written::Customer(row) => Made::Customer {
+                customer: customer(&row.id),
+                row: Mark(row.write_id),
+                versions: row.versions.iter().map(|key| key.create_time.as_microsecond()).collect(),
+                primary: row.primary.get(),
+                retired: retired(&row),
+            },
             Written::Credential(row) => {
                 let (needs_reauth, leases) = facts(&row, caller);
                 Made::Credential {
@@ -348,6 +397,7 @@ pub(super) async fn applied(
                     secret: open(&row).await.map_err(|error| format!("a write of op {by} does not open: {error}"))?,
                     needs_reauth,
                     leases,
+                    version: customer_version(&row),
                 }
             }
         };
@@ -430,11 +480,18 @@ impl Credentials for Remote {
 
     async fn scan(
         &self,
-        _: &Extent,
+        extent: &Extent,
         _: Option<&CredentialRef>,
         _: usize,
     ) -> Result<Page<Met<CredentialRef, CredentialRow>, CredentialRef>, StoreError> {
-        unreachable!("nothing is walked")
+        let Extent::Customer(customer) = extent else { unreachable!("nothing else is walked") };
+        match self.0.call(Request::ScanCredentials(customer.clone())).await? {
+            Answer::CredentialsScanned(rows) => {
+                let rows = rows.into_iter().map(|row| Met { id: row.id.clone(), row: Ok(row) }).collect();
+                Ok(Page { rows, next: None })
+            }
+            _ => Err(WRONG),
+        }
     }
 }
 
