@@ -79,6 +79,7 @@ pub async fn serve(data: &Path) {
         keyring,
         reporter: Arc::new(reporter),
         audit: audit.clone(),
+        restored: false,
         is_busy: Box::new(|| false),
         clock: Timestamp::now,
     }));

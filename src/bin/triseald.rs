@@ -242,10 +242,15 @@ async fn serve(
         keyring: keyring.clone(),
         reporter: Arc::clone(&reporter),
         audit: audit.clone(),
+        restored: settings.store.restored,
         is_busy: Box::new(move || under_way.places() >= busy),
         clock: Timestamp::now,
     }));
-    tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
+    if settings.store.restored {
+        warn!("store.restored is set: this replica destroys no customer whose day has come, and works on no job");
+    } else {
+        tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&directory), settings.store.backup_retention));
+    }
     if arguments.dev {
         development::provision_demo(&directory).await?;
     }

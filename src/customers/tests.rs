@@ -18,16 +18,21 @@ use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOpe
 use crate::store::{Erasure, Rows};
 
 thread_local! {
-    static DAY: Cell<i64> = const { Cell::new(0) };
+    static SECOND: Cell<i64> = const { Cell::new(0) };
 }
 
 /// Sets the clock of this test, in days.
 fn on_day(day: i64) {
-    DAY.set(day);
+    SECOND.set(day * 86_400);
+}
+
+/// Lets time pass, in seconds.
+fn pass(seconds: i64) {
+    SECOND.set(SECOND.get() + seconds);
 }
 
 fn clock() -> Timestamp {
-    Timestamp::from_second(DAY.get() * 86_400).unwrap()
+    Timestamp::from_second(SECOND.get()).unwrap()
 }
 
 fn key_set<F>(octet: u8) -> KeySet<F> {

@@ -44,6 +44,11 @@ pub enum JobError {
     /// One of its kind runs.
     #[error("the job {0} is running: wait for it, or cancel it")]
     Running(JobId),
+    /// This process was told that its store was restored from a backup.
+    #[error(
+        "store.restored is set: no job is worked on here; bring the restored tables in order, and start the service without the setting"
+    )]
+    Restored,
     /// Others changed it each time.
     #[error("the job was changed by others at the same time")]
     ChangedConcurrently,
@@ -79,6 +84,7 @@ impl From<&JobError> for Reason {
         match error {
             E::NotFound => Self::JobNotFound,
             E::Running(_) => Self::JobRunning,
+            E::Restored => Self::StoreUnavailable,
             E::ChangedConcurrently => Self::ChangedConcurrently,
             E::Customer(error) => error.into(),
             E::Audit(_) => Self::AuditUnavailable,
@@ -107,6 +113,8 @@ pub struct Parts {
     pub reporter: Arc<Reporter>,
     /// Where starts, ends and failures are noted.
     pub audit: AuditLog,
+    /// The store was restored from a backup: what runs in it was decided in another time, and is left as it is.
+    pub restored: bool,
     /// Whether callers need what a job would take.
     pub is_busy: Box<dyn Fn() -> bool + Send + Sync>,
     /// The time.
@@ -196,6 +204,9 @@ impl Jobs {
         now: Timestamp,
     ) -> Result<Job, JobError> {
         let Asked { kind, customer, dry_run, rate } = asked;
+        if self.0.restored {
+            return Err(JobError::Restored);
+        }
         if let Some(customer) = &customer {
             self.check_customer(customer, kind).await?;
         }

@@ -61,7 +61,7 @@ impl Jobs {
     pub async fn work(&self, kind: JobKind, dry_run: bool, stop: &mut watch::Receiver<bool>) -> Result<bool, JobError> {
         let running = self.running(kind, dry_run).await?;
         self.1.of(kind, dry_run).running.set(f64::from(u8::from(running.is_some())));
-        let Some(job) = running else { return Ok(false) };
+        let Some(job) = running.filter(|_| !self.0.restored) else { return Ok(false) };
         let ours = self.0.reporter.present().await;
         let can_seal = kind != JobKind::Reencryption || dry_run || ours.primaries.is_some();
         if !can_seal || !job.suits(&ours) {

@@ -27,6 +27,7 @@ mod memory;
 mod ops;
 mod policy;
 mod refresh;
+mod restored;
 mod rotation;
 mod runbooks;
 mod scenario;

@@ -125,6 +125,7 @@ impl Service {
             keyring,
             reporter,
             audit: log.clone(),
+            restored: false,
             is_busy: Box::new(|| false),
             clock,
         };

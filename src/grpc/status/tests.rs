@@ -167,6 +167,7 @@ fn every_error_of_a_job_has_its_code_and_reason() {
         (E::NotFound, Code::NotFound, "JOB_NOT_FOUND", None),
         (E::Running(running), Code::AlreadyExists, "JOB_RUNNING", None),
         (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY", None),
+        (E::Restored, Code::Unavailable, "STORE_UNAVAILABLE", Some(30)),
         (E::Customer(CustomerError::NotFound), Code::NotFound, "CUSTOMER_NOT_FOUND", None),
         (E::Audit(AuditError::TimedOut), Code::Unavailable, "AUDIT_UNAVAILABLE", None),
         (E::Keyring(KeyringError::KeysStale), Code::Unavailable, "KEYS_STALE", Some(5)),

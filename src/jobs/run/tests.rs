@@ -126,6 +126,10 @@ impl Setup {
     }
 
     async fn replica_that_wraps_with(&self, codebase: u32, name: &'static str) -> Replica {
+        self.replica_of(codebase, name, false).await
+    }
+
+    async fn replica_of(&self, codebase: u32, name: &'static str, restored: bool) -> Replica {
         let deployment = Deployment::parse("test").unwrap();
         let customers = Arc::new(EmbeddedCustomers(Arc::clone(&self.store)));
         let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&self.store)));
@@ -164,6 +168,7 @@ impl Setup {
             keyring,
             reporter: reporter.clone(),
             audit,
+            restored,
             is_busy: Box::new(|| false),
             clock,
         });
@@ -542,6 +547,32 @@ async fn a_cancelled_job_is_worked_on_no_more_and_makes_room_for_another() {
     let unknown = JobId::parse("0000000000000-00000000").unwrap();
     assert_eq!(replica.job(&unknown).await.map(|_| ()), Err(JobError::NotFound));
     assert_eq!(replica.cancel(&unknown).await, Err(JobError::NotFound));
+}
+
+#[tokio::test]
+async fn on_a_restored_store_no_job_goes_on_or_is_started_and_those_of_then_can_be_cancelled() {
+    let setup = Setup::new();
+    let before = setup.replica(1).await;
+    filled(&before).await;
+    rotate(&before, "acme").await;
+    let job = before.reencrypts(None).await;
+    before.reporter.leave().await;
+    let restored = setup.replica_of(1, "arn", true).await;
+    restored.reporter.report().await;
+    assert!(!restored.works_once().await);
+    assert_eq!(restored.job(&job.id).await.unwrap(), (job.clone(), Progress::default()), "it is as it was");
+    for kind in JobKind::ALL {
+        for dry_run in [false, true] {
+            assert_eq!(restored.start(kind, None, 0, dry_run).await, Err(JobError::Restored));
+        }
+    }
+    assert_eq!(restored.cancel(&job.id).await.unwrap().state, JobState::Cancelled);
+    // Without the setting, there is room for a new one.
+    let after = setup.replica(1).await;
+    after.reporter.report().await;
+    restored.reporter.leave().await;
+    let job = after.reencrypts(None).await;
+    assert_eq!(after.ends(&job.id).await.0.state, JobState::Done);
 }
 
 #[tokio::test]
