@@ -218,7 +218,7 @@ async fn serve(
         Vault::new(deployment.clone(), Arc::clone(&credentials), keyring.clone(), audit.clone(), Timestamp::now);
     let vault = Arc::new(vault);
     let wraps_with = wrapper.wraps_with().to_owned();
-    let directory = Arc::new(CustomerDirectory::new(
+    let directory = CustomerDirectory::new(
         deployment,
         Arc::clone(&customers),
         Arc::clone(&credentials),
@@ -226,7 +226,8 @@ async fn serve(
         keyring.clone(),
         audit.clone(),
         Timestamp::now,
-    ));
+    );
+    let directory = Arc::new(directory.with_store_clock(store.clock));
     let replica = ReplicaId::random()?;
     let operations = store.operations;
     let reporter = Reporter::new(replica, keyring.clone(), wraps_with, Arc::clone(&operations), Timestamp::now);

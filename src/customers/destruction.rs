@@ -31,14 +31,25 @@ const SWEEP: Duration = Duration::from_hours(1);
 /// ran, or these tables are a copy from before, and what was decided since is not in them.
 const OVERDUE: SignedDuration = SignedDuration::from_hours(3);
 
+/// After a sweep that the clock forbade.
+const SWEEP_AGAIN: Duration = Duration::from_mins(1);
+
 /// Sweeps now and every hour, for as long as the directory lives.
 pub async fn sweep_for_ever(directory: Weak<CustomerDirectory>, backup_retention: SignedDuration) {
     while let Some(directory) = directory.upgrade() {
-        if let Err(error) = directory.sweep(backup_retention).await {
-            error!(%error, "customers whose day has come could not be looked for");
-        }
+        let pause = match directory.sweep(backup_retention).await {
+            Ok(_) => SWEEP,
+            Err(CustomerError::Clock(error)) => {
+                warn!(%error, "customers whose day has come are not looked for");
+                SWEEP_AGAIN
+            }
+            Err(error) => {
+                error!(%error, "customers whose day has come could not be looked for");
+                SWEEP
+            }
+        };
         drop(directory);
-        sleep(SWEEP).await;
+        sleep(pause).await;
     }
 }
 
@@ -66,12 +77,14 @@ impl CustomerDirectory {
     /// store are kept.
     ///
     /// # Errors
-    /// The store's, if the customers can't be listed. What fails for one customer is logged and counted, and holds up no other.
+    /// The store's, if the customers can't be listed; [`CustomerError::Clock`], if nobody knows what day it is. What fails for one customer is logged and counted, and holds up no other.
     pub async fn sweep(&self, backup_retention: SignedDuration) -> Result<Swept, CustomerError> {
         let (mut swept, mut after) = (Swept::default(), None);
         loop {
             let page = self.customers.query(after.as_ref(), PAGE).await?;
             for row in page.rows {
+                // Before each: a sweep takes a while, and a clock may be set meanwhile.
+                self.check_clock()?;
                 match turn(&row, (self.clock)()) {
                     Turn::NotYet => continue,
                     Turn::Due => {}

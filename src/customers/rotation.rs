@@ -108,6 +108,7 @@ impl CustomerDirectory {
         let announced = &entries;
         let retired = change(self.customers.as_ref(), id, |present: Option<CustomerRow>| async move {
             let mut row = rotatable(present.ok_or(CustomerError::NotFound)?)?;
+            self.check_clock()?;
             match retirable(&row, version, (self.clock)(), self.keyring.customer_staleness())? {
                 KeyVersionState::Retired => return Ok(Decision::Done(row)),
                 KeyVersionState::Enabled => {}

@@ -21,8 +21,8 @@ use crate::customers::{CustomerDirectory, CustomerError};
 use crate::ids::{Caller, CustomerId, RequestId};
 use crate::keyring::{Keyring, KeyringError};
 use crate::store::{
-    ChangeError, Credentials, CustomerState, Customers, Decision, OperationId, OperationRow, Operations, Page,
-    StoreError, WriteId, change, row_time,
+    ChangeError, ClockUnconfirmed, Credentials, CustomerState, Customers, Decision, OperationId, OperationRow,
+    Operations, Page, StoreError, WriteId, change, row_time,
 };
 use crate::vault::Vault;
 
@@ -49,6 +49,9 @@ pub enum JobError {
         "store.restored is set: no job is worked on here; bring the restored tables in order, and start the service without the setting"
     )]
     Restored,
+    /// A job's times are those of others, too: none is started by a clock that may be wrong.
+    #[error(transparent)]
+    Clock(#[from] ClockUnconfirmed),
     /// Others changed it each time.
     #[error("the job was changed by others at the same time")]
     ChangedConcurrently,
@@ -84,7 +87,7 @@ impl From<&JobError> for Reason {
         match error {
             E::NotFound => Self::JobNotFound,
             E::Running(_) => Self::JobRunning,
-            E::Restored => Self::StoreUnavailable,
+            E::Restored | E::Clock(_) => Self::StoreUnavailable,
             E::ChangedConcurrently => Self::ChangedConcurrently,
             E::Customer(error) => error.into(),
             E::Audit(_) => Self::AuditUnavailable,
@@ -207,6 +210,7 @@ impl Jobs {
         if self.0.restored {
             return Err(JobError::Restored);
         }
+        self.0.directory.check_clock()?;
         if let Some(customer) = &customer {
             self.check_customer(customer, kind).await?;
         }

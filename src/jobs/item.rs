@@ -218,7 +218,7 @@ fn of_customer(error: &CustomerError) -> Failed {
         E::NotFound | E::Destroyed | E::PendingDestruction => Failed::Item(Outcome::Skipped),
         E::Wrapper(error) => of_wrapper(error, reason),
         E::Store(error) => of_store(error, reason),
-        E::ChangedConcurrently | E::Audit(_) => Failed::ForNow(reason),
+        E::ChangedConcurrently | E::Clock(_) | E::Audit(_) => Failed::ForNow(reason),
         E::NotDisabled
         | E::KeyVersionUnknown
         | E::KeyVersionInUse(

@@ -61,7 +61,7 @@ impl Jobs {
     pub async fn work(&self, kind: JobKind, dry_run: bool, stop: &mut watch::Receiver<bool>) -> Result<bool, JobError> {
         let running = self.running(kind, dry_run).await?;
         self.1.of(kind, dry_run).running.set(f64::from(u8::from(running.is_some())));
-        let Some(job) = running.filter(|_| !self.0.restored) else { return Ok(false) };
+        let Some(job) = running.filter(|_| !self.0.restored && self.knows_the_time()) else { return Ok(false) };
         let ours = self.0.reporter.present().await;
         let can_seal = kind != JobKind::Reencryption || dry_run || ours.primaries.is_some();
         if !can_seal || !job.suits(&ours) {
@@ -141,8 +141,17 @@ impl Jobs {
             if self.job(&job.id).await?.state != JobState::Running {
                 return Ok(true);
             }
+            if !part.is_done && !self.knows_the_time() {
+                self.checkpoint(job, index, part, written, false).await?;
+                return Ok(false);
+            }
         }
         Ok(true)
+    }
+
+    /// Leases, and that a replica is gone, are told by the clock. If it may be wrong, that is logged where it is found out.
+    fn knows_the_time(&self) -> bool {
+        self.0.directory.check_clock().is_ok()
     }
 
     /// The part after one more page.

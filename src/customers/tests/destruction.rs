@@ -5,7 +5,7 @@ use crate::crypto::Lineage;
 use crate::customers::destruction::Swept;
 use crate::keyring::KeyringError;
 use crate::store::contract::living;
-use crate::store::{Credentials, Replaced};
+use crate::store::{ClockUnconfirmed, Credentials, Replaced};
 
 const RETENTION: SignedDuration = SignedDuration::from_hours(35 * 24);
 
@@ -292,4 +292,32 @@ async fn a_destruction_is_begun_within_three_hours_of_its_day() {
     on_day(107);
     pass(3 * 3_600);
     assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, ..Swept::default() }));
+}
+
+/// A clock that is ahead destroys too early, and one that is behind sets a day that is past: neither can be taken back.
+#[tokio::test]
+async fn a_clock_that_the_store_does_not_confirm_destroys_nobody_and_sets_no_day() {
+    let (setup, heard) = (setup().await, Arc::new(StoreClock::default()));
+    pending(&setup, "acme", 1).await;
+    setup.directory.create_unasked(&id("other")).await.unwrap();
+    go(&setup, "other", To::Disabled).await.unwrap();
+    let directory = setup.directory.with_store_clock(Some(Arc::clone(&heard)));
+    let setup = Setup { directory, ..setup };
+    on_day(107);
+    let refused = || Err(CustomerError::Clock(ClockUnconfirmed));
+    for ahead_ms in [None, Some(7 * 86_400_000), Some(-2_001)] {
+        if let Some(ahead_ms) = ahead_ms {
+            heard.set(ahead_ms);
+        }
+        assert_eq!(setup.directory.sweep(RETENTION).await, Err(CustomerError::Clock(ClockUnconfirmed)));
+        assert_eq!(go(&setup, "other", To::Destroyed).await, refused());
+        // What is no matter of time goes on.
+        go(&setup, "other", To::Enabled).await.unwrap();
+        go(&setup, "other", To::Disabled).await.unwrap();
+    }
+    let row = setup.directory.get_unasked(&id("acme")).await.unwrap();
+    assert!(matches!(row.state, CustomerState::PendingDestruction { .. }) && row.versions.len() == 1, "{row:?}");
+    heard.set(2_000);
+    assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, ..Swept::default() }));
+    go(&setup, "other", To::Destroyed).await.unwrap();
 }

@@ -131,6 +131,22 @@ async fn a_version_is_retired_when_nothing_seals_or_is_sealed_under_it() {
 }
 
 #[tokio::test]
+async fn nothing_is_retired_by_a_clock_that_the_store_does_not_confirm() {
+    let (setup, heard) = (setup().await, Arc::new(StoreClock::default()));
+    on_day(1);
+    setup.directory.create_unasked(&id("acme")).await.unwrap();
+    setup.directory.rotate_unasked(&id("acme")).await.unwrap();
+    let directory = setup.directory.with_store_clock(Some(Arc::clone(&heard)));
+    on_day(2);
+    let refused = || Err(CustomerError::Clock(crate::store::ClockUnconfirmed));
+    assert_eq!(directory.retire_unasked(&id("acme"), version(1)).await, refused(), "nothing was heard");
+    heard.set(60_000);
+    assert_eq!(directory.retire_unasked(&id("acme"), version(1)).await, refused());
+    heard.set(0);
+    directory.retire_unasked(&id("acme"), version(1)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_record_that_can_not_be_read_keeps_every_version() {
     let setup = setup().await;
     on_day(1);

@@ -28,7 +28,7 @@ use crate::ids::{Caller, CredentialId, Deployment};
 use crate::keyring::{CacheLimits, EnvironmentTiming, Keyring, Sources};
 use crate::secret::{Opaque, Secret, SecretOctets, View};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use crate::store::{CredentialRow, Customers, Life, Rows};
+use crate::store::{ClockUnconfirmed, CredentialRow, Customers, Life, Rows, StoreClock};
 use crate::vault::{Condition, Vault};
 
 thread_local! {
@@ -126,10 +126,16 @@ impl Setup {
     }
 
     async fn replica_that_wraps_with(&self, codebase: u32, name: &'static str) -> Replica {
-        self.replica_of(codebase, name, false).await
+        self.replica_of(codebase, name, false, None).await
     }
 
-    async fn replica_of(&self, codebase: u32, name: &'static str, restored: bool) -> Replica {
+    async fn replica_of(
+        &self,
+        codebase: u32,
+        name: &'static str,
+        restored: bool,
+        store_clock: Option<Arc<StoreClock>>,
+    ) -> Replica {
         let deployment = Deployment::parse("test").unwrap();
         let customers = Arc::new(EmbeddedCustomers(Arc::clone(&self.store)));
         let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&self.store)));
@@ -148,7 +154,7 @@ impl Setup {
         let (audit, log) = AuditLog::recording(clock);
         let vault =
             Arc::new(Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), clock));
-        let directory = Arc::new(CustomerDirectory::new(
+        let directory = CustomerDirectory::new(
             deployment,
             customers.clone(),
             credentials.clone(),
@@ -156,7 +162,8 @@ impl Setup {
             keyring.clone(),
             audit.clone(),
             clock,
-        ));
+        );
+        let directory = Arc::new(directory.with_store_clock(store_clock));
         let id = ReplicaId::random().unwrap();
         let reporter = Arc::new(Reporter::new(id, keyring.clone(), name.to_owned(), self.operations(), clock));
         let jobs = Jobs::new(Parts {
@@ -557,7 +564,7 @@ async fn on_a_restored_store_no_job_goes_on_or_is_started_and_those_of_then_can_
     rotate(&before, "acme").await;
     let job = before.reencrypts(None).await;
     before.reporter.leave().await;
-    let restored = setup.replica_of(1, "arn", true).await;
+    let restored = setup.replica_of(1, "arn", true, None).await;
     restored.reporter.report().await;
     assert!(!restored.works_once().await);
     assert_eq!(restored.job(&job.id).await.unwrap(), (job.clone(), Progress::default()), "it is as it was");
@@ -573,6 +580,37 @@ async fn on_a_restored_store_no_job_goes_on_or_is_started_and_those_of_then_can_
     restored.reporter.leave().await;
     let job = after.reencrypts(None).await;
     assert_eq!(after.ends(&job.id).await.0.state, JobState::Done);
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_the_store_does_not_confirm_starts_no_job_and_works_on_none() {
+    let (setup, heard) = (Setup::new(), Arc::new(StoreClock::default()));
+    let (right, other) = (setup.replica(1).await, setup.replica_of(1, "arn", false, Some(Arc::clone(&heard))).await);
+    filled(&right).await;
+    rotate(&right, "acme").await;
+    let refused = || Err(JobError::Clock(ClockUnconfirmed));
+    assert_eq!(other.start(JobKind::Reencryption, None, 0, false).await, refused(), "nothing was heard");
+    let job = right.reencrypts(Some("acme")).await;
+    heard.set(60_000);
+    assert_eq!(other.start(JobKind::Rewrap, None, 0, true).await, refused());
+    assert!(!other.works_once().await);
+    assert_eq!(other.job(&job.id).await.unwrap().1.done, 0);
+    // Set wrong in the middle of a part: it is left to others at once.
+    heard.set(0);
+    let mut work = Box::pin(other.works_once());
+    loop {
+        let polled = std::future::poll_fn(|context| std::task::Poll::Ready(work.as_mut().poll(context))).await;
+        assert!(polled.is_pending(), "it was done before its clock was wrong");
+        tokio::task::yield_now().await;
+        if right.jobs.look(&job.id).await.unwrap().1.done > 0 {
+            break;
+        }
+        heard.set(if right.jobs.part(&job, 0).await.unwrap().1.is_some() { 60_000 } else { 0 });
+    }
+    assert!(!work.await);
+    assert_eq!(right.job(&job.id).await.unwrap().1.done, PAGE as u64);
+    assert!(right.works_once().await, "nobody holds it");
+    assert_eq!(right.ends(&job.id).await.0.changed, 300);
 }
 
 #[tokio::test]
