@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::info;
 
 use super::counts::Counts;
-use super::plan::{Job, JobKind, JobState, Part, Progress};
+use super::plan::{self, Job, JobKind, JobState, Part, Progress};
 use super::record::{JOB, JobId, PART, read_job, read_part, write_job};
 use super::replicas::{self, Replica, Reporter};
 use crate::access::{
@@ -224,7 +224,7 @@ impl Jobs {
             wraps_with: self.0.reporter.wraps_with().to_owned(),
             rate,
             pass: 1,
-            pass_time: Some(now),
+            pass_time: plan::begins_at_once(kind, dry_run).then_some(now),
             parts: match (kind, &customer) {
                 (JobKind::Reencryption, None) => self.0.credentials.parts(),
                 (JobKind::Reencryption, Some(_)) | (JobKind::CustomerKeyRotation | JobKind::Rewrap, _) => 1,

@@ -74,7 +74,7 @@ pub struct Job {
     pub rate: Option<NonZeroU32>,
     /// Passes, from 1.
     pub pass: u32,
-    /// When this pass began. `None`: it waits until every replica has seen the target.
+    /// When this pass began. `None`: it waits until every replica has seen the target, or wraps with it.
     pub pass_time: Option<Timestamp>,
     /// Into how many parts each pass is cut.
     pub parts: u32,
@@ -203,9 +203,19 @@ pub(super) fn settled(
     Some(after(known, UNDER_WAY))
 }
 
-/// The job with its present pass begun, if it waits and may begin now.
+/// Whether the first pass waits for nobody. What a rewrap moves, no replica opens that is not set to unwrap with the new KMS key: it
+/// moves nothing before all of them wrap with it.
+pub(super) fn begins_at_once(kind: JobKind, dry_run: bool) -> bool {
+    match kind {
+        JobKind::Reencryption | JobKind::CustomerKeyRotation => true,
+        JobKind::Rewrap => dry_run,
+    }
+}
+
+/// The job with its present pass begun, if it waits and may begin now. The first begins as soon as no replica is known to undo what it
+/// does: what some have under way, a later one finds.
 pub(super) fn begun(job: &Job, settled: Option<Timestamp>, now: Timestamp) -> Option<Job> {
-    let may_begin = job.pass_time.is_none() && settled.is_some_and(|settled| settled <= now);
+    let may_begin = job.pass_time.is_none() && settled.is_some_and(|settled| settled <= now || job.pass == 1);
     may_begin.then(|| Job { pass_time: Some(now), update_time: now, ..job.clone() })
 }
 

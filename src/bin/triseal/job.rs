@@ -49,6 +49,8 @@ pub(crate) struct Job {
     waiting: bool,
     rate: u32,
     caller: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    target_kms_key_arn: String,
     #[serde(skip)]
     is_running: bool,
 }
@@ -102,6 +104,7 @@ impl From<v1::Job> for Job {
             waiting: job.waiting,
             rate: job.rate,
             caller: job.caller,
+            target_kms_key_arn: job.target_kms_key_arn,
             is_running: state == Ok(v1::JobState::Running),
         }
     }
@@ -168,8 +171,10 @@ impl Job {
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
-        let pass =
-            if self.waiting { format!("{}, waiting for all replicas", self.pass) } else { self.pass.to_string() };
+        let pass = match self.waiting {
+            true => format!("{}, waiting {}", self.pass, self.waits_for()),
+            false => self.pass.to_string(),
+        };
         let target = self.target.as_ref().map(|target| {
             format!("codebase {}, environment {}, and each customer's primary", target.codebase(), target.environment())
         });
@@ -178,7 +183,7 @@ impl Job {
             ("kind", self.kind()),
             ("state", self.state.clone()),
             ("customer_id", self.customer_id.clone()),
-            ("target", target.unwrap_or_default()),
+            ("target", target.unwrap_or_else(|| self.target_kms_key_arn.clone())),
             ("pass", pass),
             ("done", self.so_far()),
             ("changed", self.changed.to_string()),
@@ -197,6 +202,15 @@ impl Job {
             fields.push(("failure", format!("{customer_id} {credential_id} {reason}").replace("  ", " ")));
         }
         fields
+    }
+
+    /// For whom, where it waits.
+    fn waits_for(&self) -> String {
+        if self.target_kms_key_arn.is_empty() {
+            return "until every replica has seen the target".to_owned();
+        }
+        let target = &self.target_kms_key_arn;
+        format!("until every replica wraps with {target} (triseal replicas --output json tells which do not)")
     }
 
     /// Of how many, where that is known.
@@ -296,6 +310,16 @@ mod tests {
         ] {
             assert_eq!(job(state).end().err().map(|failure| failure.exit), exit, "{state:?}");
         }
+    }
+
+    #[test]
+    fn a_rewrap_shows_its_target_and_for_whom_it_waits() {
+        let waiting =
+            v1::Job { waiting: true, pass: 1, target_kms_key_arn: "arn:new".to_owned(), ..v1::Job::default() };
+        let fields = Job::from(waiting).fields();
+        assert!(fields.contains(&("target", "arn:new".to_owned())), "{fields:?}");
+        let (_, pass) = fields.iter().find(|(name, _)| *name == "pass").unwrap();
+        assert!(pass.starts_with("1, waiting until every replica wraps with arn:new"), "{pass}");
     }
 
     #[test]

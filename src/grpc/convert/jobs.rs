@@ -104,6 +104,10 @@ pub(in crate::grpc) fn job_message(job: &Job, progress: Option<Progress>) -> v1:
         waiting: job.state == JobState::Running && job.pass_time.is_none(),
         rate: job.rate.map_or(0, NonZeroU32::get),
         caller: job.caller.as_str().to_owned(),
+        target_kms_key_arn: match job.kind {
+            JobKind::Rewrap => job.wraps_with.clone(),
+            JobKind::Reencryption | JobKind::CustomerKeyRotation => String::new(),
+        },
     }
 }
 

@@ -83,6 +83,12 @@ fn a_pass_begins_when_all_is_settled_and_not_before() {
     let began = begun(&waiting, Some(time(100)), time(100)).unwrap();
     assert_eq!((began.pass, began.pass_time), (2, Some(time(100))));
     assert_eq!(begun(&began, Some(time(100)), time(101)), None, "once");
+    // The first pass of a rewrap begins when all replicas wrap with the target, and waits for nothing else.
+    let first = Job { pass_time: None, ..job(JobKind::Rewrap) };
+    assert_eq!(begun(&first, None, time(100)), None);
+    assert_eq!(begun(&first, Some(time(130)), time(100)).unwrap().pass_time, Some(time(100)));
+    let at_once = JobKind::ALL.map(|kind| (begins_at_once(kind, false), begins_at_once(kind, true)));
+    assert_eq!(at_once, [(true, true), (true, true), (false, true)]);
 }
 
 #[test]

@@ -653,9 +653,12 @@ async fn customer_keys_are_moved_by_replicas_that_wrap_with_the_new_key() {
     let job = new.start(JobKind::Rewrap, None, 0, false).await.unwrap();
     assert!(!old.works_once().await, "it would move them back");
     new.works().await;
+    let (waiting, progress) = new.job(&job.id).await.unwrap();
+    assert_eq!((waiting.pass_time, progress.done), (None, 0), "nothing is moved that the other may not open");
     // It makes a customer under the old key, as long as it is there.
     old.directory.create_unasked(&customer("late")).await.unwrap();
     old.reporter.leave().await;
+    assert!(new.works_once().await, "at once");
     let (done, progress) = new.ends(&job.id).await;
     assert_eq!((done.state, done.changed), (JobState::DoneWithFailures, 3));
     let refused = plan::Failure {

@@ -102,7 +102,7 @@ impl Progress {
 fn told(job: &Job, rate: Option<f64>) -> String {
     let mut text = format!("pass {}: ", job.pass);
     if job.waiting {
-        return text + "waiting until every replica has seen the target";
+        return text + "waiting " + &job.waits_for();
     }
     text += &job.so_far();
     if let Some(rate) = rate.filter(|rate| *rate > 0.0) {
@@ -152,7 +152,13 @@ mod tests {
         let kind = v1::JobKind::Reencryption.into();
         let job = v1::Job { pass: 2, total: 5_000, done: 2_000, changed: 7, failed: 1, kind, ..v1::Job::default() };
         let waiting = Job::from(v1::Job { waiting: true, ..job.clone() });
+        let target_kms_key_arn = "arn:new".to_owned();
+        let moving = Job::from(v1::Job { waiting: true, pass: 1, target_kms_key_arn, ..v1::Job::default() });
         let job = Job::from(job);
+        assert_eq!(
+            told(&moving, None),
+            "pass 1: waiting until every replica wraps with arn:new (triseal replicas --output json tells which do not)"
+        );
         assert_eq!(told(&job, Some(100.0)), "pass 2: 2000 of 5000 records, 100/s, 30 s left, 7 changed, 1 failed");
         assert_eq!(told(&job, None), "pass 2: 2000 of 5000 records, 7 changed, 1 failed");
         assert_eq!(told(&waiting, Some(1.0)), "pass 2: waiting until every replica has seen the target");

@@ -93,7 +93,9 @@ fn a_job_is_shown_with_what_all_its_passes_changed() {
     let failures: Vec<_> = running.failures.iter().map(|failure| failure.credential_id.as_str()).collect();
     assert_eq!(failures, ["crm", ""]);
     assert_eq!((running.counts[0].factor(), running.counts[0].records), (v1::Factor::Environment, 5));
-    assert_eq!(running.caller, "spiffe://example.org/security");
+    assert_eq!((running.caller.as_str(), running.target_kms_key_arn.as_str()), ("spiffe://example.org/security", ""));
+    let rewrap = job_message(&job(JobKind::Rewrap, JobState::Running), None);
+    assert_eq!((rewrap.target_kms_key_arn.as_str(), rewrap.target, rewrap.waiting), ("arn", None, true));
 
     // What the last pass changed was added when it ended.
     let done = job_message(&job(JobKind::CustomerKeyRotation, JobState::DoneWithFailures), Some(progress));
