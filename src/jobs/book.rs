@@ -326,6 +326,11 @@ impl Jobs {
         entries.settle(found, |_| Made::default()).await
     }
 
+    /// The time by which reports are to be judged. `None`: nobody knows it here.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.0.directory.check_clock().ok().map(|()| (self.0.clock)())
+    }
+
     pub(super) async fn reported(&self) -> Result<Vec<Replica>, StoreError> {
         replicas::all(self.0.operations.as_ref(), (self.0.clock)()).await
     }

@@ -160,10 +160,12 @@ impl Job {
     /// Whether a replica does what the job wants done. One that does not take no part, and is waited for.
     pub(super) fn suits(&self, replica: &Replica) -> bool {
         match self.kind {
-            // One that does not seal at all undoes nothing.
-            JobKind::Reencryption => replica
-                .primaries
-                .is_none_or(|(codebase, environment)| codebase >= self.primaries.0 && environment >= self.primaries.1),
+            // One that does not seal now reads the environment's keys anew before it does. The codebase's it can't: it seals under the
+            // same as before, when it can.
+            JobKind::Reencryption => {
+                replica.codebase.is_none_or(|version| version >= self.primaries.0)
+                    && replica.environment.is_none_or(|version| version >= self.primaries.1)
+            }
             JobKind::CustomerKeyRotation => true,
             JobKind::Rewrap => replica.wraps_with == self.wraps_with,
         }

@@ -63,7 +63,7 @@ impl Jobs {
         self.1.of(kind, dry_run).running.set(f64::from(u8::from(running.is_some())));
         let Some(job) = running.filter(|_| !self.0.restored && self.knows_the_time()) else { return Ok(false) };
         let ours = self.0.reporter.present().await;
-        let can_seal = kind != JobKind::Reencryption || dry_run || ours.primaries.is_some();
+        let can_seal = kind != JobKind::Reencryption || dry_run || ours.environment.is_some();
         if !can_seal || !job.suits(&ours) {
             return Ok(false);
         }
@@ -100,7 +100,8 @@ impl Jobs {
 
     async fn settled(&self, job: &Job) -> Result<Option<Timestamp>, JobError> {
         let staleness = self.0.keyring.customer_staleness().try_into().unwrap_or(jiff::SignedDuration::MAX);
-        Ok(plan::settled(job, &self.reported().await?, staleness, (self.0.clock)()))
+        let (reported, now) = (self.reported().await?, (self.0.clock)());
+        Ok(plan::settled(job, &self.0.reporter.by_our_time(reported, now), staleness, now))
     }
 
     /// Takes the lease of a part and works through it. Answers false if somebody else has it.
@@ -266,7 +267,8 @@ impl Pace {
             return Ok(());
         }
         let now = (jobs.0.clock)();
-        let alive = jobs.reported().await?.iter().filter(|replica| replica.is_alive(now)).count();
+        let reported = jobs.0.reporter.by_our_time(jobs.reported().await?, now);
+        let alive = reported.iter().filter(|replica| replica.is_alive(now)).count();
         let at_work = alive.clamp(1, job.parts.max(1) as usize);
         self.share = Some(f64::from(rate.get()) / at_work as f64);
         self.known = Some(Instant::now());

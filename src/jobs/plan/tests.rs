@@ -37,7 +37,8 @@ fn replica(primaries: Option<(u32, u32)>, wraps_with: &str, since: i64, report: 
     Replica {
         id: "0".to_owned(),
         release: "1".to_owned(),
-        primaries: primaries.map(|(codebase, environment)| (version(codebase), version(environment))),
+        codebase: primaries.map(|(codebase, _)| version(codebase)),
+        environment: primaries.map(|(_, environment)| version(environment)),
         wraps_with: wraps_with.to_owned(),
         since: time(since),
         had_others: true,
@@ -67,6 +68,10 @@ fn nothing_is_settled_while_a_replica_may_undo_it() {
     for (other, at) in [((Some((2, 3))), 115), (Some((9, 9)), 115), (None, 115)] {
         assert_eq!(settles(&job, &[good.clone(), replica(other, "new", 100, 50)], 50), Some(at));
     }
+    // One that does not seal now. Its environment's key it must read anew, and its codebase's is that of its build.
+    let stale = |codebase| Replica { environment: None, ..replica(Some((codebase, 1)), "new", -100, 0) };
+    assert_eq!(settles(&job, &[good.clone(), stale(2)], 0), Some(30));
+    assert_eq!(settles(&job, &[good.clone(), stale(1)], 0), None);
     // One that has started since, and was never below it.
     let started = Replica { had_others: false, ..replica(Some((2, 3)), "new", 100, 100) };
     assert_eq!(settles(&job, &[good.clone(), started], 100), Some(30));
@@ -236,7 +241,7 @@ impl Simulated {
         }
         let mut next = replica(Some((self.version(now), 3)), "new", now, now);
         match &self.known {
-            Some(before) if before.primaries == next.primaries => {
+            Some(before) if (before.codebase, before.environment) == (next.codebase, next.environment) => {
                 next = Replica { since: before.since, had_others: before.had_others, ..next };
             }
             before => next.had_others = before.is_some(),

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::super::book::Parts;
 use super::super::plan::VersionCount;
 use super::super::record::JobId;
-use super::super::replicas::{ReplicaId, Reporter};
+use super::super::replicas::{Replica as Report, ReplicaId, Reporter, write as write_report};
 use super::*;
 use crate::access::{
     AllCustomers, CancelJob, GetJob, ListJobs, ListReplicas, Permit, StartCustomerKeyRotation, StartReencryption,
@@ -693,7 +693,7 @@ async fn replicas_are_listed_with_their_primaries_until_they_leave() {
         let found = new.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap();
         let mut found: Vec<_> = found
             .into_iter()
-            .map(|replica| (replica.primaries.unwrap().0.get(), replica.is_alive(clock()), replica.since))
+            .map(|replica| (replica.codebase.unwrap().get(), replica.is_alive(clock()), replica.since))
             .collect();
         found.sort_unstable();
         found
@@ -712,6 +712,62 @@ async fn replicas_are_listed_with_their_primaries_until_they_leave() {
     assert_eq!(listed().await.len(), 1);
     pass(24 * 60 * 60);
     assert_eq!(listed().await, []);
+}
+
+/// What a replica reports that has no fresh keys, and what an older release reports of one.
+#[tokio::test]
+async fn a_replica_that_does_not_seal_reports_the_codebase_version_of_its_build() {
+    let setup = Setup::new();
+    let (old, new) = (setup.replica(1).await, setup.replica(2).await);
+    let present = old.reporter.present().await;
+    assert_eq!((present.codebase, present.environment), (Version::new(1), Version::new(1)));
+    let stale = Report { environment: None, ..present };
+    write_report(setup.operations().as_ref(), &stale).await.unwrap();
+    new.reporter.report().await;
+    let listed = new.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap();
+    assert!(listed.contains(&stale), "{listed:?}");
+    filled(&new).await;
+    let job = new.reencrypts(None).await;
+    new.works().await;
+    pass(40);
+    new.reporter.report().await;
+    write_report(setup.operations().as_ref(), &Report { report_time: clock(), ..stale }).await.unwrap();
+    new.works().await;
+    let (waiting, _) = new.job(&job.id).await.unwrap();
+    assert_eq!((waiting.state, waiting.pass_time), (JobState::Running, None), "it seals under 1 when it can again");
+    old.reporter.leave().await;
+    assert_eq!(new.ends(&job.id).await.0.state, JobState::Done);
+}
+
+/// A replica whose clock was an hour ahead when it died; and one whose clock was, and that lives.
+#[tokio::test]
+async fn a_report_from_the_future_holds_a_job_up_only_while_it_changes() {
+    let setup = Setup::new();
+    let (right, wrong) = (setup.replica(1).await, setup.replica(1).await);
+    filled(&right).await;
+    pass(3_600);
+    wrong.reporter.report().await;
+    pass(-3_600);
+    right.reporter.report().await;
+    let ours = right.reporter.by_our_time(right.jobs.reported().await.unwrap(), clock());
+    assert!(ours.iter().all(|replica| replica.report_time == clock() && replica.since <= clock()), "{ours:?}");
+    // It goes on to report, each time an hour ahead.
+    pass(59);
+    pass(3_600);
+    wrong.reporter.report().await;
+    pass(-3_600);
+    let alive = async || {
+        let ours = right.reporter.by_our_time(right.jobs.reported().await.unwrap(), clock());
+        ours.iter().find(|replica| replica.id == wrong.reporter.id().as_str()).unwrap().is_alive(clock())
+    };
+    assert!(alive().await);
+    pass(59);
+    assert!(alive().await);
+    pass(1);
+    assert!(!alive().await, "it has not changed for a minute");
+    right.reporter.report().await;
+    let job = right.reencrypts(None).await;
+    assert_eq!(right.ends(&job.id).await.0.state, JobState::Done);
 }
 
 /// In real time, for the store's writer is a thread that no paused clock waits for. A busy machine only takes longer.

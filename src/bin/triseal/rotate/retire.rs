@@ -1,5 +1,6 @@
 //! `triseal key retire environment` and `codebase`: a version is marked as refused, when nobody can have sealed under it since, and then no
-//! record was found under it. In this order, all of it: the document, the replicas, a walk over all records that begins after that, the write.
+//! record was found under it. In this order, all of it: the document, the replicas, a walk over all records that begins after that, the
+//! replicas again, for one may have come that nobody knew of, and the write.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -123,6 +124,7 @@ async fn retire(
     confirm.ask_or_say(&what, &version.to_string(), format)?;
 
     no_record_is_under(factor, version, &service, format).await?;
+    fleet::nobody_seals_under(&fleet::replicas(&service).await?, factor, version)?;
     let fetched = place.fetch().await?;
     if !fetched.mark.is_same(&before.mark) {
         return Err(place.changed().await);
