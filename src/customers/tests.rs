@@ -48,6 +48,10 @@ impl EnvironmentSource for FixedEnvironment {
     }
 }
 
+/// What begins with these is not wrapped anew.
+const REFUSED: u8 = 66;
+const AWAY: u8 = 67;
+
 /// Wraps nothing, and fails as it is told to. The first octet of what it wrapped is that of the key.
 struct FakeWrapper {
     name: &'static str,
@@ -70,6 +74,11 @@ impl KeyWrapper for FakeWrapper {
     }
 
     async fn rewrap(&self, _: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        match wrapped.octets[0] {
+            REFUSED => return Err(FactorError::Refused("by a policy".to_owned())),
+            AWAY => return Err(FactorError::Away("no answer".to_owned())),
+            _ => {}
+        }
         let key = self.rewraps_as.lock().unwrap().unwrap_or(wrapped.octets[0]);
         Ok(WrappedKey { octets: vec![key; 8], kms_key_arn: self.name.to_owned() })
     }

@@ -234,3 +234,45 @@ async fn every_version_is_wrapped_anew_and_none_is_another_key() {
     assert_eq!(moving.rewrap(&id("acme")).await, Ok(Upkeep::Skipped));
     assert_eq!(moving.rewrap(&id("nobody")).await, Ok(Upkeep::Skipped));
 }
+
+/// An old version that KMS refuses for good must not keep the primary under a KMS key that is about to be switched off.
+#[tokio::test]
+async fn one_bad_version_keeps_no_other_under_the_former_kms_key() {
+    let setup = setup().await;
+    on_day(1);
+    setup.directory.create_unasked(&id("acme")).await.unwrap();
+    for _ in 0..2 {
+        setup.directory.rotate_unasked(&id("acme")).await.unwrap();
+    }
+    let wrapped_as = async |number: u32, octet: u8| {
+        let before = setup.customers.get(&id("acme")).await.unwrap().unwrap();
+        let row = CustomerRow { write_id: WriteId::random().unwrap(), ..before.clone() };
+        let key = KeyRow { version: version(number), wrapped: vec![octet; 8], kms_key_arn: "fake".to_owned() };
+        let write = CustomerWrite { rewrapped: Some(key), ..CustomerWrite::of(row) };
+        setup.customers.replace(Some(before.write_id), write).await.unwrap();
+    };
+    let stands = async || {
+        let mut arns = Vec::new();
+        let row = setup.customers.get(&id("acme")).await.unwrap().unwrap();
+        for key in row.versions {
+            let wrapped = setup.customers.key(&id("acme"), key.version).await.unwrap().unwrap();
+            assert_eq!(wrapped.kms_key_arn, key.kms_key_arn);
+            arns.push(key.kms_key_arn);
+        }
+        arns
+    };
+    let moving = setup.wrapping_with("another").await;
+    // What may be better in a moment ends it for now; by then the primary is moved.
+    wrapped_as(2, AWAY).await;
+    let away = moving.rewrap(&id("acme")).await;
+    assert_eq!(away, Err(CustomerError::Wrapper(FactorError::Away("no answer".to_owned()))));
+    assert_eq!(stands().await, ["fake", "fake", "another"]);
+    wrapped_as(2, REFUSED).await;
+    let refused = || Err(CustomerError::Wrapper(FactorError::Refused("by a policy".to_owned())));
+    assert_eq!(moving.rewrap(&id("acme")).await, refused());
+    assert_eq!(stands().await, ["another", "fake", "another"]);
+    assert_eq!(moving.rewrap(&id("acme")).await, refused(), "as long as it is left");
+    wrapped_as(2, 7).await;
+    assert_eq!(moving.rewrap(&id("acme")).await, Ok(Upkeep::Changed));
+    assert_eq!(stands().await, ["another", "another", "another"]);
+}
