@@ -72,7 +72,7 @@ impl Progress {
             Outcome::Changed => self.changed += 1,
             Outcome::Skipped => self.skipped += 1,
             Outcome::Due => {}
-            Outcome::Counted(lineage) => self.counts(*lineage),
+            Outcome::Counted(lineage) => self.counts(id, *lineage),
             Outcome::Failed(reason) => self.fails(id, reason.as_str()),
         }
     }

@@ -13,8 +13,10 @@ use crate::vault::Target;
 
 /// Failures that a part names. Those beyond are counted.
 const MAX_FAILURES: usize = 100;
-/// Different versions that are counted. There are no more, unless somebody edits headers.
+/// Different versions of each factor that are counted. A customer has no more; there are more only if somebody edits headers.
 const MAX_COUNTS: usize = 1_000;
+/// Why a record fails whose version finds no room. That nothing is counted under a version must mean that nothing is there.
+const UNCOUNTED: &str = "UNCOUNTED";
 /// What a replica that did not know the target may have under way, once it knows it: a call has 10 s at most.
 const UNDER_WAY: SignedDuration = SignedDuration::from_secs(15);
 /// How far two replicas' clocks may be apart: a version that was made before a job began counts as its target, whoever made it.
@@ -253,20 +255,27 @@ impl Progress {
         }
     }
 
-    pub(super) fn counts(&mut self, lineage: Lineage) {
-        for version in [
+    pub(super) fn counts(&mut self, id: ItemId, lineage: Lineage) {
+        let versions = [
             VersionCount::Codebase(lineage.codebase.get()),
             VersionCount::Environment(lineage.environment.get()),
             VersionCount::Customer(lineage.customer.get()),
-        ] {
-            self.count(version, 1);
+        ];
+        let uncounted = versions.into_iter().filter(|version| !self.count(*version, 1)).count();
+        if uncounted > 0 {
+            self.fails(id, UNCOUNTED);
         }
     }
 
-    fn count(&mut self, version: VersionCount, records: u64) {
-        if self.counts.len() < MAX_COUNTS || self.counts.contains_key(&version) {
+    /// Whether there was room.
+    fn count(&mut self, version: VersionCount, records: u64) -> bool {
+        let factor = std::mem::discriminant(&version);
+        let known = || self.counts.keys().filter(|known| std::mem::discriminant(*known) == factor).count();
+        let has_room = self.counts.contains_key(&version) || known() < MAX_COUNTS;
+        if has_room {
             *self.counts.entry(version).or_default() += records;
         }
+        has_room
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -277,7 +286,9 @@ impl Progress {
         let room = MAX_FAILURES.saturating_sub(self.failures.len());
         self.failures.extend(other.failures.iter().take(room).cloned());
         for (version, records) in &other.counts {
-            self.count(*version, *records);
+            if !self.count(*version, *records) {
+                self.failed += records;
+            }
         }
     }
 }

@@ -141,18 +141,41 @@ fn what_is_kept_of_failures_and_versions_is_bounded_and_all_are_counted() {
     let mut progress = Progress::default();
     for number in 0..2_000 {
         progress.fails(id(number), "MALFORMED");
-        progress.counts(Lineage {
-            codebase: version(1),
-            environment: version(1),
-            customer: version(u32::try_from(number).unwrap() + 1),
-        });
+        progress.counts(id(number), lineage(1, u32::try_from(number).unwrap() % 1_000 + 1));
     }
-    assert_eq!((progress.failed, progress.failures.len(), progress.counts.len()), (2_000, 100, 1_000));
+    assert_eq!((progress.failed, progress.failures.len(), progress.counts.len()), (2_000, 100, 1_002));
     let mut sum = Progress::default();
     sum.add(&progress);
     sum.add(&progress);
-    assert_eq!((sum.failed, sum.failures.len(), sum.counts.len()), (4_000, 100, 1_000));
+    assert_eq!((sum.failed, sum.failures.len(), sum.counts.len()), (4_000, 100, 1_002));
     assert_eq!(sum.counts[&VersionCount::Codebase(1)], 4_000);
+}
+
+fn lineage(codebase: u32, customer: u32) -> Lineage {
+    Lineage { codebase: version(codebase), environment: version(1), customer: version(customer) }
+}
+
+/// A version that is not listed would be taken for one that nothing is under.
+#[test]
+fn a_version_that_finds_no_room_makes_failures_of_its_records() {
+    let item = ItemId { customer: CustomerId::parse("acme").unwrap(), credential: None };
+    let counted = |codebase: std::ops::RangeInclusive<u32>| {
+        let mut progress = Progress::default();
+        for version in codebase {
+            progress.counts(item.clone(), lineage(version, 1));
+        }
+        progress
+    };
+    let (full, over) = (counted(1..=1_000), counted(1..=1_002));
+    assert_eq!((full.failed, full.counts.len()), (0, 1_002));
+    assert_eq!((over.failed, over.failures.len(), over.counts.len()), (2, 2, 1_002));
+    assert_eq!(over.failures[0].reason, "UNCOUNTED");
+    // Nor where two parts have room for theirs, and not for both.
+    let mut sum = counted(1..=600);
+    sum.add(&counted(401..=1_003));
+    assert_eq!((sum.failed, sum.counts.len()), (3, 1_002));
+    let count = Job { dry_run: true, ..job(JobKind::Reencryption) };
+    assert_eq!(after_pass(&count, &sum, None, time(1)).state, JobState::DoneWithFailures);
 }
 
 #[test]
@@ -183,7 +206,7 @@ fn jobs_and_parts_are_read_as_they_were_written_and_nothing_else_is() {
     let mut progress = Progress { done: 9, changed: 3, skipped: 2, ..Progress::default() };
     progress.fails(item.clone(), "NOT_AUTHENTIC");
     progress.fails(ItemId { credential: None, ..item.clone() }, "KMS_REFUSED");
-    progress.counts(Lineage { codebase: version(1), environment: version(2), customer: version(3) });
+    progress.counts(item.clone(), Lineage { codebase: version(1), environment: version(2), customer: version(3) });
     let part = Part {
         pass: 3,
         holder: "me".to_owned(),
