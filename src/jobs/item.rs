@@ -115,8 +115,10 @@ impl Jobs {
             match done {
                 Ok(outcome) => return Ok(outcome),
                 Err(Failed::Item(outcome)) => return Ok(outcome),
-                // It names versions that this build does not know: waiting would not help, and would hold up all others.
                 Err(Failed::ForNow(Reason::KeysStale)) if tries == TRIES => {
+                    // No fault of the item's, if this process has no fresh keys at all: another may have.
+                    self.0.keyring.primaries().await?;
+                    // It names versions that this build does not know: waiting would not help, and would hold up all others.
                     return Ok(Outcome::Failed(Reason::KeysStale));
                 }
                 Err(Failed::ForNow(reason)) if tries == TRIES => {

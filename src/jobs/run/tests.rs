@@ -55,13 +55,16 @@ fn key_set<F>(primary: u32, seed: u8) -> KeySet<F> {
     KeySet::from_document(KeyDocument { primary, keys: vec![entry(1), entry(2)] }).unwrap()
 }
 
-/// Versions 1 and 2 of the environment key, of which one is the primary.
+/// Versions 1 and 2 of the environment key, of which one is the primary. 0: it is away.
 struct Switched(Mutex<u32>);
 
 #[async_trait]
 impl EnvironmentSource for Switched {
     async fn fetch(&self) -> Result<KeySet<Environment>, FactorError> {
-        Ok(key_set(*self.0.lock().unwrap(), 100))
+        match *self.0.lock().unwrap() {
+            0 => Err(FactorError::Away("no answer".to_owned())),
+            primary => Ok(key_set(primary, 100)),
+        }
     }
 }
 
@@ -404,6 +407,31 @@ async fn records_that_do_not_open_or_can_not_be_read_are_named_and_left_as_they_
 
 fn credential_of(id: &ItemId) -> CredentialRef {
     super::credential(id).unwrap()
+}
+
+/// Secrets Manager is away for a quarter of an hour, in the middle of a part.
+#[tokio::test]
+async fn what_a_replica_without_fresh_keys_comes_to_is_no_failure_of_the_record() {
+    let setup = Setup::new();
+    let replica = setup.replica(1).await;
+    replica.directory.create_unasked(&customer("acme")).await.unwrap();
+    let id = credential("acme", "crm");
+    replica.encrypt(&id, "one").await;
+    replica.reporter.report().await;
+    rotate(&replica, "acme").await;
+    let job = replica.reencrypts(None).await;
+    let item = || async { Item::Record(Met { id: id.clone(), row: Ok(setup.row(&id).await) }) };
+    *setup.environment.0.lock().unwrap() = 0;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_hours(2)).await;
+    let came_to = replica.jobs.work_on_item(&job, &item().await).await.map(|_| ());
+    assert_eq!(came_to, Err(JobError::Keyring(crate::keyring::KeyringError::KeysStale)), "the part is left to others");
+    assert!(!replica.entries(&job.id).contains(&("reencryption_record".to_owned(), "KEYS_STALE".to_owned())));
+    // With fresh keys, what still can't be opened is a version that this build does not know: that is the record's.
+    *setup.environment.0.lock().unwrap() = 1;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    tokio::time::resume();
+    assert_eq!(replica.ends(&job.id).await.0.state, JobState::Done);
 }
 
 #[tokio::test]
