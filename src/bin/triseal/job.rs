@@ -234,7 +234,12 @@ impl Job {
                 let message = "the job was cancelled; what it has done stands".to_owned();
                 Err(Failure { exit: Exit::Failed, ..Failure::failed(message) }.with_hint("start another to go on"))
             }
-            _ => Ok(()),
+            "done" | "running" => Ok(()),
+            // Whatever it means, it does not mean that the job is done.
+            state => {
+                let message = format!("the job is in a state that this command line does not know: {state}");
+                Err(Failure::failed(message).with_hint("the service is newer: use the triseal of its release"))
+            }
         }
     }
 }
@@ -309,6 +314,15 @@ mod tests {
             (v1::JobState::Cancelled, Some(Exit::Failed)),
         ] {
             assert_eq!(job(state).end().err().map(|failure| failure.exit), exit, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_of_a_newer_service_is_not_taken_for_done() {
+        for state in [0, 99] {
+            let job = Job::from(v1::Job { state, ..v1::Job::default() });
+            assert!(!job.is_running);
+            assert_eq!(job.end().unwrap_err().exit, Exit::Failed, "{state}");
         }
     }
 
