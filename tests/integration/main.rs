@@ -28,6 +28,7 @@ mod ops;
 mod policy;
 mod refresh;
 mod restored;
+mod retiring;
 mod rotation;
 mod runbooks;
 mod scenario;
