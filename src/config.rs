@@ -275,6 +275,8 @@ pub struct Store {
     /// How long backups of the tables are kept: receipts of destroyed customers say from when on none holds them.
     #[serde(deserialize_with = "long_duration")]
     pub backup_retention: SignedDuration,
+    /// It was restored from a backup: nothing that is under way in it goes on by itself, neither destructions nor jobs.
+    pub restored: bool,
 }
 
 impl Default for Store {
@@ -285,6 +287,7 @@ impl Default for Store {
             embedded: Embedded::default(),
             // The longest that DynamoDB's point-in-time recovery goes back.
             backup_retention: SignedDuration::from_hours(24 * 35),
+            restored: false,
         }
     }
 }

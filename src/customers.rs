@@ -22,8 +22,8 @@ use crate::ids::{Caller, CustomerId, Deployment};
 use crate::keyring::{Keyring, PageTokens};
 use crate::randomness::NoRandomness;
 use crate::store::{
-    ChangeError, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Decision, KeyRow, KeyVersion,
-    KeyVersionState, Page, StoreError, WriteId, change, filtered, row_time,
+    ChangeError, ClockUnconfirmed, Credentials, CustomerRow, CustomerState, CustomerWrite, Customers, Decision, KeyRow,
+    KeyVersion, KeyVersionState, Page, StoreClock, StoreError, WriteId, change, filtered, row_time,
 };
 
 /// Why a customer was not created or shown.
@@ -53,6 +53,9 @@ pub enum CustomerError {
     /// The wrapper of customer keys made none, or one that does not unwrap.
     #[error("no customer key can be made: {0}")]
     Wrapper(#[from] FactorError),
+    /// What depends on the time is not done by a clock that may be wrong.
+    #[error(transparent)]
+    Clock(#[from] ClockUnconfirmed),
     /// The audit log's: a change may have happened.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -91,6 +94,7 @@ impl From<&CustomerError> for Reason {
             E::KeyVersionInUse(_) => Self::KeyVersionInUse,
             E::ChangedConcurrently => Self::ChangedConcurrently,
             E::Wrapper(error) => error.into(),
+            E::Clock(_) => Self::StoreUnavailable,
             E::Audit(_) => Self::AuditUnavailable,
             E::Store(error) => error.into(),
             E::Internal(_) => Self::Internal,
@@ -157,6 +161,8 @@ pub struct CustomerDirectory {
     keyring: Keyring,
     audit: AuditLog,
     clock: fn() -> Timestamp,
+    /// Of a store that tells its time: the clock has to agree with it.
+    store_clock: Option<Arc<StoreClock>>,
 }
 
 impl CustomerDirectory {
@@ -170,7 +176,21 @@ impl CustomerDirectory {
         audit: AuditLog,
         clock: fn() -> Timestamp,
     ) -> Self {
-        Self { deployment, customers, credentials, wrapper, keyring, audit, clock }
+        Self { deployment, customers, credentials, wrapper, keyring, audit, clock, store_clock: None }
+    }
+
+    /// With a store that tells its time: nothing that depends on the time is done while the clock does not agree with it.
+    #[must_use]
+    pub fn with_store_clock(self, store_clock: Option<Arc<StoreClock>>) -> Self {
+        Self { store_clock, ..self }
+    }
+
+    /// Whether the clock is good enough for what depends on the time. A store without one, of this machine alone, has nothing to say.
+    ///
+    /// # Errors
+    /// [`ClockUnconfirmed`], if not.
+    pub fn check_clock(&self) -> Result<(), ClockUnconfirmed> {
+        self.store_clock.as_ref().map_or(Ok(()), |clock| clock.check())
     }
 
     /// Provisions a customer with the first version of its key, which nobody sees: it is unwrapped once as a proof. An
@@ -276,14 +296,17 @@ impl CustomerDirectory {
     /// Has a disabled customer destroyed in so many days. A date that was set before stays as it is.
     ///
     /// # Errors
-    /// As [`CustomerDirectory::disable`], and [`CustomerError::NotDisabled`].
+    /// As [`CustomerDirectory::disable`], and [`CustomerError::NotDisabled`]; [`CustomerError::Clock`], if nobody knows what day it is.
     pub async fn destroy(&self, permit: &Permit<DestroyCustomer>, days: u8) -> Result<CustomerRow, CustomerError> {
         let DestroyCustomer(id) = permit.asked();
         let day = SignedDuration::from_hours(24 * i64::from(days));
         let destroy_time = row_time((self.clock)().checked_add(day).unwrap_or(Timestamp::MAX));
         self.transition(permit.caller(), Event::DestroyCustomer, id, |state| match state {
             CustomerState::Active => Err(CustomerError::NotDisabled),
-            CustomerState::Disabled => Ok(CustomerState::PendingDestruction { destroy_time }),
+            CustomerState::Disabled => {
+                self.check_clock()?;
+                Ok(CustomerState::PendingDestruction { destroy_time })
+            }
             CustomerState::PendingDestruction { .. } => Ok(state),
             CustomerState::Destroyed { .. } => Err(CustomerError::Destroyed),
         })

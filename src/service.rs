@@ -11,7 +11,7 @@ use crate::factors::KeyWrapper;
 use crate::ids::Deployment;
 use crate::jobs::{self, Jobs, ReplicaId, Reporter};
 use crate::keyring::Keyring;
-use crate::store::{Credentials, Customers, Operations};
+use crate::store::{Credentials, Customers, Operations, StoreClock};
 use crate::vault::Vault;
 
 /// What it is put together of.
@@ -32,6 +32,10 @@ pub struct Parts {
     pub keyring: Keyring,
     /// What every disclosure and change is noted in.
     pub audit: AuditLog,
+    /// The store's, where it tells the time: nothing that depends on the time is done while this clock does not agree with it.
+    pub store_clock: Option<Arc<StoreClock>>,
+    /// Whether the store was restored from a backup: no job is worked on.
+    pub restored: bool,
     /// Whether callers need what a job would take.
     pub is_busy: Box<dyn Fn() -> bool + Send + Sync>,
     /// The time.
@@ -53,12 +57,12 @@ pub struct Service {
 impl Service {
     /// Puts it together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { replica, deployment, credentials, customers, operations, wrapper, keyring, audit, is_busy, clock } =
-            parts;
+        let Parts { replica, deployment, credentials, customers, operations, wrapper, keyring, audit, .. } = parts;
+        let Parts { store_clock, restored, is_busy, clock, .. } = parts;
         let vault =
             Arc::new(Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), clock));
         let wraps_with = wrapper.wraps_with().to_owned();
-        let directory = Arc::new(CustomerDirectory::new(
+        let directory = CustomerDirectory::new(
             deployment,
             customers.clone(),
             credentials.clone(),
@@ -66,7 +70,8 @@ impl Service {
             keyring.clone(),
             audit.clone(),
             clock,
-        ));
+        );
+        let directory = Arc::new(directory.with_store_clock(store_clock));
         let reporter = Arc::new(Reporter::new(replica, keyring.clone(), wraps_with, operations.clone(), clock));
         let jobs = Arc::new(Jobs::new(jobs::Parts {
             vault: vault.clone(),
@@ -77,6 +82,7 @@ impl Service {
             keyring,
             reporter: reporter.clone(),
             audit,
+            restored,
             is_busy,
             clock,
         }));

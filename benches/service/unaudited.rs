@@ -66,6 +66,8 @@ pub async fn serve(data: &Path) {
         wrapper,
         keyring,
         audit: audit.clone(),
+        restored: false,
+        store_clock: None,
         is_busy: Box::new(|| false),
         clock: Timestamp::now,
     });

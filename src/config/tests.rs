@@ -214,6 +214,7 @@ fn a_value_that_is_refused_is_not_repeated() {
         "cache.customer_staleness",
         "store.backend",
         "store.backup_retention",
+        "store.restored",
         "telemetry.log",
         "insecure.plaintext",
         "insecure.development_codebase_key",

@@ -2,6 +2,9 @@
 //! credentials. A tombstone with the receipt stays.
 //!
 //! Every step can be repeated: a process that dies leaves the rest to the next sweep, on any replica, and two replicas at once do no harm.
+//!
+//! What is begun goes on, whatever the day. But nothing is begun long after its day: a service on tables that were restored from a backup
+//! finds the destruction there of a customer that was rescued since. Such a one is left to a person.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -17,21 +20,36 @@ use crate::ids::CustomerId;
 use crate::store::{
     CustomerRow, CustomerState, CustomerWrite, Decision, Erasure, Extent, StoreError, change, row_time,
 };
+use crate::telemetry::metrics;
 
 /// Rows read at once.
 const PAGE: usize = 500;
 
 /// Between two sweeps. A destruction has a day and not a minute, and a sweep reads every customer.
 const SWEEP: Duration = Duration::from_hours(1);
+/// A destruction that has not begun so long after its day is not begun unasked: three sweeps have missed it, so that either no service
+/// ran, or these tables are a copy from before, and what was decided since is not in them.
+const OVERDUE: SignedDuration = SignedDuration::from_hours(3);
+
+/// After a sweep that the clock forbade.
+const SWEEP_AGAIN: Duration = Duration::from_mins(1);
 
 /// Sweeps now and every hour, for as long as the directory lives.
 pub async fn sweep_for_ever(directory: Weak<CustomerDirectory>, backup_retention: SignedDuration) {
     while let Some(directory) = directory.upgrade() {
-        if let Err(error) = directory.sweep(backup_retention).await {
-            error!(%error, "customers whose day has come could not be looked for");
-        }
+        let pause = match directory.sweep(backup_retention).await {
+            Ok(_) => SWEEP,
+            Err(CustomerError::Clock(error)) => {
+                warn!(%error, "customers whose day has come are not looked for");
+                SWEEP_AGAIN
+            }
+            Err(error) => {
+                error!(%error, "customers whose day has come could not be looked for");
+                SWEEP
+            }
+        };
         drop(directory);
-        sleep(SWEEP).await;
+        sleep(pause).await;
     }
 }
 
@@ -42,20 +60,39 @@ pub struct Swept {
     pub destroyed: u64,
     /// Customers whose destruction was due and is not complete. The next sweep goes on.
     pub failed: u64,
+    /// Customers whose day is long past, and whose destruction was not begun: a person decides.
+    pub overdue: u64,
+}
+
+/// What a sweep does with a customer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    NotYet,
+    Due,
+    Overdue,
 }
 
 impl CustomerDirectory {
-    /// Destroys every customer whose day has come. `backup_retention` is how long backups of the store are kept.
+    /// Destroys every customer whose day has come, and names those whose day is long past. `backup_retention` is how long backups of the
+    /// store are kept.
     ///
     /// # Errors
-    /// The store's, if the customers can't be listed. What fails for one customer is logged and counted, and holds up no other.
+    /// The store's, if the customers can't be listed; [`CustomerError::Clock`], if nobody knows what day it is. What fails for one customer is logged and counted, and holds up no other.
     pub async fn sweep(&self, backup_retention: SignedDuration) -> Result<Swept, CustomerError> {
         let (mut swept, mut after) = (Swept::default(), None);
         loop {
             let page = self.customers.query(after.as_ref(), PAGE).await?;
             for row in page.rows {
-                if !is_due(&row, (self.clock)()) {
-                    continue;
+                // Before each: a sweep takes a while, and a clock may be set meanwhile.
+                self.check_clock()?;
+                match turn(&row, (self.clock)()) {
+                    Turn::NotYet => continue,
+                    Turn::Due => {}
+                    Turn::Overdue => {
+                        swept.overdue += 1;
+                        error!(customer = row.id.as_str(), OVERDUE_ADVICE);
+                        continue;
+                    }
                 }
                 match self.destroy_audited(&row.id, backup_retention).await {
                     Ok(erasure) => {
@@ -72,6 +109,7 @@ impl CustomerDirectory {
             }
             after = page.next;
             if after.is_none() {
+                metrics::destructions_overdue(swept.overdue);
                 return Ok(swept);
             }
         }
@@ -153,11 +191,20 @@ impl CustomerDirectory {
     }
 }
 
-fn is_due(row: &CustomerRow, now: Timestamp) -> bool {
+/// Whoever reads it decides: the service does not.
+const OVERDUE_ADVICE: &str = "a customer's day is long past and it is not destroyed: the tables may be older than a rescue. Take it back by \
+                              `triseal customer restore`; or do that and `triseal customer destroy`, for a new day";
+
+fn turn(row: &CustomerRow, now: Timestamp) -> Turn {
     match row.state {
-        CustomerState::Active | CustomerState::Disabled => false,
-        CustomerState::PendingDestruction { destroy_time } => destroy_time <= now,
-        CustomerState::Destroyed { erasure, .. } => erasure.end_time.is_none(),
+        CustomerState::Active | CustomerState::Disabled => Turn::NotYet,
+        CustomerState::PendingDestruction { destroy_time } => match now.duration_since(destroy_time) {
+            past if past.is_negative() => Turn::NotYet,
+            past if past <= OVERDUE => Turn::Due,
+            _ => Turn::Overdue,
+        },
+        CustomerState::Destroyed { erasure, .. } if erasure.end_time.is_none() => Turn::Due,
+        CustomerState::Destroyed { .. } => Turn::NotYet,
     }
 }
 
@@ -165,7 +212,7 @@ fn is_due(row: &CustomerRow, now: Timestamp) -> bool {
 fn erase_keys(row: &CustomerRow, now: Timestamp) -> Result<Option<CustomerWrite>, CustomerError> {
     let (destroy_time, mut erasure) = match row.state {
         CustomerState::Active | CustomerState::Disabled => return Err(CustomerError::NotDisabled),
-        CustomerState::PendingDestruction { destroy_time } if destroy_time > now => {
+        CustomerState::PendingDestruction { .. } if turn(row, now) != Turn::Due => {
             return Err(CustomerError::NotDisabled);
         }
         CustomerState::PendingDestruction { .. } => (row_time(now), Erasure::default()),

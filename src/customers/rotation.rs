@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tracing::warn;
 
 use super::{CustomerDirectory, CustomerError, InUse, WriteId};
 use crate::access::{Permit, RetireCustomerKeyVersion, RotateCustomerKey};
@@ -111,6 +112,7 @@ impl CustomerDirectory {
         let announced = &entries;
         let retired = change(self.customers.as_ref(), id, |present: Option<CustomerRow>| async move {
             let mut row = rotatable(present.ok_or(CustomerError::NotFound)?)?;
+            self.check_clock()?;
             match retirable(&row, version, (self.clock)(), self.keyring.customer_staleness())? {
                 KeyVersionState::Retired => return Ok(Decision::Done(row)),
                 KeyVersionState::Enabled => {}
@@ -160,51 +162,86 @@ impl CustomerDirectory {
         }
     }
 
-    /// Wraps every version of a customer's key under the KMS key that the service is set to wrap with: each is moved by KMS, proved to
-    /// be the same key by an unwrap, and then put in the former one's place. Retired ones, too: a backup may need them.
+    /// Wraps every version of a customer's key under the KMS key that the service is set to wrap with, the primary first: each is moved by
+    /// KMS, proved to be the same key by an unwrap, and then put in the former one's place. Retired ones, too: a backup may need them. One
+    /// that can't be moved is named in the log, and holds up no other.
     ///
     /// # Errors
-    /// A [`CustomerError`]. Versions that were moved until then stay so.
+    /// A [`CustomerError`]: the first of a version that is left under its former KMS key. Versions that were moved stay so.
     pub async fn rewrap(&self, id: &CustomerId) -> Result<Upkeep, CustomerError> {
-        let mut upkeep = Upkeep::Skipped;
-        loop {
+        let Some(row) = self.customers.get(id).await? else { return Ok(Upkeep::Skipped) };
+        let mut versions: Vec<_> = row.versions.iter().map(|key| key.version).collect();
+        versions.sort_by_key(|version| (*version != row.primary, std::cmp::Reverse(*version)));
+        let (mut upkeep, mut left) = (Upkeep::Skipped, None);
+        for version in versions {
             let moved = change(self.customers.as_ref(), id, |present: Option<CustomerRow>| async move {
                 let kept = present.filter(|row| !matches!(row.state, CustomerState::Destroyed { .. }));
                 match kept {
-                    Some(row) => self.rewrapped(row).await,
+                    Some(row) => self.rewrapped(row, version).await,
                     None => Ok(Decision::Done(false)),
                 }
             });
-            match moved.await? {
-                true => upkeep = Upkeep::Changed,
-                false => return Ok(upkeep),
+            match moved.await {
+                Ok(true) => upkeep = Upkeep::Changed,
+                Ok(false) => {}
+                Err(error) if is_of_one_version(&error) => {
+                    let version = version.get();
+                    warn!(customer = id.as_str(), version, %error, "a version of a customer's key is not moved");
+                    left.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
             }
         }
+        left.map_or(Ok(upkeep), Err)
     }
 
-    /// The row with one more version that stands under the right KMS key, if one does not: a write carries one key.
-    async fn rewrapped(&self, mut row: CustomerRow) -> Result<Decision<CustomerWrite, bool>, CustomerError> {
+    /// The row with this version under the right KMS key, if it does not stand there.
+    async fn rewrapped(
+        &self,
+        mut row: CustomerRow,
+        version: Version,
+    ) -> Result<Decision<CustomerWrite, bool>, CustomerError> {
         let wraps_with = self.wrapper.wraps_with();
-        for index in 0..row.versions.len() {
-            let Some(named) = row.versions.get_mut(index) else { break };
-            let key = self.customers.key(&row.id, named.version).await?;
-            let key = key.ok_or_else(|| StoreError::Corrupt("a customer's wrapped key is missing".to_owned()))?;
-            if named.kms_key_arn == wraps_with && key.kms_key_arn == wraps_with {
-                continue;
-            }
-            let context = WrapContext { deployment: &self.deployment, customer: &row.id, version: key.version };
-            let former = WrappedKey { octets: key.wrapped, kms_key_arn: key.kms_key_arn };
-            let moved = self.wrapper.rewrap(&context, &former).await?;
-            let before = fingerprint(&self.wrapper.unwrap(&context, &former).await?);
-            if fingerprint(&self.wrapper.unwrap(&context, &moved).await?) != before {
-                return Err(FactorError::Corrupt("what was wrapped anew is another key".to_owned()).into());
-            }
-            named.kms_key_arn.clone_from(&moved.kms_key_arn);
-            let key = KeyRow { version: key.version, wrapped: moved.octets, kms_key_arn: moved.kms_key_arn };
-            let customer = CustomerRow { write_id: WriteId::random()?, ..row };
-            return Ok(Decision::Replace(CustomerWrite { rewrapped: Some(key), ..CustomerWrite::of(customer) }, true));
+        let Some(named) = row.versions.iter_mut().find(|key| key.version == version) else {
+            return Ok(Decision::Done(false));
+        };
+        let key = self.customers.key(&row.id, version).await?;
+        let key = key.ok_or_else(|| StoreError::Corrupt("a customer's wrapped key is missing".to_owned()))?;
+        if named.kms_key_arn == wraps_with && key.kms_key_arn == wraps_with {
+            return Ok(Decision::Done(false));
         }
-        Ok(Decision::Done(false))
+        let context = WrapContext { deployment: &self.deployment, customer: &row.id, version };
+        let former = WrappedKey { octets: key.wrapped, kms_key_arn: key.kms_key_arn };
+        let moved = self.wrapper.rewrap(&context, &former).await?;
+        let before = fingerprint(&self.wrapper.unwrap(&context, &former).await?);
+        if fingerprint(&self.wrapper.unwrap(&context, &moved).await?) != before {
+            return Err(FactorError::Corrupt("what was wrapped anew is another key".to_owned()).into());
+        }
+        named.kms_key_arn.clone_from(&moved.kms_key_arn);
+        let key = KeyRow { version, wrapped: moved.octets, kms_key_arn: moved.kms_key_arn };
+        let customer = CustomerRow { write_id: WriteId::random()?, ..row };
+        Ok(Decision::Replace(CustomerWrite { rewrapped: Some(key), ..CustomerWrite::of(customer) }, true))
+    }
+}
+
+/// Whether another version may fare better. What is away or throttles is asked again later, for all of them.
+fn is_of_one_version(error: &CustomerError) -> bool {
+    use CustomerError as E;
+    match error {
+        E::Wrapper(FactorError::Absent(_) | FactorError::Refused(_) | FactorError::Corrupt(_))
+        | E::Store(StoreError::Corrupt(_) | StoreError::Newer) => true,
+        E::Wrapper(FactorError::Throttled | FactorError::Away(_))
+        | E::Store(StoreError::Away(_) | StoreError::Throttled | StoreError::Refused(_) | StoreError::Absent(_))
+        | E::NotFound
+        | E::Destroyed
+        | E::PendingDestruction
+        | E::NotDisabled
+        | E::KeyVersionUnknown
+        | E::KeyVersionInUse(_)
+        | E::ChangedConcurrently
+        | E::Clock(_)
+        | E::Audit(_)
+        | E::Internal(_) => false,
     }
 }
 

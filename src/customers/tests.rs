@@ -18,16 +18,21 @@ use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOpe
 use crate::store::{Erasure, Rows};
 
 thread_local! {
-    static DAY: Cell<i64> = const { Cell::new(0) };
+    static SECOND: Cell<i64> = const { Cell::new(0) };
 }
 
 /// Sets the clock of this test, in days.
 fn on_day(day: i64) {
-    DAY.set(day);
+    SECOND.set(day * 86_400);
+}
+
+/// Lets time pass, in seconds.
+fn pass(seconds: i64) {
+    SECOND.set(SECOND.get() + seconds);
 }
 
 fn clock() -> Timestamp {
-    Timestamp::from_second(DAY.get() * 86_400).unwrap()
+    Timestamp::from_second(SECOND.get()).unwrap()
 }
 
 fn key_set<F>(octet: u8) -> KeySet<F> {
@@ -42,6 +47,10 @@ impl EnvironmentSource for FixedEnvironment {
         Ok(key_set(2))
     }
 }
+
+/// What begins with these is not wrapped anew.
+const REFUSED: u8 = 66;
+const AWAY: u8 = 67;
 
 /// Wraps nothing, and fails as it is told to. The first octet of what it wrapped is that of the key.
 struct FakeWrapper {
@@ -65,6 +74,11 @@ impl KeyWrapper for FakeWrapper {
     }
 
     async fn rewrap(&self, _: &WrapContext<'_>, wrapped: &WrappedKey) -> Result<WrappedKey, FactorError> {
+        match wrapped.octets[0] {
+            REFUSED => return Err(FactorError::Refused("by a policy".to_owned())),
+            AWAY => return Err(FactorError::Away("no answer".to_owned())),
+            _ => {}
+        }
         let key = self.rewraps_as.lock().unwrap().unwrap_or(wrapped.octets[0]);
         Ok(WrappedKey { octets: vec![key; 8], kms_key_arn: self.name.to_owned() })
     }

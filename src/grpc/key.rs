@@ -130,6 +130,6 @@ impl KeyService for Keys {
         let caller = self.gate.caller(&request)?;
         let permit = self.gate.permit(&caller, Event::ListReplicas, ListReplicas(AllCustomers)).await?;
         let replicas = self.jobs.replicas(&permit).await?;
-        Ok(Response::new(convert::list_replicas_response(replicas)))
+        Ok(Response::new(convert::list_replicas_response(replicas, self.jobs.time())))
     }
 }

@@ -32,6 +32,10 @@ pub const REASON_TRAILER: &str = "triseal-reason";
 const RETRY_AWAY: Duration = Duration::from_secs(1);
 /// When to try KMS again that throttled.
 const RETRY_THROTTLED: Duration = Duration::from_secs(2);
+/// When to meet a replica that is not set to leave a restored store as it is.
+const RETRY_RESTORED: Duration = Duration::from_secs(30);
+/// When to meet a replica whose clock is right. One whose clock is wrong is taken off its load balancer meanwhile.
+const RETRY_CLOCK: Duration = Duration::from_secs(10);
 /// When to meet an upgraded replica.
 const RETRY_ENCODING: Duration = Duration::from_secs(30);
 /// When to try again where too much was asked for at once. Another replica may do it at once.
@@ -326,6 +330,7 @@ impl From<CustomerError> for Status {
                 Told::new(Code::FailedPrecondition, "KEY_VERSION_IN_USE", text).retry_after(wait)
             }
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),
+            E::Clock(_) => Told::new(Code::Unavailable, "STORE_UNAVAILABLE", text).retry_after(RETRY_CLOCK),
             E::Audit(error) => return audit_unavailable(error),
             E::Wrapper(error) => from_wrapper(error),
             E::Store(error) => from_store(error),
@@ -342,6 +347,8 @@ impl From<JobError> for Status {
         let told = match error {
             E::NotFound => Told::new(Code::NotFound, "JOB_NOT_FOUND", text),
             E::Running(_) => Told::new(Code::AlreadyExists, "JOB_RUNNING", text),
+            E::Clock(_) => Told::new(Code::Unavailable, "STORE_UNAVAILABLE", text).retry_after(RETRY_CLOCK),
+            E::Restored => Told::new(Code::Unavailable, "STORE_UNAVAILABLE", text).retry_after(RETRY_RESTORED),
             E::Customer(error) => return error.into(),
             E::Audit(error) => return audit_unavailable(error),
             E::ChangedConcurrently => Told::new(Code::Aborted, "CHANGED_CONCURRENTLY", text),

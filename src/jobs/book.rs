@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
 use super::counts::Counts;
-use super::plan::{Job, JobKind, JobState, Part, Progress};
+use super::plan::{self, Job, JobKind, JobState, Part, Progress};
 use super::record::{JOB, JobId, PART, read_job, read_part, write_job};
 use super::replicas::{self, Replica, Reported, Reporter};
 use crate::access::{
@@ -22,8 +22,8 @@ use crate::ids::{Caller, CustomerId, RequestId};
 use crate::keyring::{Keyring, KeyringError};
 use crate::randomness::NoRandomness;
 use crate::store::{
-    ChangeError, Credentials, CustomerState, Customers, Decision, OperationId, OperationRow, Operations, Page,
-    StoreError, WriteId, change, row_time,
+    ChangeError, ClockUnconfirmed, Credentials, CustomerState, Customers, Decision, OperationId, OperationRow,
+    Operations, Page, StoreError, WriteId, change, row_time,
 };
 use crate::vault::Vault;
 
@@ -45,6 +45,14 @@ pub enum JobError {
     /// One of its kind runs.
     #[error("a job of this kind is already running: {0}")]
     Running(JobId),
+    /// This process was told that its store was restored from a backup.
+    #[error(
+        "store.restored is set: no job is worked on here; bring the restored tables in order, and start the service without the setting"
+    )]
+    Restored,
+    /// A job's times are those of others, too: none is started by a clock that may be wrong.
+    #[error(transparent)]
+    Clock(#[from] ClockUnconfirmed),
     /// Others changed it each time.
     #[error("the job was changed by others at the same time")]
     ChangedConcurrently,
@@ -86,6 +94,7 @@ impl From<&JobError> for Reason {
         match error {
             E::NotFound => Self::JobNotFound,
             E::Running(_) => Self::JobRunning,
+            E::Restored | E::Clock(_) => Self::StoreUnavailable,
             E::ChangedConcurrently => Self::ChangedConcurrently,
             E::Customer(error) => error.into(),
             E::Audit(_) => Self::AuditUnavailable,
@@ -114,6 +123,8 @@ pub struct Parts {
     pub reporter: Arc<Reporter>,
     /// Where starts, ends and failures are noted.
     pub audit: AuditLog,
+    /// The store was restored from a backup: what runs in it was decided in another time, and is left as it is.
+    pub restored: bool,
     /// Whether callers need what a job would take.
     pub is_busy: Box<dyn Fn() -> bool + Send + Sync>,
     /// The time.
@@ -203,6 +214,10 @@ impl Jobs {
         now: Timestamp,
     ) -> Result<Job, JobError> {
         let Asked { kind, customer, dry_run, rate } = asked;
+        if self.0.restored {
+            return Err(JobError::Restored);
+        }
+        self.0.directory.check_clock()?;
         if let Some(customer) = &customer {
             self.check_customer(customer, kind).await?;
         }
@@ -216,7 +231,7 @@ impl Jobs {
             wraps_with: self.0.reporter.wraps_with().to_owned(),
             rate,
             pass: 1,
-            pass_time: Some(now),
+            pass_time: plan::begins_at_once(kind, dry_run).then_some(now),
             parts: match (kind, &customer) {
                 (JobKind::Reencryption, None) => self.0.credentials.parts(),
                 (JobKind::Reencryption, Some(_)) | (JobKind::CustomerKeyRotation | JobKind::Rewrap, _) => 1,
@@ -323,6 +338,11 @@ impl Jobs {
         let origin = Origin::of(permit.caller());
         let entries = Changing::new(&self.0.audit, origin, Event::ListReplicas, Subject::default());
         entries.settle(found, |_| Made::default()).await
+    }
+
+    /// The time by which reports are to be judged. `None`: nobody knows it here.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.0.directory.check_clock().ok().map(|()| (self.0.clock)())
     }
 
     pub(super) async fn reported(&self) -> Result<Reported, StoreError> {

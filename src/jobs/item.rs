@@ -72,7 +72,7 @@ impl Progress {
             Outcome::Changed => self.changed += 1,
             Outcome::Skipped => self.skipped += 1,
             Outcome::Due => {}
-            Outcome::Counted(lineage) => self.counts(*lineage),
+            Outcome::Counted(lineage) => self.counts(id, *lineage),
             Outcome::Failed(reason) => self.fails(id, reason.as_str()),
         }
     }
@@ -115,8 +115,10 @@ impl Jobs {
             match done {
                 Ok(outcome) => return Ok(outcome),
                 Err(Failed::Item(outcome)) => return Ok(outcome),
-                // It names versions that this build does not know: waiting would not help, and would hold up all others.
                 Err(Failed::ForNow(Reason::KeysStale)) if tries == TRIES => {
+                    // No fault of the item's, if this process has no fresh keys at all: another may have.
+                    self.0.keyring.primaries().await?;
+                    // It names versions that this build does not know: waiting would not help, and would hold up all others.
                     return Ok(Outcome::Failed(Reason::KeysStale));
                 }
                 Err(Failed::ForNow(reason)) if tries == TRIES => {
@@ -218,7 +220,7 @@ fn of_customer(error: &CustomerError) -> Failed {
         E::NotFound | E::Destroyed | E::PendingDestruction => Failed::Item(Outcome::Skipped),
         E::Wrapper(error) => of_wrapper(error, reason),
         E::Store(error) => of_store(error, reason),
-        E::ChangedConcurrently | E::Audit(_) => Failed::ForNow(reason),
+        E::ChangedConcurrently | E::Clock(_) | E::Audit(_) => Failed::ForNow(reason),
         E::NotDisabled
         | E::KeyVersionUnknown
         | E::KeyVersionInUse(

@@ -13,8 +13,10 @@ use crate::vault::Target;
 
 /// Failures that a part names. Those beyond are counted.
 const MAX_FAILURES: usize = 100;
-/// Different versions that are counted. There are no more, unless somebody edits headers.
+/// Different versions of each factor that are counted. A customer has no more; there are more only if somebody edits headers.
 const MAX_COUNTS: usize = 1_000;
+/// Why a record fails whose version finds no room. That nothing is counted under a version must mean that nothing is there.
+const UNCOUNTED: &str = "UNCOUNTED";
 /// A call of a replica that did not know the target has ended so long after it knows it: it has 10 s at most. Less than a retirement waits
 /// for ([`UNDER_WAY`](crate::factors::rotation::UNDER_WAY)): what a job misses, the walk before that finds.
 const CALLS_END: SignedDuration = SignedDuration::from_secs(15);
@@ -75,7 +77,7 @@ pub struct Job {
     pub rate: Option<NonZeroU32>,
     /// Passes, from 1.
     pub pass: u32,
-    /// When this pass began. `None`: it waits until every replica has seen the target.
+    /// When this pass began. `None`: it waits until every replica has seen the target, or wraps with it.
     pub pass_time: Option<Timestamp>,
     /// Into how many parts each pass is cut.
     pub parts: u32,
@@ -161,10 +163,12 @@ impl Job {
     /// Whether a replica does what the job wants done. One that does not take no part, and is waited for.
     pub(super) fn suits(&self, replica: &Replica) -> bool {
         match self.kind {
-            // One that does not seal at all undoes nothing.
-            JobKind::Reencryption => replica
-                .primaries
-                .is_none_or(|(codebase, environment)| codebase >= self.primaries.0 && environment >= self.primaries.1),
+            // One that does not seal now reads the environment's keys anew before it does. The codebase's it can't: it seals under the
+            // same as before, when it can.
+            JobKind::Reencryption => {
+                replica.codebase.is_none_or(|version| version >= self.primaries.0)
+                    && replica.environment.is_none_or(|version| version >= self.primaries.1)
+            }
             JobKind::CustomerKeyRotation => true,
             JobKind::Rewrap => replica.wraps_with == self.wraps_with,
         }
@@ -204,9 +208,19 @@ pub(super) fn settled(
     Some(after(known, CALLS_END))
 }
 
-/// The job with its present pass begun, if it waits and may begin now.
+/// Whether the first pass waits for nobody. What a rewrap moves, no replica opens that is not set to unwrap with the new KMS key: it
+/// moves nothing before all of them wrap with it.
+pub(super) fn begins_at_once(kind: JobKind, dry_run: bool) -> bool {
+    match kind {
+        JobKind::Reencryption | JobKind::CustomerKeyRotation => true,
+        JobKind::Rewrap => dry_run,
+    }
+}
+
+/// The job with its present pass begun, if it waits and may begin now. The first begins as soon as no replica is known to undo what it
+/// does: what some have under way, a later one finds.
 pub(super) fn begun(job: &Job, settled: Option<Timestamp>, now: Timestamp) -> Option<Job> {
-    let may_begin = job.pass_time.is_none() && settled.is_some_and(|settled| settled <= now);
+    let may_begin = job.pass_time.is_none() && settled.is_some_and(|settled| settled <= now || job.pass == 1);
     may_begin.then(|| Job { pass_time: Some(now), update_time: now, ..job.clone() })
 }
 
@@ -247,20 +261,27 @@ impl Progress {
         }
     }
 
-    pub(super) fn counts(&mut self, lineage: Lineage) {
-        for version in [
+    pub(super) fn counts(&mut self, id: ItemId, lineage: Lineage) {
+        let versions = [
             VersionCount::Codebase(lineage.codebase.get()),
             VersionCount::Environment(lineage.environment.get()),
             VersionCount::Customer(lineage.customer.get()),
-        ] {
-            self.count(version, 1);
+        ];
+        let uncounted = versions.into_iter().filter(|version| !self.count(*version, 1)).count();
+        if uncounted > 0 {
+            self.fails(id, UNCOUNTED);
         }
     }
 
-    fn count(&mut self, version: VersionCount, records: u64) {
-        if self.counts.len() < MAX_COUNTS || self.counts.contains_key(&version) {
+    /// Whether there was room.
+    fn count(&mut self, version: VersionCount, records: u64) -> bool {
+        let factor = std::mem::discriminant(&version);
+        let known = || self.counts.keys().filter(|known| std::mem::discriminant(*known) == factor).count();
+        let has_room = self.counts.contains_key(&version) || known() < MAX_COUNTS;
+        if has_room {
             *self.counts.entry(version).or_default() += records;
         }
+        has_room
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -271,7 +292,9 @@ impl Progress {
         let room = MAX_FAILURES.saturating_sub(self.failures.len());
         self.failures.extend(other.failures.iter().take(room).cloned());
         for (version, records) in &other.counts {
-            self.count(*version, *records);
+            if !self.count(*version, *records) {
+                self.failed += records;
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What each replica reports to the store, so that waiting for all of them is a fact and not a guess.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::store::{
 const REPORT: Duration = Duration::from_secs(10);
 /// One that has not reported for so long is gone: it can't reach the store, so it writes nothing either.
 pub const GONE: SignedDuration = SignedDuration::from_secs(60);
+/// A report further ahead of this process's clock than this comes from a clock that is wrong, or meets one.
+const AHEAD: SignedDuration = SignedDuration::from_secs(5);
 /// And is forgotten after so long.
 const FORGOTTEN: SignedDuration = SignedDuration::from_hours(24);
 /// Of reports in the operations table.
@@ -58,8 +61,11 @@ pub struct Replica {
     pub id: String,
     /// Of which release.
     pub release: String,
-    /// The versions of codebase and environment key that it seals under. `None`: it does not seal.
-    pub primaries: Option<(Version, Version)>,
+    /// The version of the codebase key that it seals under, from its start to its end. `None`: a release before this one did not tell.
+    pub codebase: Option<Version>,
+    /// The version of the environment key that it seals under. `None`: it does not seal now, for want of keys that are fresh, and has to
+    /// read them before it does.
+    pub environment: Option<Version>,
     /// What it wraps new customer keys with.
     pub wraps_with: String,
     /// Since when these are its primaries.
@@ -74,6 +80,11 @@ impl Replica {
     /// Whether it may still seal.
     pub fn is_alive(&self, now: Timestamp) -> bool {
         now.duration_since(self.report_time) < GONE
+    }
+
+    /// Whether one of the two clocks is wrong, so that its times say nothing here.
+    fn is_from_the_future(&self, now: Timestamp) -> bool {
+        self.report_time.max(self.since).duration_since(now) > AHEAD
     }
 }
 
@@ -129,12 +140,23 @@ pub struct Reporter {
     operations: Arc<dyn Operations>,
     clock: fn() -> Timestamp,
     known: Mutex<Option<Known>>,
+    /// Of those whose reports are from the future.
+    met: Mutex<HashMap<String, Met>>,
+}
+
+/// A report from the future, and when this process first met it so, by its own clock.
+#[derive(Clone, Copy)]
+struct Met {
+    report_time: Timestamp,
+    reported: Timestamp,
+    since: Timestamp,
+    changed: Timestamp,
 }
 
 /// What was reported last.
 #[derive(Clone, Copy)]
 struct Known {
-    primaries: Option<(Version, Version)>,
+    primaries: (Version, Option<Version>),
     since: Timestamp,
     had_others: bool,
 }
@@ -148,7 +170,7 @@ impl Reporter {
         operations: Arc<dyn Operations>,
         clock: fn() -> Timestamp,
     ) -> Self {
-        Self { id, keyring, wraps_with, operations, clock, known: Mutex::default() }
+        Self { id, keyring, wraps_with, operations, clock, known: Mutex::default(), met: Mutex::default() }
     }
 
     /// The replica that this is.
@@ -189,7 +211,9 @@ impl Reporter {
 
     /// What is to be reported now.
     pub(super) async fn present(&self) -> Replica {
-        let (primaries, now) = (self.keyring.primaries().await.ok(), row_time((self.clock)()));
+        let environment = self.keyring.primaries().await.ok().map(|(_, environment)| environment);
+        let primaries = (self.keyring.codebase_primary(), environment);
+        let now = row_time((self.clock)());
         let known = {
             let mut last = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let known = match *last {
@@ -202,29 +226,58 @@ impl Reporter {
         Replica {
             id: self.id.to_string(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            primaries,
+            codebase: Some(primaries.0),
+            environment,
             wraps_with: self.wraps_with.clone(),
             since: known.since,
             had_others: known.had_others,
             report_time: now,
         }
     }
+
+    /// Reports from the future, with this process's own times in the place of theirs: a replica is alive for as long as its report is
+    /// seen to change. Each is named in the log when it is met.
+    pub(super) fn by_our_time(&self, replicas: Vec<Replica>, now: Timestamp) -> Vec<Replica> {
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        met.retain(|id, _| replicas.iter().any(|replica| replica.id == *id && replica.is_from_the_future(now)));
+        let replaced = replicas.into_iter().map(|replica| {
+            if !replica.is_from_the_future(now) {
+                return replica;
+            }
+            let known = met.entry(replica.id.clone()).or_insert_with(|| {
+                let ahead_s = replica.report_time.max(replica.since).duration_since(now).as_secs();
+                warn!(
+                    replica = replica.id,
+                    ahead_s, "the report of a replica is from the future: its clock is wrong, or was, or this one's is"
+                );
+                Met { report_time: replica.report_time, reported: now, since: replica.since, changed: now }
+            });
+            if known.report_time != replica.report_time {
+                (known.report_time, known.reported) = (replica.report_time, now);
+            }
+            if known.since != replica.since {
+                (known.since, known.changed) = (replica.since, now);
+            }
+            Replica { report_time: known.reported, since: replica.since.min(known.changed), ..replica }
+        });
+        replaced.collect()
+    }
 }
 
 /// Why a report was not written.
 #[derive(Debug, thiserror::Error)]
-enum ReportError {
+pub(super) enum ReportError {
     #[error(transparent)]
     Store(#[from] ChangeError),
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
 }
 
-async fn write(operations: &dyn Operations, report: &Replica) -> Result<(), ReportError> {
+pub(super) async fn write(operations: &dyn Operations, report: &Replica) -> Result<(), ReportError> {
     let body = encode(&ReplicaFields {
         release: report.release.clone(),
-        codebase: report.primaries.map(|(codebase, _)| codebase.get()),
-        environment: report.primaries.map(|(_, environment)| environment.get()),
+        codebase: report.codebase.map(Version::get),
+        environment: report.environment.map(Version::get),
         since: micros(report.since),
         report_time: micros(report.report_time),
         wraps_with: report.wraps_with.clone(),
@@ -296,14 +349,11 @@ fn report_time(row: &OperationRow) -> Option<Timestamp> {
 
 fn read(row: &OperationRow) -> Result<Replica, BadRecord> {
     let fields: ReplicaFields = decode(&row.body)?;
-    let primaries = match (fields.codebase, fields.environment) {
-        (Some(codebase), Some(environment)) => Some((version(codebase)?, version(environment)?)),
-        (None, _) | (_, None) => None,
-    };
     Ok(Replica {
         id: row.id.id.clone(),
         release: fields.release,
-        primaries,
+        codebase: fields.codebase.map(version).transpose()?,
+        environment: fields.environment.map(version).transpose()?,
         wraps_with: fields.wraps_with,
         since: time(fields.since)?,
         had_others: fields.had_others,

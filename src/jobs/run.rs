@@ -61,9 +61,9 @@ impl Jobs {
     pub async fn work(&self, kind: JobKind, dry_run: bool, stop: &mut watch::Receiver<bool>) -> Result<bool, JobError> {
         let running = self.running(kind, dry_run).await?;
         self.1.of(kind, dry_run).running.set(f64::from(u8::from(running.is_some())));
-        let Some(job) = running else { return Ok(false) };
+        let Some(job) = running.filter(|_| !self.0.restored && self.knows_the_time()) else { return Ok(false) };
         let ours = self.0.reporter.present().await;
-        let can_seal = kind != JobKind::Reencryption || dry_run || ours.primaries.is_some();
+        let can_seal = kind != JobKind::Reencryption || dry_run || ours.environment.is_some();
         if !can_seal || !job.suits(&ours) {
             return Ok(false);
         }
@@ -105,7 +105,7 @@ impl Jobs {
         if reported.unreadable.iter().any(|report| report.may_be_alive(now)) {
             return Ok(None);
         }
-        Ok(plan::settled(job, &reported.replicas, staleness, now))
+        Ok(plan::settled(job, &self.0.reporter.by_our_time(reported.replicas, now), staleness, now))
     }
 
     /// Takes the lease of a part and works through it. Answers false if somebody else has it.
@@ -146,8 +146,17 @@ impl Jobs {
             if self.job(&job.id).await?.state != JobState::Running {
                 return Ok(true);
             }
+            if !part.is_done && !self.knows_the_time() {
+                self.checkpoint(job, index, part, written, false).await?;
+                return Ok(false);
+            }
         }
         Ok(true)
+    }
+
+    /// Leases, and that a replica is gone, are told by the clock. If it may be wrong, that is logged where it is found out.
+    fn knows_the_time(&self) -> bool {
+        self.0.directory.check_clock().is_ok()
     }
 
     /// The part after a stretch of it. The next page is read while what came before is written.
@@ -280,7 +289,8 @@ impl Pace {
             return Ok(());
         }
         let now = (jobs.0.clock)();
-        let alive = jobs.reported().await?.replicas.iter().filter(|replica| replica.is_alive(now)).count();
+        let reported = jobs.0.reporter.by_our_time(jobs.reported().await?.replicas, now);
+        let alive = reported.iter().filter(|replica| replica.is_alive(now)).count();
         let at_work = alive.clamp(1, job.parts.max(1) as usize);
         self.share = Some(f64::from(rate.get()) / at_work as f64);
         self.known = Some(Instant::now());

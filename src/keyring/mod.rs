@@ -250,6 +250,11 @@ impl Keyring {
         self.0.root_of(customer, lineage).await
     }
 
+    /// The version of the codebase key that this process seals under, from its start to its end.
+    pub fn codebase_primary(&self) -> Version {
+        self.0.codebase.primary()
+    }
+
     /// The versions of codebase and environment key that this process seals under.
     ///
     /// # Errors

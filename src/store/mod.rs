@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 pub use change::{ChangeError, Decision, change, change_from};
-pub use clock::StoreClock;
+pub use clock::{ClockUnconfirmed, StoreClock};
 pub use rows::{
     AbandonCause, Change, Changes, CredentialRow, CustomerRow, CustomerState, CustomerWrite, Erasure, IdempotencyKey,
     KeyRow, KeyVersion, KeyVersionState, Lease, LeaseEnd, Leases, Life, Living, OperationId, OperationRow, Revision,

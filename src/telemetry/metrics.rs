@@ -77,6 +77,8 @@ metrics! {
         "1 while a job of the kind runs, on whichever replica, as this replica last saw it; else 0";
     JOB_ITEMS = Counter "triseal_job_items_total" ["kind", "dry_run", "outcome"]
         "records and customers that jobs came to here, in each pass: changed; skipped; failed; in dry runs counted, and due to be changed";
+    DESTRUCTIONS_OVERDUE = Gauge "triseal_destructions_overdue" []
+        "customers whose day is more than 3 h past and who are not destroyed unasked, as this replica's last sweep found; the log names them";
     DEPENDENCY_UP = Gauge "triseal_dependency_up" ["dependency"] "1 if it answered when it was last asked, else 0";
     DEPENDENCY_SECONDS = Histogram "triseal_dependency_seconds" ["dependency", "operation", "outcome"]
         "time until a dependency answered, by operation and outcome; customer_keys unwrap counts the unwraps";
@@ -402,6 +404,11 @@ impl JobsOfKind {
     }
 }
 
+/// Tells how many customers' destruction is overdue.
+pub fn destructions_overdue(customers: u64) {
+    gauge!(DESTRUCTIONS_OVERDUE.name).set(customers as f64);
+}
+
 /// Writes in one commit of the embedded store.
 pub fn group_size() -> Histogram {
     histogram!(GROUP_SIZE.name)
@@ -455,6 +462,7 @@ mod tests {
             refusal_unwritten();
             refresh_lease(LeaseEvent::AfterLapse);
             refresh_waiters().increment(1.0);
+            destructions_overdue(1);
             let jobs = JobsOfKind::new("rewrap", true);
             jobs.running.set(1.0);
             jobs.came_to(JobItem::Due);

@@ -14,7 +14,7 @@ use tonic_types::RpcStatusExt;
 use triseal::grpc::v1;
 use triseal::ids::{CustomerId, Deployment};
 use triseal::store::embedded::{EmbeddedCustomers, EmbeddedStore};
-use triseal::store::{CustomerRow, CustomerState, CustomerWrite, Rows, WriteId};
+use triseal::store::{CustomerRow, CustomerState, CustomerWrite, Rows, WriteId, row_time};
 use v1::acquire_refresh_response::Outcome as Acquired;
 use v1::batch_decrypt_credentials_result::Result as Decrypted;
 
@@ -162,16 +162,17 @@ fn acquire(customer: &str, credential: &str) -> v1::AcquireRefreshRequest {
     }
 }
 
-/// A service with the same store, on the day after that on which the customers named `destroyed-…` were to be destroyed.
+/// A service with the same store, an hour after the time at which the customers named `destroyed-…` were to be destroyed.
 async fn on_their_day(service: Service, data: &Path) -> Service {
     assert!(service.terminate().await.success());
     let store = EmbeddedStore::open(&data.join("store.redb"), &Deployment::parse("dev").unwrap()).unwrap();
     let customers = EmbeddedCustomers(Arc::new(store));
     let ids: Vec<_> = table().iter().map(|(rpc, _)| id_of(rpc, "destroyed")).collect();
+    let destroy_time = row_time(jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1));
     for id in &ids {
         let row = customers.get(&CustomerId::parse(id).unwrap()).await.unwrap().unwrap();
         let before = row.write_id;
-        let state = CustomerState::PendingDestruction { destroy_time: jiff::Timestamp::UNIX_EPOCH };
+        let state = CustomerState::PendingDestruction { destroy_time };
         let due = CustomerRow { state, write_id: WriteId::random().unwrap(), ..row };
         let _ = customers.replace(Some(before), CustomerWrite::of(due)).await.unwrap();
     }

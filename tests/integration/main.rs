@@ -27,6 +27,8 @@ mod memory;
 mod ops;
 mod policy;
 mod refresh;
+mod restored;
+mod retiring;
 mod rotation;
 mod runbooks;
 mod scenario;

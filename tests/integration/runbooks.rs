@@ -100,7 +100,7 @@ impl<'a> Day<'a> {
             fs::write(day.below(&format!("shim/{name}")), text).unwrap();
             fs::set_permissions(day.below(&format!("shim/{name}")), fs::Permissions::from_mode(0o755)).unwrap();
         }
-        day.start(None).await;
+        day.start(&[]).await;
         let began = jiff::Timestamp::now();
         day.live().await;
         day.stop().await;
@@ -118,7 +118,7 @@ impl<'a> Day<'a> {
         ] {
             day.set(name, value);
         }
-        day.start(None).await;
+        day.start(&[]).await;
         day
     }
 
@@ -135,11 +135,11 @@ impl<'a> Day<'a> {
         self.service.as_ref().expect("it runs")
     }
 
-    async fn start(&mut self, codebase_primary: Option<&str>) {
+    async fn start(&mut self, settings: &[(&str, &str)]) {
         let log = self.below("audit.jsonl");
         let mut variables = QUICK.to_vec();
         variables.extend([("TRISEAL__AUDIT__SINK", "file"), ("TRISEAL__AUDIT__FILE", log.as_str())]);
-        variables.extend(codebase_primary.map(|version| ("TRISEAL__FACTORS__CODEBASE_PRIMARY", version)));
+        variables.extend(settings);
         let service = self.site.start_with(&variables).await;
         self.set("TRISEAL_ENDPOINT", &service.endpoint());
         self.service = Some(service);
@@ -256,10 +256,19 @@ impl<'a> Day<'a> {
         assert!(!blocks.is_empty(), "{page} has no commands");
         let (before, mut wanted) = (self.ran().len(), 0);
         for block in &blocks {
-            if block.contains("--promote") {
-                // What the page has a person do before: the setting, and a restart.
+            // What a page has a person do before: a setting, and a restart.
+            let setting: Option<&[_]> = if block.contains("--promote") {
+                Some(&[("TRISEAL__FACTORS__CODEBASE_PRIMARY", "2")])
+            } else if page == "restore-a-table.md" && block.contains("audit report") {
+                Some(&[("TRISEAL__STORE__RESTORED", "true")])
+            } else if page == "restore-a-table.md" && block.contains("key usage") {
+                Some(&[])
+            } else {
+                None
+            };
+            if let Some(setting) = setting {
                 self.stop().await;
-                self.start(Some("2")).await;
+                self.start(setting).await;
             }
             // As it is typed, but for what begins to be typed on the line before.
             wanted += block.matches("triseal ").count();
@@ -446,7 +455,12 @@ async fn a_customer_leaves_and_comes_back() {
 async fn restore_a_table() {
     let site = Site::embedded();
     let mut day = Day::new(&site).await;
+    // What was under way at the moment to which the tables are restored.
+    let job = day.service().keys().start_reencryption(v1::StartReencryptionRequest::default()).await.unwrap();
+    let job = job.into_inner().job.unwrap().job_id;
     day.run("restore-a-table.md").await;
+    let listed = day.json(&["reencrypt", "list"]).await;
+    assert!(listed.iter().any(|one| one["job_id"] == job && one["state"] == "cancelled"), "{listed:?}");
     let refreshed = fs::read_to_string(day.below("refreshed.txt")).unwrap();
     assert_eq!(refreshed.trim(), format!("{CUSTOMER}/{CREDENTIAL}"));
     assert_eq!(day.state_of_credential().await, "needs_reauth");

@@ -48,6 +48,8 @@ pub(crate) struct Job {
     waiting: bool,
     rate: u32,
     caller: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    target_kms_key_arn: String,
     #[serde(skip)]
     is_running: bool,
 }
@@ -78,6 +80,8 @@ pub(crate) enum Ended {
     /// All but so many.
     WithFailures(u64),
     Cancelled,
+    /// In a state that this release does not know.
+    Unknown,
 }
 
 /// `1 record`, `2 records`.
@@ -131,6 +135,7 @@ impl From<v1::Job> for Job {
             waiting: job.waiting,
             rate: job.rate,
             caller: job.caller,
+            target_kms_key_arn: job.target_kms_key_arn,
             is_running: state == Ok(v1::JobState::Running),
         }
     }
@@ -202,8 +207,10 @@ impl Job {
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
-        let pass =
-            if self.waiting { format!("{}, waiting for all replicas", self.pass) } else { self.pass.to_string() };
+        let pass = match self.waiting {
+            true => format!("{}, waiting {}", self.pass, self.waits_for()),
+            false => self.pass.to_string(),
+        };
         let target = self.target.as_ref().map(|target| {
             format!("codebase {}, environment {}, and each customer's primary", target.codebase(), target.environment())
         });
@@ -214,7 +221,7 @@ impl Job {
             ("kind", self.kind()),
             ("state", self.state.clone()),
             ("customer_id", self.customer_id.clone()),
-            ("target", target.unwrap_or_default()),
+            ("target", target.unwrap_or_else(|| self.target_kms_key_arn.clone())),
             ("pass", pass),
             ("done", self.so_far().unwrap_or_default()),
             ("due", due.map(|due| due.to_string()).unwrap_or_default()),
@@ -236,6 +243,15 @@ impl Job {
         fields
     }
 
+    /// For whom, where it waits.
+    fn waits_for(&self) -> String {
+        if self.target_kms_key_arn.is_empty() {
+            return "until every replica has seen the target".to_owned();
+        }
+        let target = &self.target_kms_key_arn;
+        format!("until every replica wraps with {target} (triseal replicas --output json tells which do not)")
+    }
+
     /// Of how many, where that is known.
     fn so_far(&self) -> Option<String> {
         let Done { done, .. } = self.progress.as_ref()?;
@@ -250,7 +266,8 @@ impl Job {
         match self.state.as_str() {
             "done_with_failures" => Ended::WithFailures(self.progress.as_ref().map_or(0, |done| done.failed)),
             "cancelled" => Ended::Cancelled,
-            _ => Ended::Done,
+            "done" | "running" => Ended::Done,
+            _ => Ended::Unknown,
         }
     }
 
@@ -289,6 +306,11 @@ impl Job {
                 Err(Failure::failed(message).with_hint("start another to go on"))
             }
             Ended::Done => Ok(()),
+            // Whatever it means, it does not mean that the job is done.
+            Ended::Unknown => {
+                let message = format!("the job is in a state that this command line does not know: {}", self.state);
+                Err(Failure::failed(message).with_hint("the service is newer: use the triseal of its release"))
+            }
         }
     }
 }
@@ -388,6 +410,25 @@ mod tests {
             assert_eq!(listed.get(name), None, "{name}");
             assert!(fields.iter().all(|(field, value)| *field != name || value.is_empty()), "{name}");
         }
+    }
+
+    #[test]
+    fn a_state_of_a_newer_service_is_not_taken_for_done() {
+        for state in [0, 99] {
+            let job = Job::from(v1::Job { state, ..v1::Job::default() });
+            assert!(!job.is_running);
+            assert_eq!(job.end().unwrap_err().exit, Exit::Failed, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_rewrap_shows_its_target_and_for_whom_it_waits() {
+        let waiting =
+            v1::Job { waiting: true, pass: 1, target_kms_key_arn: "arn:new".to_owned(), ..v1::Job::default() };
+        let fields = Job::from(waiting).fields();
+        assert!(fields.contains(&("target", "arn:new".to_owned())), "{fields:?}");
+        let (_, pass) = fields.iter().find(|(name, _)| *name == "pass").unwrap();
+        assert!(pass.starts_with("1, waiting until every replica wraps with arn:new"), "{pass}");
     }
 
     #[test]

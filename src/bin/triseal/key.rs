@@ -215,8 +215,9 @@ impl Row<6> for Replica {
     const HEADING: [&'static str; 6] = ["REPLICA", "RELEASE", "CODEBASE", "ENVIRONMENT", "SINCE", "REPORTED"];
 
     fn row(&self) -> [String; 6] {
-        let version = |of: fn(&Lineage) -> u32| {
-            self.primaries.as_ref().map_or_else(|| "seals nothing".to_owned(), |primaries| of(primaries).to_string())
+        let version = |of: fn(&Lineage) -> u32| match self.primaries.as_ref().map(of) {
+            None | Some(0) => "seals nothing".to_owned(),
+            Some(version) => version.to_string(),
         };
         [
             self.replica_id.clone(),

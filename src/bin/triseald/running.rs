@@ -63,11 +63,17 @@ impl Running {
             wrapper: Arc::clone(&keyed.wrapper),
             keyring: keyed.keyring.clone(),
             audit: audit.clone(),
+            store_clock: store.clock.clone(),
+            restored: settings.store.restored,
             is_busy: Box::new(move || taken.places() >= busy),
             clock: Timestamp::now,
         });
-        let retention = settings.store.backup_retention;
-        tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&service.directory), retention));
+        if settings.store.restored {
+            warn!("store.restored is set: this replica destroys no customer whose day has come, and works on no job");
+        } else {
+            let retention = settings.store.backup_retention;
+            tokio::spawn(destruction::sweep_for_ever(Arc::downgrade(&service.directory), retention));
+        }
         Ok(Self { service, audit, load })
     }
 

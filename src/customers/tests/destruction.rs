@@ -5,7 +5,7 @@ use crate::crypto::Lineage;
 use crate::customers::destruction::Swept;
 use crate::keyring::KeyringError;
 use crate::store::contract::living;
-use crate::store::{Credentials, Replaced};
+use crate::store::{ClockUnconfirmed, Credentials, Replaced};
 
 const RETENTION: SignedDuration = SignedDuration::from_hours(35 * 24);
 
@@ -129,17 +129,17 @@ async fn on_its_day_keys_and_credentials_are_erased_and_a_receipt_stays() {
     assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept::default()));
     assert_eq!(left(&setup, "acme").await, 1_001);
 
-    on_day(108);
-    assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, failed: 0 }));
+    on_day(107);
+    assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, ..Swept::default() }));
     let row = setup.directory.get_unasked(&id("acme")).await.unwrap();
     let day = |day: i64| Timestamp::from_second(day * 86_400).unwrap();
     let erasure = Erasure {
         key_versions: 200,
         credentials: Some(1_001),
-        end_time: Some(day(108)),
-        backups_end_time: Some(day(108 + 35)),
+        end_time: Some(day(107)),
+        backups_end_time: Some(day(107 + 35)),
     };
-    assert_eq!(row.state, CustomerState::Destroyed { destroy_time: day(108), erasure });
+    assert_eq!(row.state, CustomerState::Destroyed { destroy_time: day(107), erasure });
     assert!(row.versions.is_empty());
     assert_eq!(left(&setup, "acme").await, 0);
     for number in 1..=200 {
@@ -179,6 +179,8 @@ async fn a_destruction_that_was_interrupted_goes_on_and_can_not_be_taken_back() 
     setup.customers.replace(Some(row.write_id), write).await.unwrap();
     assert_eq!(go(&setup, "acme", To::Restored).await, Err(CustomerError::Destroyed));
 
+    // However long that takes: there is nothing left to be rescued.
+    on_day(150);
     let (one, other) = tokio::join!(setup.directory.sweep(RETENTION), setup.directory.sweep(RETENTION));
     assert!(one.unwrap().failed == 0 && other.unwrap().failed == 0, "two replicas at once do no harm");
     let CustomerState::Destroyed { erasure, .. } = setup.directory.get_unasked(&id("acme")).await.unwrap().state else {
@@ -207,11 +209,115 @@ async fn a_credential_that_can_not_be_read_is_erased_and_counted_like_any_other(
     let damaged = living("acme", "credential-1").id;
     setup.credentials.damage(&damaged, b"no row");
     assert!(setup.credentials.get(&damaged).await.is_err());
-    on_day(108);
-    assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, failed: 0 }));
+    on_day(107);
+    assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, ..Swept::default() }));
     assert_eq!((left(&setup, "acme").await, setup.credentials.get(&damaged).await), (0, Ok(None)));
     let CustomerState::Destroyed { erasure, .. } = setup.directory.get_unasked(&id("acme")).await.unwrap().state else {
         panic!("it is not destroyed");
     };
     assert_eq!(erasure.credentials, Some(3));
+}
+
+/// A writer that keeps what is logged.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// As on tables that were restored from before the rescue of `acme`.
+#[test]
+fn a_destruction_that_is_long_overdue_is_not_begun_unasked_and_is_told() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let setup = runtime.block_on(async {
+        let setup = setup().await;
+        pending(&setup, "acme", 2).await;
+        pending(&setup, "other", 1).await;
+        holds(&setup, "acme", 3).await;
+        setup
+    });
+    let (kept, before) = (Kept::default(), runtime.block_on(setup.directory.get_unasked(&id("acme"))).unwrap());
+    let writer = kept.clone();
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    on_day(107);
+    pass(3 * 3_600 + 1);
+    let numbers = crate::telemetry::metrics::counted(|| {
+        tracing::subscriber::with_default(log, || {
+            for _ in 0..2 {
+                let swept = runtime.block_on(setup.directory.sweep(RETENTION));
+                assert_eq!(swept, Ok(Swept { overdue: 2, ..Swept::default() }));
+            }
+        });
+    });
+    let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+    let named = |name: &str| {
+        let of = |line: &&str| line.contains("ERROR") && line.contains(&format!("customer=\"{name}\""));
+        text.lines().filter(of).filter(|line| line.contains("triseal customer restore")).count()
+    };
+    assert_eq!((named("acme"), named("other")), (2, 2), "in each sweep: {text}");
+    assert!(numbers.lines().any(|line| line == "triseal_destructions_overdue 2"), "{numbers}");
+    runtime.block_on(async {
+        assert_eq!(setup.directory.get_unasked(&id("acme")).await, Ok(before));
+        assert_eq!(left(&setup, "acme").await, 3);
+        assert!(setup.customers.key(&id("acme"), Version::FIRST).await.unwrap().is_some());
+        // One is taken back, and the other gets a new day.
+        for name in ["acme", "other"] {
+            go(&setup, name, To::Restored).await.unwrap();
+        }
+        go(&setup, "acme", To::Enabled).await.unwrap();
+        go(&setup, "other", To::Destroyed).await.unwrap();
+        on_day(114);
+        pass(4 * 3_600);
+        assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, ..Swept::default() }));
+        setup.keyring.primary(&id("acme")).await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn a_destruction_is_begun_within_three_hours_of_its_day() {
+    let setup = setup().await;
+    pending(&setup, "acme", 1).await;
+    on_day(107);
+    pass(3_600);
+    assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, ..Swept::default() }));
+    pending(&setup, "other", 1).await;
+    on_day(107);
+    pass(3 * 3_600);
+    assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, ..Swept::default() }));
+}
+
+/// A clock that is ahead destroys too early, and one that is behind sets a day that is past: neither can be taken back.
+#[tokio::test]
+async fn a_clock_that_the_store_does_not_confirm_destroys_nobody_and_sets_no_day() {
+    let (setup, heard) = (setup().await, Arc::new(StoreClock::default()));
+    pending(&setup, "acme", 1).await;
+    setup.directory.create_unasked(&id("other")).await.unwrap();
+    go(&setup, "other", To::Disabled).await.unwrap();
+    let directory = setup.directory.with_store_clock(Some(Arc::clone(&heard)));
+    let setup = Setup { directory, ..setup };
+    on_day(107);
+    let refused = || Err(CustomerError::Clock(ClockUnconfirmed));
+    for ahead_ms in [None, Some(7 * 86_400_000), Some(-2_001)] {
+        if let Some(ahead_ms) = ahead_ms {
+            heard.set(ahead_ms);
+        }
+        assert_eq!(setup.directory.sweep(RETENTION).await, Err(CustomerError::Clock(ClockUnconfirmed)));
+        assert_eq!(go(&setup, "other", To::Destroyed).await, refused());
+        // What is no matter of time goes on.
+        go(&setup, "other", To::Enabled).await.unwrap();
+        go(&setup, "other", To::Disabled).await.unwrap();
+    }
+    let row = setup.directory.get_unasked(&id("acme")).await.unwrap();
+    assert!(matches!(row.state, CustomerState::PendingDestruction { .. }) && row.versions.len() == 1, "{row:?}");
+    heard.set(2_000);
+    assert_eq!(setup.directory.sweep(RETENTION).await, Ok(Swept { destroyed: 1, ..Swept::default() }));
+    go(&setup, "other", To::Destroyed).await.unwrap();
 }

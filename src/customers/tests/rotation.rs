@@ -131,6 +131,22 @@ async fn a_version_is_retired_when_nothing_seals_or_is_sealed_under_it() {
 }
 
 #[tokio::test]
+async fn nothing_is_retired_by_a_clock_that_the_store_does_not_confirm() {
+    let (setup, heard) = (setup().await, Arc::new(StoreClock::default()));
+    on_day(1);
+    setup.directory.create_unasked(&id("acme")).await.unwrap();
+    setup.directory.rotate_unasked(&id("acme")).await.unwrap();
+    let directory = setup.directory.with_store_clock(Some(Arc::clone(&heard)));
+    on_day(2);
+    let refused = || Err(CustomerError::Clock(crate::store::ClockUnconfirmed));
+    assert_eq!(directory.retire_unasked(&id("acme"), version(1)).await, refused(), "nothing was heard");
+    heard.set(60_000);
+    assert_eq!(directory.retire_unasked(&id("acme"), version(1)).await, refused());
+    heard.set(0);
+    directory.retire_unasked(&id("acme"), version(1)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_record_that_can_not_be_read_keeps_every_version() {
     let setup = setup().await;
     on_day(1);
@@ -217,4 +233,46 @@ async fn every_version_is_wrapped_anew_and_none_is_another_key() {
     assert_eq!(named(&row), named(&before), "nothing else is changed");
     assert_eq!(moving.rewrap(&id("acme")).await, Ok(Upkeep::Skipped));
     assert_eq!(moving.rewrap(&id("nobody")).await, Ok(Upkeep::Skipped));
+}
+
+/// An old version that KMS refuses for good must not keep the primary under a KMS key that is about to be switched off.
+#[tokio::test]
+async fn one_bad_version_keeps_no_other_under_the_former_kms_key() {
+    let setup = setup().await;
+    on_day(1);
+    setup.directory.create_unasked(&id("acme")).await.unwrap();
+    for _ in 0..2 {
+        setup.directory.rotate_unasked(&id("acme")).await.unwrap();
+    }
+    let wrapped_as = async |number: u32, octet: u8| {
+        let before = setup.customers.get(&id("acme")).await.unwrap().unwrap();
+        let row = CustomerRow { write_id: WriteId::random().unwrap(), ..before.clone() };
+        let key = KeyRow { version: version(number), wrapped: vec![octet; 8], kms_key_arn: "fake".to_owned() };
+        let write = CustomerWrite { rewrapped: Some(key), ..CustomerWrite::of(row) };
+        setup.customers.replace(Some(before.write_id), write).await.unwrap();
+    };
+    let stands = async || {
+        let mut arns = Vec::new();
+        let row = setup.customers.get(&id("acme")).await.unwrap().unwrap();
+        for key in row.versions {
+            let wrapped = setup.customers.key(&id("acme"), key.version).await.unwrap().unwrap();
+            assert_eq!(wrapped.kms_key_arn, key.kms_key_arn);
+            arns.push(key.kms_key_arn);
+        }
+        arns
+    };
+    let moving = setup.wrapping_with("another").await;
+    // What may be better in a moment ends it for now; by then the primary is moved.
+    wrapped_as(2, AWAY).await;
+    let away = moving.rewrap(&id("acme")).await;
+    assert_eq!(away, Err(CustomerError::Wrapper(FactorError::Away("no answer".to_owned()))));
+    assert_eq!(stands().await, ["fake", "fake", "another"]);
+    wrapped_as(2, REFUSED).await;
+    let refused = || Err(CustomerError::Wrapper(FactorError::Refused("by a policy".to_owned())));
+    assert_eq!(moving.rewrap(&id("acme")).await, refused());
+    assert_eq!(stands().await, ["another", "fake", "another"]);
+    assert_eq!(moving.rewrap(&id("acme")).await, refused(), "as long as it is left");
+    wrapped_as(2, 7).await;
+    assert_eq!(moving.rewrap(&id("acme")).await, Ok(Upkeep::Changed));
+    assert_eq!(stands().await, ["another", "another", "another"]);
 }

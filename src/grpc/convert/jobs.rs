@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use jiff::Timestamp;
 use tonic::Status;
 
 use super::{Check, timestamp};
@@ -109,6 +110,10 @@ pub(in crate::grpc) fn job_message(job: &Job, progress: Option<Progress>) -> v1:
         rate: job.rate.map_or(0, NonZeroU32::get),
         caller: job.caller.as_str().to_owned(),
         due,
+        target_kms_key_arn: match job.kind {
+            JobKind::Rewrap => job.wraps_with.clone(),
+            JobKind::Reencryption | JobKind::CustomerKeyRotation => String::new(),
+        },
     }
 }
 
@@ -137,16 +142,24 @@ pub(in crate::grpc) fn list_jobs_response(
     })
 }
 
-pub(in crate::grpc) fn list_replicas_response(replicas: Vec<Replica>) -> v1::ListReplicasResponse {
+/// The replicas, and the time by which their reports are to be judged, if it is known.
+pub(in crate::grpc) fn list_replicas_response(
+    replicas: Vec<Replica>,
+    now: Option<Timestamp>,
+) -> v1::ListReplicasResponse {
     let replicas = replicas.into_iter().map(|replica| v1::Replica {
         replica_id: replica.id,
         release: replica.release,
-        primaries: replica.primaries.map(primaries),
+        primaries: replica.codebase.map(|codebase| v1::Lineage {
+            codebase_version: codebase.get(),
+            environment_version: replica.environment.map_or(0, Version::get),
+            customer_version: 0,
+        }),
         primaries_time: Some(timestamp(replica.since)),
         report_time: Some(timestamp(replica.report_time)),
         kms_key_arn: replica.wraps_with,
     });
-    v1::ListReplicasResponse { replicas: replicas.collect() }
+    v1::ListReplicasResponse { replicas: replicas.collect(), time: now.map(timestamp) }
 }
 
 fn primaries((codebase, environment): (Version, Version)) -> v1::Lineage {

@@ -110,6 +110,8 @@ impl Service {
             wrapper,
             keyring,
             audit: log.clone(),
+            store_clock: None,
+            restored: false,
             is_busy: Box::new(|| false),
             clock,
         };

@@ -4,6 +4,7 @@ use super::*;
 use crate::access::{Ask, GetCredential};
 use crate::ids::{BadId, CredentialId, CredentialRef, CustomerId};
 use crate::jobs::JobId;
+use crate::store::ClockUnconfirmed;
 
 /// A text of a dependency, which goes to the log and never out.
 const PLANTED: &str = "arn:aws:kms:eu-central-1:111122223333:key/planted";
@@ -148,6 +149,8 @@ fn every_error_of_the_directory_has_its_code_and_reason() {
     ] {
         assert_eq!(told(error.into()), (code, reason.to_owned(), None, None));
     }
+    let unconfirmed = told(E::Clock(ClockUnconfirmed).into());
+    assert_eq!(unconfirmed, (Code::Unavailable, "STORE_UNAVAILABLE".to_owned(), Some(10), None));
     let wait = Duration::from_secs(70);
     let told_early = told(E::KeyVersionInUse(InUse::TooEarly { wait }).into());
     assert_eq!(told_early, (Code::FailedPrecondition, "KEY_VERSION_IN_USE".to_owned(), Some(70), None));
@@ -167,6 +170,8 @@ fn every_error_of_a_job_has_its_code_and_reason() {
         (E::NotFound, Code::NotFound, "JOB_NOT_FOUND", None),
         (E::Running(running), Code::AlreadyExists, "JOB_RUNNING", None),
         (E::ChangedConcurrently, Code::Aborted, "CHANGED_CONCURRENTLY", None),
+        (E::Clock(ClockUnconfirmed), Code::Unavailable, "STORE_UNAVAILABLE", Some(10)),
+        (E::Restored, Code::Unavailable, "STORE_UNAVAILABLE", Some(30)),
         (E::Customer(CustomerError::NotFound), Code::NotFound, "CUSTOMER_NOT_FOUND", None),
         (E::Audit(AuditError::TimedOut), Code::Unavailable, "AUDIT_UNAVAILABLE", None),
         (E::Keyring(KeyringError::KeysStale), Code::Unavailable, "KEYS_STALE", Some(5)),

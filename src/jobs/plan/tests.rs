@@ -37,7 +37,8 @@ fn replica(primaries: Option<(u32, u32)>, wraps_with: &str, since: i64, report: 
     Replica {
         id: "0".to_owned(),
         release: "1".to_owned(),
-        primaries: primaries.map(|(codebase, environment)| (version(codebase), version(environment))),
+        codebase: primaries.map(|(codebase, _)| version(codebase)),
+        environment: primaries.map(|(_, environment)| version(environment)),
         wraps_with: wraps_with.to_owned(),
         since: time(since),
         had_others: true,
@@ -67,6 +68,10 @@ fn nothing_is_settled_while_a_replica_may_undo_it() {
     for (other, at) in [((Some((2, 3))), 115), (Some((9, 9)), 115), (None, 115)] {
         assert_eq!(settles(&job, &[good.clone(), replica(other, "new", 100, 50)], 50), Some(at));
     }
+    // One that does not seal now. Its environment's key it must read anew, and its codebase's is that of its build.
+    let stale = |codebase| Replica { environment: None, ..replica(Some((codebase, 1)), "new", -100, 0) };
+    assert_eq!(settles(&job, &[good.clone(), stale(2)], 0), Some(30));
+    assert_eq!(settles(&job, &[good.clone(), stale(1)], 0), None);
     // One that has started since, and was never below it.
     let started = Replica { had_others: false, ..replica(Some((2, 3)), "new", 100, 100) };
     assert_eq!(settles(&job, &[good.clone(), started], 100), Some(30));
@@ -83,6 +88,12 @@ fn a_pass_begins_when_all_is_settled_and_not_before() {
     let began = begun(&waiting, Some(time(100)), time(100)).unwrap();
     assert_eq!((began.pass, began.pass_time), (2, Some(time(100))));
     assert_eq!(begun(&began, Some(time(100)), time(101)), None, "once");
+    // The first pass of a rewrap begins when all replicas wrap with the target, and waits for nothing else.
+    let first = Job { pass_time: None, ..job(JobKind::Rewrap) };
+    assert_eq!(begun(&first, None, time(100)), None);
+    assert_eq!(begun(&first, Some(time(130)), time(100)).unwrap().pass_time, Some(time(100)));
+    let at_once = JobKind::ALL.map(|kind| (begins_at_once(kind, false), begins_at_once(kind, true)));
+    assert_eq!(at_once, [(true, true), (true, true), (false, true)]);
 }
 
 #[test]
@@ -130,18 +141,41 @@ fn what_is_kept_of_failures_and_versions_is_bounded_and_all_are_counted() {
     let mut progress = Progress::default();
     for number in 0..2_000 {
         progress.fails(id(number), "MALFORMED");
-        progress.counts(Lineage {
-            codebase: version(1),
-            environment: version(1),
-            customer: version(u32::try_from(number).unwrap() + 1),
-        });
+        progress.counts(id(number), lineage(1, u32::try_from(number).unwrap() % 1_000 + 1));
     }
-    assert_eq!((progress.failed, progress.failures.len(), progress.counts.len()), (2_000, 100, 1_000));
+    assert_eq!((progress.failed, progress.failures.len(), progress.counts.len()), (2_000, 100, 1_002));
     let mut sum = Progress::default();
     sum.add(&progress);
     sum.add(&progress);
-    assert_eq!((sum.failed, sum.failures.len(), sum.counts.len()), (4_000, 100, 1_000));
+    assert_eq!((sum.failed, sum.failures.len(), sum.counts.len()), (4_000, 100, 1_002));
     assert_eq!(sum.counts[&VersionCount::Codebase(1)], 4_000);
+}
+
+fn lineage(codebase: u32, customer: u32) -> Lineage {
+    Lineage { codebase: version(codebase), environment: version(1), customer: version(customer) }
+}
+
+/// A version that is not listed would be taken for one that nothing is under.
+#[test]
+fn a_version_that_finds_no_room_makes_failures_of_its_records() {
+    let item = ItemId { customer: CustomerId::parse("acme").unwrap(), credential: None };
+    let counted = |codebase: std::ops::RangeInclusive<u32>| {
+        let mut progress = Progress::default();
+        for version in codebase {
+            progress.counts(item.clone(), lineage(version, 1));
+        }
+        progress
+    };
+    let (full, over) = (counted(1..=1_000), counted(1..=1_002));
+    assert_eq!((full.failed, full.counts.len()), (0, 1_002));
+    assert_eq!((over.failed, over.failures.len(), over.counts.len()), (2, 2, 1_002));
+    assert_eq!(over.failures[0].reason, "UNCOUNTED");
+    // Nor where two parts have room for theirs, and not for both.
+    let mut sum = counted(1..=600);
+    sum.add(&counted(401..=1_003));
+    assert_eq!((sum.failed, sum.counts.len()), (3, 1_002));
+    let count = Job { dry_run: true, ..job(JobKind::Reencryption) };
+    assert_eq!(after_pass(&count, &sum, None, time(1)).state, JobState::DoneWithFailures);
 }
 
 #[test]
@@ -172,7 +206,7 @@ fn jobs_and_parts_are_read_as_they_were_written_and_nothing_else_is() {
     let mut progress = Progress { done: 9, changed: 3, skipped: 2, ..Progress::default() };
     progress.fails(item.clone(), "NOT_AUTHENTIC");
     progress.fails(ItemId { credential: None, ..item.clone() }, "KMS_REFUSED");
-    progress.counts(Lineage { codebase: version(1), environment: version(2), customer: version(3) });
+    progress.counts(item.clone(), Lineage { codebase: version(1), environment: version(2), customer: version(3) });
     let part = Part {
         pass: 3,
         holder: "me".to_owned(),
@@ -230,7 +264,7 @@ impl Simulated {
         }
         let mut next = replica(Some((self.version(now), 3)), "new", now, now);
         match &self.known {
-            Some(before) if before.primaries == next.primaries => {
+            Some(before) if (before.codebase, before.environment) == (next.codebase, next.environment) => {
                 next = Replica { since: before.since, had_others: before.had_others, ..next };
             }
             before => next.had_others = before.is_some(),

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::super::book::Parts;
 use super::super::plan::VersionCount;
 use super::super::record::{JOB, JobId};
-use super::super::replicas::{self, KIND, ReplicaId, Reporter};
+use super::super::replicas::{self, KIND, Replica as Report, ReplicaId, Reporter, write as write_report};
 use super::*;
 use crate::access::{
     AllCustomers, CancelJob, GetJob, ListJobs, ListReplicas, Permit, StartCustomerKeyRotation, StartReencryption,
@@ -29,7 +29,9 @@ use crate::ids::{Caller, CredentialId, Deployment};
 use crate::keyring::{CacheLimits, EnvironmentTiming, FirstReading, Keyring, Sources};
 use crate::secret::{Opaque, Secret, SecretOctets, View};
 use crate::store::embedded::{EmbeddedCredentials, EmbeddedCustomers, EmbeddedOperations, EmbeddedStore};
-use crate::store::{ChangeError, CredentialRow, Customers, Life, OperationId, Rows, WriteId};
+use crate::store::{
+    ChangeError, ClockUnconfirmed, CredentialRow, Customers, Life, OperationId, Rows, StoreClock, WriteId,
+};
 use crate::vault::{Condition, Vault};
 
 thread_local! {
@@ -58,13 +60,16 @@ fn key_set<F>(primary: u32, seed: u8) -> KeySet<F> {
     KeySet::from_document(KeyDocument { primary, keys: vec![entry(1), entry(2)] }).unwrap()
 }
 
-/// Versions 1 and 2 of the environment key, of which one is the primary.
+/// Versions 1 and 2 of the environment key, of which one is the primary. 0: it is away.
 struct Switched(Mutex<u32>);
 
 #[async_trait]
 impl EnvironmentSource for Switched {
     async fn fetch(&self) -> Result<KeySet<Environment>, FactorError> {
-        Ok(key_set(*self.0.lock().unwrap(), 100))
+        match *self.0.lock().unwrap() {
+            0 => Err(FactorError::Away("no answer".to_owned())),
+            primary => Ok(key_set(primary, 100)),
+        }
     }
 }
 
@@ -136,6 +141,16 @@ impl Setup {
     }
 
     async fn replica_that_wraps_with(&self, codebase: u32, name: &'static str) -> Replica {
+        self.replica_of(codebase, name, false, None).await
+    }
+
+    async fn replica_of(
+        &self,
+        codebase: u32,
+        name: &'static str,
+        restored: bool,
+        store_clock: Option<Arc<StoreClock>>,
+    ) -> Replica {
         let deployment = Deployment::parse("test").unwrap();
         let customers = Arc::new(EmbeddedCustomers(Arc::clone(&self.store)));
         let credentials = Arc::new(EmbeddedCredentials(Arc::clone(&self.store)));
@@ -154,7 +169,7 @@ impl Setup {
         let (audit, log) = AuditLog::recording(clock);
         let vault =
             Arc::new(Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), clock));
-        let directory = Arc::new(CustomerDirectory::new(
+        let directory = CustomerDirectory::new(
             deployment,
             customers.clone(),
             credentials.clone(),
@@ -162,7 +177,8 @@ impl Setup {
             keyring.clone(),
             audit.clone(),
             clock,
-        ));
+        );
+        let directory = Arc::new(directory.with_store_clock(store_clock));
         let id = ReplicaId::random().unwrap();
         let reporter = Arc::new(Reporter::new(id, keyring.clone(), name.to_owned(), self.operations(), clock));
         let jobs = Jobs::new(Parts {
@@ -174,6 +190,7 @@ impl Setup {
             keyring,
             reporter: reporter.clone(),
             audit,
+            restored,
             is_busy: Box::new(|| false),
             clock,
         });
@@ -425,6 +442,31 @@ fn credential_of(id: &ItemId) -> CredentialRef {
     super::credential(id).unwrap()
 }
 
+/// Secrets Manager is away for a quarter of an hour, in the middle of a part.
+#[tokio::test]
+async fn what_a_replica_without_fresh_keys_comes_to_is_no_failure_of_the_record() {
+    let setup = Setup::new();
+    let replica = setup.replica(1).await;
+    replica.directory.create_unasked(&customer("acme")).await.unwrap();
+    let id = credential("acme", "crm");
+    replica.encrypt(&id, "one").await;
+    replica.reporter.report().await;
+    rotate(&replica, "acme").await;
+    let job = replica.reencrypts(None).await;
+    let item = || async { Item::Record(Met { id: id.clone(), row: Ok(setup.row(&id).await) }) };
+    *setup.environment.0.lock().unwrap() = 0;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_hours(2)).await;
+    let came_to = replica.jobs.work_on_item(&job, &item().await).await.map(|_| ());
+    assert_eq!(came_to, Err(JobError::Keyring(crate::keyring::KeyringError::KeysStale)), "the part is left to others");
+    assert!(!replica.entries(&job.id).contains(&("reencryption_record".to_owned(), "KEYS_STALE".to_owned())));
+    // With fresh keys, what still can't be opened is a version that this build does not know: that is the record's.
+    *setup.environment.0.lock().unwrap() = 1;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    tokio::time::resume();
+    assert_eq!(replica.ends(&job.id).await.0.state, JobState::Done);
+}
+
 #[tokio::test]
 async fn a_job_goes_on_where_a_killed_replica_left_it() {
     let setup = Setup::new();
@@ -603,6 +645,63 @@ async fn a_cancelled_job_is_worked_on_no_more_and_makes_room_for_another() {
 }
 
 #[tokio::test]
+async fn on_a_restored_store_no_job_goes_on_or_is_started_and_those_of_then_can_be_cancelled() {
+    let setup = Setup::new();
+    let before = setup.replica(1).await;
+    filled(&before).await;
+    rotate(&before, "acme").await;
+    let job = before.reencrypts(None).await;
+    before.reporter.leave().await;
+    let restored = setup.replica_of(1, "arn", true, None).await;
+    restored.reporter.report().await;
+    assert!(!restored.works_once().await);
+    assert_eq!(restored.job(&job.id).await.unwrap(), (job.clone(), Progress::default()), "it is as it was");
+    for kind in JobKind::ALL {
+        for dry_run in [false, true] {
+            assert_eq!(restored.start(kind, None, 0, dry_run).await, Err(JobError::Restored));
+        }
+    }
+    assert_eq!(restored.cancel(&job.id).await.unwrap().state, JobState::Cancelled);
+    // Without the setting, there is room for a new one.
+    let after = setup.replica(1).await;
+    after.reporter.report().await;
+    restored.reporter.leave().await;
+    let job = after.reencrypts(None).await;
+    assert_eq!(after.ends(&job.id).await.0.state, JobState::Done);
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_the_store_does_not_confirm_starts_no_job_and_works_on_none() {
+    let (setup, heard) = (Setup::new(), Arc::new(StoreClock::default()));
+    let (right, other) = (setup.replica(1).await, setup.replica_of(1, "arn", false, Some(Arc::clone(&heard))).await);
+    filled(&right).await;
+    rotate(&right, "acme").await;
+    let refused = || Err(JobError::Clock(ClockUnconfirmed));
+    assert_eq!(other.start(JobKind::Reencryption, None, 0, false).await, refused(), "nothing was heard");
+    let job = right.reencrypts(Some("acme")).await;
+    heard.set(60_000);
+    assert_eq!(other.start(JobKind::Rewrap, None, 0, true).await, refused());
+    assert!(!other.works_once().await);
+    assert_eq!(other.job(&job.id).await.unwrap().1.done, 0);
+    // Set wrong in the middle of a part: it is left to others at once.
+    heard.set(0);
+    let mut work = Box::pin(other.works_once());
+    loop {
+        let polled = std::future::poll_fn(|context| std::task::Poll::Ready(work.as_mut().poll(context))).await;
+        assert!(polled.is_pending(), "it was done before its clock was wrong");
+        tokio::task::yield_now().await;
+        if right.jobs.look(&job.id).await.unwrap().1.done > 0 {
+            break;
+        }
+        heard.set(if right.jobs.part(&job, 0).await.unwrap().1.is_some() { 60_000 } else { 0 });
+    }
+    assert!(!work.await);
+    assert_eq!(right.job(&job.id).await.unwrap().1.done, PAGE as u64);
+    assert!(right.works_once().await, "nobody holds it");
+    assert_eq!(right.ends(&job.id).await.0.changed, 300);
+}
+
+#[tokio::test]
 async fn every_customer_is_rotated_once_and_those_that_leave_are_left() {
     let setup = Setup::new();
     let replica = setup.replica(1).await;
@@ -642,9 +741,12 @@ async fn customer_keys_are_moved_by_replicas_that_wrap_with_the_new_key() {
     let job = new.start(JobKind::Rewrap, None, 0, false).await.unwrap();
     assert!(!old.works_once().await, "it would move them back");
     new.works().await;
+    let (waiting, progress) = new.job(&job.id).await.unwrap();
+    assert_eq!((waiting.pass_time, progress.done), (None, 0), "nothing is moved that the other may not open");
     // It makes a customer under the old key, as long as it is there.
     old.directory.create_unasked(&customer("late")).await.unwrap();
     old.reporter.leave().await;
+    assert!(new.works_once().await, "at once");
     let (done, progress) = new.ends(&job.id).await;
     assert_eq!((done.state, done.changed), (JobState::DoneWithFailures, 3));
     let refused = plan::Failure {
@@ -679,7 +781,7 @@ async fn replicas_are_listed_with_their_primaries_until_they_leave() {
         let found = new.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap();
         let mut found: Vec<_> = found
             .into_iter()
-            .map(|replica| (replica.primaries.unwrap().0.get(), replica.is_alive(clock()), replica.since))
+            .map(|replica| (replica.codebase.unwrap().get(), replica.is_alive(clock()), replica.since))
             .collect();
         found.sort_unstable();
         found
@@ -756,6 +858,62 @@ async fn an_unreadable_job_hides_no_other() {
     put.map_err(|error: ChangeError| error).unwrap();
     let listed = replica.jobs.list(&permit(ListJobs(AllCustomers)), None, 10).await.unwrap();
     assert_eq!(listed.rows, [job]);
+}
+
+/// What a replica reports that has no fresh keys, and what an older release reports of one.
+#[tokio::test]
+async fn a_replica_that_does_not_seal_reports_the_codebase_version_of_its_build() {
+    let setup = Setup::new();
+    let (old, new) = (setup.replica(1).await, setup.replica(2).await);
+    let present = old.reporter.present().await;
+    assert_eq!((present.codebase, present.environment), (Version::new(1), Version::new(1)));
+    let stale = Report { environment: None, ..present };
+    write_report(setup.operations().as_ref(), &stale).await.unwrap();
+    new.reporter.report().await;
+    let listed = new.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap();
+    assert!(listed.contains(&stale), "{listed:?}");
+    filled(&new).await;
+    let job = new.reencrypts(None).await;
+    new.works().await;
+    pass(40);
+    new.reporter.report().await;
+    write_report(setup.operations().as_ref(), &Report { report_time: clock(), ..stale }).await.unwrap();
+    new.works().await;
+    let (waiting, _) = new.job(&job.id).await.unwrap();
+    assert_eq!((waiting.state, waiting.pass_time), (JobState::Running, None), "it seals under 1 when it can again");
+    old.reporter.leave().await;
+    assert_eq!(new.ends(&job.id).await.0.state, JobState::Done);
+}
+
+/// A replica whose clock was an hour ahead when it died; and one whose clock was, and that lives.
+#[tokio::test]
+async fn a_report_from_the_future_holds_a_job_up_only_while_it_changes() {
+    let setup = Setup::new();
+    let (right, wrong) = (setup.replica(1).await, setup.replica(1).await);
+    filled(&right).await;
+    pass(3_600);
+    wrong.reporter.report().await;
+    pass(-3_600);
+    right.reporter.report().await;
+    let ours = right.reporter.by_our_time(right.jobs.reported().await.unwrap().replicas, clock());
+    assert!(ours.iter().all(|replica| replica.report_time == clock() && replica.since <= clock()), "{ours:?}");
+    // It goes on to report, each time an hour ahead.
+    pass(59);
+    pass(3_600);
+    wrong.reporter.report().await;
+    pass(-3_600);
+    let alive = async || {
+        let ours = right.reporter.by_our_time(right.jobs.reported().await.unwrap().replicas, clock());
+        ours.iter().find(|replica| replica.id == wrong.reporter.id().as_str()).unwrap().is_alive(clock())
+    };
+    assert!(alive().await);
+    pass(59);
+    assert!(alive().await);
+    pass(1);
+    assert!(!alive().await, "it has not changed for a minute");
+    right.reporter.report().await;
+    let job = right.reencrypts(None).await;
+    assert_eq!(right.ends(&job.id).await.0.state, JobState::Done);
 }
 
 /// In real time, for the store's writer is a thread that no paused clock waits for. A busy machine only takes longer.

@@ -62,7 +62,7 @@ impl Watched {
 fn told(job: &Job, rate: Option<f64>) -> String {
     let mut text = format!("pass {}: ", job.pass);
     if job.waiting {
-        return text + "waiting until every replica has seen the target";
+        return text + "waiting " + &job.waits_for();
     }
     let Some(Done { done, changed, failed, due, .. }) = &job.progress else { return text };
     text += &job.so_far().unwrap_or_default();
@@ -99,7 +99,13 @@ mod tests {
         let waiting = Job::from(v1::Job { waiting: true, ..job.clone() });
         let kind = v1::JobKind::Rewrap.into();
         let dry = Job::from(v1::Job { dry_run: true, kind, due: 1_990, changed: 0, total: 0, ..job.clone() });
+        let target_kms_key_arn = "arn:new".to_owned();
+        let moving = Job::from(v1::Job { waiting: true, pass: 1, target_kms_key_arn, ..v1::Job::default() });
         let job = Job::from(job);
+        assert_eq!(
+            told(&moving, None),
+            "pass 1: waiting until every replica wraps with arn:new (triseal replicas --output json tells which do not)"
+        );
         assert_eq!(told(&job, Some(100.0)), "pass 2: 2000 of 5000 records, 100/s, 30 s left, 7 changed, 1 failed");
         assert_eq!(told(&job, None), "pass 2: 2000 of 5000 records, 7 changed, 1 failed");
         assert_eq!(told(&dry, None), "pass 2: 2000 customers, 1990 due, 1 failed");

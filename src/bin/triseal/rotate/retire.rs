@@ -1,5 +1,6 @@
 //! `triseal key retire environment` and `codebase`: a version is marked as refused, when nobody can have sealed under it since, and then no
-//! record was found under it. In this order, all of it: the document, the replicas, a walk over all records that begins after that, the write.
+//! record was found under it. In this order, all of it: the document, the replicas, a walk over all records that begins after that, the
+//! replicas again, for one may have come that nobody knew of, and the write.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -115,6 +116,7 @@ async fn retire(
     confirm.ask(&what, &version.to_string(), format)?;
 
     no_record_is_under(factor, version, &service, format).await?;
+    fleet::nobody_seals_under(&fleet::replicas(&service).await?, factor, version)?;
     let fetched = place.fetch().await?;
     if !fetched.mark.is_same(&before.mark) {
         return Err(place.changed().await);
@@ -146,6 +148,7 @@ fn verdict(job: &Job, factor: Factor, version: u32) -> Result<(), Failure> {
     match (job.records_under(factor, version), job.ended()) {
         (_, Ended::Cancelled) => Err(Failure::failed("somebody cancelled the count: nothing was retired".to_owned())
             .with_hint("run the command again")),
+        (_, Ended::Unknown) => job.end(),
         (0, Ended::Done) => Ok(()),
         (0, Ended::WithFailures(failed)) => {
             let failed = counted(failed, "record");

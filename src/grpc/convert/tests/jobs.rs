@@ -93,7 +93,9 @@ fn a_job_is_shown_with_what_all_its_passes_changed() {
     let failures: Vec<_> = running.failures.iter().map(|failure| failure.credential_id.as_str()).collect();
     assert_eq!(failures, ["crm", ""]);
     assert_eq!((running.counts[0].factor(), running.counts[0].records), (v1::Factor::Environment, 5));
-    assert_eq!(running.caller, "spiffe://example.org/security");
+    assert_eq!((running.caller.as_str(), running.target_kms_key_arn.as_str()), ("spiffe://example.org/security", ""));
+    let rewrap = job_message(&job(JobKind::Rewrap, JobState::Running), None);
+    assert_eq!((rewrap.target_kms_key_arn.as_str(), rewrap.target, rewrap.waiting), ("arn", None, true));
 
     // What the last pass changed was added when it ended.
     let done = job_message(&job(JobKind::CustomerKeyRotation, JobState::DoneWithFailures), Some(progress));
@@ -119,18 +121,23 @@ fn a_dry_run_tells_what_would_be_changed() {
 }
 
 #[test]
-fn a_replica_that_does_not_seal_has_no_primaries() {
-    let replica = |primaries| Replica {
+fn a_replica_that_does_not_seal_tells_under_what_its_build_would() {
+    let replica = |codebase, environment| Replica {
         id: "1".to_owned(),
         release: "0.1.0".to_owned(),
-        primaries,
+        codebase,
+        environment,
         wraps_with: "arn".to_owned(),
         since: microsecond(1_000_000),
         had_others: false,
         report_time: microsecond(2_000_000),
     };
-    let shown = list_replicas_response(vec![replica(None), replica(Some((version(1), version(2))))]).replicas;
-    let lineage = v1::Lineage { codebase_version: 1, environment_version: 2, customer_version: 0 };
-    assert_eq!((shown[0].primaries, shown[1].primaries), (None, Some(lineage)));
-    assert_eq!((shown[0].primaries_time, shown[0].report_time), (time(1, 0), time(2, 0)));
+    let replicas =
+        vec![replica(None, None), replica(Some(version(1)), None), replica(Some(version(1)), Some(version(2)))];
+    let answer = list_replicas_response(replicas, Some(microsecond(3_000_000)));
+    let lineage = |environment_version| v1::Lineage { codebase_version: 1, environment_version, customer_version: 0 };
+    let shown = answer.replicas;
+    assert_eq!(shown.iter().map(|one| one.primaries).collect::<Vec<_>>(), [None, Some(lineage(0)), Some(lineage(2))]);
+    assert_eq!((shown[0].primaries_time, shown[0].report_time, answer.time), (time(1, 0), time(2, 0), time(3, 0)));
+    assert_eq!(list_replicas_response(Vec::new(), None).time, None);
 }
