@@ -59,8 +59,8 @@ impl Service {
     pub fn new(parts: Parts) -> Self {
         let Parts { replica, deployment, credentials, customers, operations, wrapper, keyring, audit, .. } = parts;
         let Parts { store_clock, restored, is_busy, clock, .. } = parts;
-        let vault =
-            Arc::new(Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), clock));
+        let vault = Vault::new(deployment.clone(), credentials.clone(), keyring.clone(), audit.clone(), clock);
+        let vault = Arc::new(vault.with_store_clock(store_clock.clone()));
         let wraps_with = wrapper.wraps_with().to_owned();
         let directory = CustomerDirectory::new(
             deployment,

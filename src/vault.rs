@@ -32,7 +32,7 @@ use crate::refresh::waiting::Waiting;
 use crate::secret::{Kind, Secret, View, stored};
 use crate::store::{
     Change, Changes, CredentialRow, Credentials, Decision, IdempotencyKey, Leases, Life, Living, Revision, State,
-    WriteId, change, row_time,
+    StoreClock, WriteId, change, row_time,
 };
 use decide::{Delete, Encrypt, decide_delete, decide_encrypt, living, readable};
 
@@ -69,6 +69,8 @@ pub struct Vault {
     /// For re-encryption.
     unwrapping: Semaphore,
     clock: fn() -> Timestamp,
+    /// Of a store that tells its time: the clock has to agree with it.
+    store_clock: Option<Arc<StoreClock>>,
 }
 
 impl Vault {
@@ -82,7 +84,13 @@ impl Vault {
     ) -> Self {
         let waiting = Waiting::new(Arc::clone(&credentials));
         let unwrapping = Semaphore::new(reseal::UNWRAPPED_AT_ONCE);
-        Self { deployment, credentials, keyring, audit, waiting, unwrapping, clock }
+        Self { deployment, credentials, keyring, audit, waiting, unwrapping, clock, store_clock: None }
+    }
+
+    /// With a store that tells its time: no lease is given while the clock does not agree with it.
+    #[must_use]
+    pub fn with_store_clock(self, store_clock: Option<Arc<StoreClock>>) -> Self {
+        Self { store_clock, ..self }
     }
 
     /// Seals a secret and stores it. A retry under the same key changes nothing.

@@ -303,6 +303,7 @@ impl From<VaultError> for Status {
             )
             .retry_after(RETRY_LEFT_OUT),
             E::TooSlow => return Status::deadline_exceeded(format!("{text}; they are still looked up, so ask again")),
+            E::Clock(_) => Told::new(Code::Unavailable, "STORE_UNAVAILABLE", text).retry_after(RETRY_CLOCK),
             E::SecretTooLong => return bad_fields(vec![FieldViolation::new("secret", text)]),
             E::Audit(error) => return audit_unavailable(error),
             E::Keyring(error) => from_keyring(error),

@@ -195,7 +195,7 @@ fn of_record(error: &VaultError) -> Failed {
             | KeyringError::KeyVersionRetired
             | KeyringError::KeyVersionUnknown => Failed::Item(Outcome::Failed(reason)),
         },
-        E::ChangedConcurrently | E::Audit(_) | E::TooSlow => Failed::ForNow(reason),
+        E::ChangedConcurrently | E::Clock(_) | E::Audit(_) | E::TooSlow => Failed::ForNow(reason),
         E::Malformed
         | E::NotAuthentic
         | E::EncodingUnknown

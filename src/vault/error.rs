@@ -7,7 +7,7 @@ use crate::crypto::{self, NotAuthentic};
 use crate::keyring::KeyringError;
 use crate::randomness::NoRandomness;
 use crate::secret::stored::DecodeError;
-use crate::store::{ChangeError, Revision, StoreError};
+use crate::store::{ChangeError, ClockUnconfirmed, Revision, StoreError};
 
 /// Why nothing was sealed, opened, shown or erased.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +71,9 @@ pub enum VaultError {
     /// Its fields are within their limits, and together too long.
     #[error("the secret is longer than {} octets", crypto::MAX_PLAINTEXT_OCTETS - 1)]
     SecretTooLong,
+    /// A lease's end is told by other replicas' clocks, too: none is given by one that may be wrong.
+    #[error(transparent)]
+    Clock(#[from] ClockUnconfirmed),
     /// The audit log's: nothing was shown, and a change may have happened.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -116,6 +119,7 @@ impl From<&VaultError> for Reason {
             E::SecretTooLong => Self::BadField,
             E::Audit(_) => Self::AuditUnavailable,
             E::Keyring(error) => error.into(),
+            E::Clock(_) => Self::StoreUnavailable,
             E::Store(error) => error.into(),
             E::Internal(_) => Self::Internal,
         }

@@ -148,6 +148,7 @@ impl Vault {
                 Acquired::Held(lease) => return Ok(Decision::Done(Outcome::Lease(lease, secret, credential))),
                 Acquired::Given(lease) => (lease.clone(), row.leases.with(lease)),
             };
+            self.store_clock.as_ref().map_or(Ok(()), |clock| clock.check())?;
             // Nobody is given a lease that could not be completed for want of a key.
             let _at_hand = self.keyring.primary(&id.customer).await?;
             entries.announce(Some(row.revision)).await?;

@@ -8,7 +8,7 @@ use super::*;
 use crate::access::{AcquireRefresh, Permit};
 use crate::refresh::{Acquire, LeaseToken};
 use crate::secret::{SalesforceOAuth, SecretString};
-use crate::store::{AbandonCause, LeaseEnd};
+use crate::store::{AbandonCause, ClockUnconfirmed, LeaseEnd};
 
 fn crm() -> CredentialRef {
     credential_ref("acme", "crm")
@@ -433,6 +433,28 @@ async fn whoever_is_gone_while_it_waits_is_given_no_lease() {
     let (answer, ()) = tokio::join!(waiting, leaving);
     assert!(matches!(answer, Err(VaultError::RefreshInProgress { .. })), "{answer:?}");
     setup.complete("realtask", &held.token, "second").await.unwrap();
+}
+
+#[tokio::test]
+async fn no_lease_is_given_by_a_clock_that_the_store_does_not_confirm() {
+    let setup = stored().await;
+    let heard = Arc::new(StoreClock::default());
+    let (vault, _log) = setup.audited();
+    let vault = vault.with_store_clock(Some(Arc::clone(&heard)));
+    let acquire = async |asked| vault.acquire_unasked(&caller("realtask"), &crm(), &asked).await;
+    for ahead_ms in [None, Some(3_000), Some(-3_000)] {
+        if let Some(ahead_ms) = ahead_ms {
+            heard.set(ahead_ms);
+        }
+        let refused = acquire(rejected(1)).await.err();
+        assert_eq!(refused, Some(VaultError::Clock(ClockUnconfirmed)), "{ahead_ms:?}");
+    }
+    heard.set(1_000);
+    let Ok(Refreshed::Lease(lease)) = acquire(rejected(1)).await else { panic!("no lease") };
+    // What is there is read, and what is brought is saved, whatever the clock says.
+    heard.set(3_000);
+    assert!(matches!(acquire(reading()).await, Ok(Refreshed::Fresh(_))));
+    assert_eq!(setup.complete("realtask", &lease.token, "second").await.unwrap().revision, revision(2));
 }
 
 #[tokio::test]
