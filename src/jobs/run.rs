@@ -166,7 +166,7 @@ impl Jobs {
         let mut under_way = FuturesUnordered::new();
         pace.share(self, job).await?;
         let mut left = pace.stretch();
-        while left > 0 && !next.is_done && began.elapsed().as_secs_f64() < STRETCH_SECONDS {
+        loop {
             self.give_way().await;
             let page = self.items(job, index, next.after.as_ref(), left.min(PAGE)).await?;
             left = left.saturating_sub(page.rows.len());
@@ -185,6 +185,10 @@ impl Jobs {
                     }
                     (item.id(), self.work_on_item(job, &item).await)
                 });
+            }
+            let is_long = left == 0 || began.elapsed().as_secs_f64() >= STRETCH_SECONDS;
+            if next.is_done || is_long || !self.knows_the_time() {
+                break;
             }
         }
         while let Some((id, outcome)) = under_way.next().await {

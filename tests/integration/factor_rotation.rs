@@ -140,6 +140,42 @@ async fn a_rotation_is_completed_while_calls_go_on(site: &Site) {
     }
 }
 
+/// Typed again after its promotion, the command completes what was begun. Another version would leave the one that has to go in use.
+#[tokio::test]
+async fn a_rotation_that_was_stopped_after_its_promotion_is_completed_and_not_repeated() {
+    let site = Site::embedded();
+    let (services, keys) = (start(&site).await, EnvironmentKeys::of(&site));
+    fill(&services[0], 5).await;
+    let (code, _, told) = keys.triseal(&["rotate", "environment", "--settle", "1s", "--yes"], &services[0]).await;
+    assert_eq!(code, Some(0), "{told}");
+    let arguments = ["rotate", "environment", "--complete", "--settle", "1s", "--yes"];
+    // Stopped while it re-encrypts: the job goes on without it.
+    let mut command = keys.command(&arguments);
+    command.env("TRISEAL_ENDPOINT", services[0].endpoint()).kill_on_drop(true);
+    let mut stopped = command.spawn().unwrap();
+    let running = async || {
+        let jobs = services[0].keys().list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
+        jobs.iter().any(|job| !job.dry_run)
+    };
+    let began = Instant::now();
+    while !running().await {
+        assert!(began.elapsed() < PATIENCE, "it starts no job");
+        sleep(Duration::from_millis(100)).await;
+    }
+    stopped.kill().await.unwrap();
+
+    let (code, out, told) = keys.triseal(&arguments, &services[0]).await;
+    assert_eq!(code, Some(0), "{out}{told}");
+    assert!(told.contains("completes the rotation that was made before"), "{told}");
+    assert!(out.contains("triseal key retire environment 1 "), "{out}");
+    assert_eq!((keys.document().await.primary, keys.document().await.keys.len()), (2, 2));
+    assert!(versions(&services[0]).await.iter().all(|version| *version == 2));
+    // With nothing left over it is another rotation.
+    let (code, _, told) = keys.triseal(&arguments, &services[0]).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!((keys.document().await.primary, keys.document().await.keys.len()), (3, 3));
+}
+
 async fn a_version_is_retired_when_nobody_needs_it(site: &Site) {
     let (services, keys) = (start(site).await, EnvironmentKeys::of(site));
     fill(&services[0], 20).await;

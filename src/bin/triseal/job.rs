@@ -179,6 +179,12 @@ impl Job {
         &self.job_id
     }
 
+    /// Whether it is under way and leaves no record below a version of the environment key.
+    pub(crate) fn brings_all_to_environment(&self, version: u32) -> bool {
+        let reaches = self.target.as_ref().is_some_and(|target| target.environment_version >= version);
+        self.is_running && self.customer_id.is_empty() && reaches
+    }
+
     /// The counts, each by itself.
     pub(crate) fn into_counts(self) -> Vec<VersionCount> {
         self.counts

@@ -34,7 +34,7 @@ pub(crate) struct Credential {
 #[derive(Serialize)]
 pub(crate) struct Lineage {
     codebase_version: u32,
-    environment_version: u32,
+    pub(crate) environment_version: u32,
     /// 0 where it is each customer's own.
     #[serde(skip_serializing_if = "is_zero")]
     customer_version: u32,

@@ -183,21 +183,29 @@ impl Which {
         if let Some(job) = self.job {
             return Ok(job);
         }
-        let mut page_token = String::new();
-        loop {
-            let message = v1::ListJobsRequest { page_size: 0, page_token: page_token.clone() };
-            let page = service.keys().list_jobs(service.request(message)).await;
-            let page = page.map_err(|status| job::refusal(&status, Again::Reads))?.into_inner();
-            let kind = i32::from(v1::JobKind::Reencryption);
-            if let Some(job) = page.jobs.into_iter().find(|job| job.kind == kind && !job.dry_run) {
-                return Ok(job.job_id);
-            }
-            if page.next_page_token.is_empty() || page.next_page_token == page_token {
-                let failure = Failure::failed("there was no re-encryption yet".to_owned());
-                return Err(failure.with_hint("start one: triseal reencrypt start"));
-            }
-            page_token = page.next_page_token;
+        let last = last(service).await?.ok_or_else(|| {
+            let failure = Failure::failed("there was no re-encryption yet".to_owned());
+            failure.with_hint("start one: triseal reencrypt start")
+        })?;
+        Ok(last.id().to_owned())
+    }
+}
+
+/// The last re-encryption, if there was one.
+pub(crate) async fn last(service: &Service) -> Result<Option<Job>, Failure> {
+    let mut page_token = String::new();
+    loop {
+        let message = v1::ListJobsRequest { page_size: 0, page_token: page_token.clone() };
+        let page = service.keys().list_jobs(service.request(message)).await;
+        let page = page.map_err(|status| job::refusal(&status, Again::Reads))?.into_inner();
+        let kind = i32::from(v1::JobKind::Reencryption);
+        if let Some(job) = page.jobs.into_iter().find(|job| job.kind == kind && !job.dry_run) {
+            return Ok(Some(Job::without_progress(job)));
         }
+        if page.next_page_token.is_empty() || page.next_page_token == page_token {
+            return Ok(None);
+        }
+        page_token = page.next_page_token;
     }
 }
 

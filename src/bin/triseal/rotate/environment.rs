@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 use tokio::time::sleep;
-use triseal::factors::document::KeyDocument;
+use triseal::factors::document::{KeyDocument, KeyState};
 use triseal::factors::rotation::{Fetched, Next};
 
 use super::fleet::{self, Factor};
 use super::place::{EnvironmentKeys, Place};
-use super::{Change, Changed, impossible, new_key, say, state_of};
+use super::{Change, Changed, impossible, new_key, retire, say, state_of};
 use crate::client::{Connect, Service};
 use crate::confirm::Confirm;
 use crate::duration;
@@ -24,9 +24,11 @@ use crate::reencrypt::{self, Pace};
 pub(crate) const HELP: &str = "\
 Adds a version that opens and does not seal yet, waits until every replica has read it, and makes it the primary. No record is
 rewritten: they open under the old version until they are re-encrypted. With --complete, it also waits until all replicas seal
-under the new version, re-encrypts, and prints the command that retires the old one: for that the service must be reached.
+under the new version, re-encrypts, and prints the command that retires the old one: for that the service must be reached. Where
+records are still under older versions, it completes the rotation that was made before, and adds no version.
 
-It may be stopped at any time: there is the old state or the new one, and the same command goes on. Asks for the name of the secret
+It may be stopped at any time: there is the old state or the new one, and the same command goes on; but one without --complete that
+came to its end is followed by another rotation. Asks for the name of the secret
 or the file typed back, or takes --yes.
 
 Examples:
@@ -59,9 +61,17 @@ pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Ou
     let fetched = place.fetch().await?;
     let next = fetched.document.next(fetched.former_primary);
     say(format, &format!("{}: {}", place.name, state_of(&fetched.document)));
-    arguments.confirm.ask(&plan(next, arguments.settle, arguments.complete), &place.short_name, format)?;
+    let is_left_over = match &service {
+        Some(service) if next == Next::Add => is_incomplete(&fetched.document, service, format).await?,
+        Some(_) | None => false,
+    };
+    let plan = if is_left_over { COMPLETES.to_owned() } else { plan(next, arguments.settle, arguments.complete) };
+    arguments.confirm.ask(&plan, &place.short_name, format)?;
 
-    let document = rotate(&place, fetched, arguments.settle, format).await?;
+    let document = match is_left_over {
+        true => fetched.document,
+        false => rotate(&place, fetched, arguments.settle, format).await?,
+    };
     let mut changed = Changed::of(&place, &document, Change::Promoted, document.primary);
     let Some(service) = service else {
         changed.show(output)?;
@@ -86,6 +96,23 @@ pub(crate) async fn run(arguments: Arguments, connect: &Connect, output: &mut Ou
         output.octets(format!("next: keep an offline copy that has version {primary}\n      {retire}\n").as_bytes())?;
     }
     Ok(())
+}
+
+/// What is done where the last rotation was made and not completed.
+const COMPLETES: &str = "completes the rotation that was made before: re-encrypts all records, and adds no version";
+
+/// Whether records are left under a version that was replaced, or are just being sealed anew: then the rotation before was stopped after
+/// its promotion.
+async fn is_incomplete(document: &KeyDocument, service: &Service, format: Format) -> Result<bool, Failure> {
+    if under_way(document.primary, service).await?.is_some() {
+        return Ok(document.former_primary().is_some());
+    }
+    let replaced: Vec<_> = document.keys.iter().filter(|entry| entry.version < document.primary).collect();
+    if replaced.iter().all(|entry| entry.state == KeyState::Retired) {
+        return Ok(false);
+    }
+    let counted = retire::count(service, format).await?;
+    Ok(replaced.iter().any(|entry| counted.records_under(Factor::Environment.as_str(), entry.version) > 0))
 }
 
 fn plan(next: Next, settle: Duration, complete: bool) -> String {
@@ -155,10 +182,18 @@ fn retire_command(place: &Place, document: &KeyDocument) -> Option<String> {
 /// All that comes after the promotion, by the service. Answers the re-encryption, as it ended.
 async fn complete(primary: u32, service: &Service, format: Format) -> Result<Job, Failure> {
     say(format, &format!("waiting until all replicas seal under version {primary}"));
-    say(format, "if this is stopped: triseal reencrypt start, and triseal reencrypt watch; not another rotation");
+    say(format, "if this is stopped, the same command goes on");
     fleet::wait_until_all_seal_under(Factor::Environment, primary, service, format).await?;
-    let started = reencrypt::start("", &Pace { dry_run: false, rate: None }, service).await?;
+    let started = match under_way(primary, service).await? {
+        Some(job) => job,
+        None => reencrypt::start("", &Pace { dry_run: false, rate: None }, service).await?,
+    };
     job::watch(started.id(), service, format).await
+}
+
+/// The re-encryption that is under way, if it leaves no record below this version.
+async fn under_way(primary: u32, service: &Service) -> Result<Option<Job>, Failure> {
+    Ok(reencrypt::last(service).await?.filter(|job| job.brings_all_to_environment(primary)))
 }
 
 #[cfg(test)]

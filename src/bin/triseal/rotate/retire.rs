@@ -131,12 +131,15 @@ async fn retire(
     Ok(())
 }
 
-/// Walks over all records, each of whose headers is read.
 async fn no_record_is_under(factor: Factor, version: u32, service: &Service, format: Format) -> Result<(), Failure> {
+    verdict(&count(service, format).await?, factor, version)
+}
+
+/// Walks over all records, each of whose headers is read.
+pub(super) async fn count(service: &Service, format: Format) -> Result<Job, Failure> {
     say(format, "counting the records under each version");
     let started = reencrypt::start("", &Pace { dry_run: true, rate: None }, service).await?;
-    let job = job::watch(started.id(), service, format).await?;
-    verdict(&job, factor, version)
+    job::watch(started.id(), service, format).await
 }
 
 /// Whether a count that ended lets a version be retired. Re-encryption moves what could be read, and nothing else.
