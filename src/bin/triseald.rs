@@ -27,6 +27,7 @@ use clap::{ArgGroup, Parser, Subcommand};
 use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tracing::info;
 use triseal::config::Settings;
 use triseal::crypto::{Codebase, Version};
@@ -129,11 +130,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     };
     tokio::select! {
-        ended = serve(arguments, signalled.clone(), drains) => ended,
+        biased;
         () = given_up => {
             info!("stopped before it served");
             Ok(())
         }
+        ended = serve(arguments, signalled.clone(), drains) => ended,
     }
 }
 
@@ -155,7 +157,8 @@ async fn serve(
     }
     let keyed = Keyed::open(&settings, codebase, &ground).await?;
 
-    // From here on it ends by its drain.
+    // Told to stop meanwhile, it is given up here. From here on it ends by its drain.
+    yield_now().await;
     drains.send_replace(true);
     let running = Running::assemble(&settings, &ground, &keyed).await?;
     if arguments.dev {

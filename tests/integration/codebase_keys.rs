@@ -197,7 +197,7 @@ async fn a_rolling_deploy_to_the_next_version_and_back_loses_no_call() {
         binary
     };
     let old = built(&["keygen", "codebase"], "old").await;
-    let new = built(&["rotate", "codebase"], "new").await;
+    let new = built(&["rotate", "codebase", "--file"], "new").await;
 
     let site = Aws::new().await;
     let start = async |binary: &Path, primary: Option<&str>| {
