@@ -208,6 +208,17 @@ func TestASalesforceThatIsAwayForAMomentIsAskedAgain(t *testing.T) {
 	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
 }
 
+func TestTokensAreKeptThoughWhatIsBesideThemIsRefused(t *testing.T) {
+	sync := client(t, "realsync")
+	crm := stored(t, sync)
+	crm.faults("unstorable")
+	for refreshes := 1.0; refreshes <= 2; refreshes++ {
+		crm.expire()
+		crm.call(sync)
+		crm.seen(map[string]any{"refreshes": refreshes, "reuses": 0.0})
+	}
+}
+
 func TestASalesforceThatIsNotThereKeepsNobodyWaiting(t *testing.T) {
 	sync, task := client(t, "realsync"), client(t, "realtask")
 	crm := consented(t)

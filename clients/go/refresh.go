@@ -97,15 +97,13 @@ func (c *Client) refresh(ctx context.Context, lease *trisealv1.RefreshLease, beg
 	var refused *SalesforceError
 	switch {
 	case err == nil:
-		return c.settle(ctx, func(ctx context.Context) error {
-			_, err := call(ctx, callTimeout, c.credentials.CompleteRefresh, &trisealv1.CompleteRefreshRequest{
-				CustomerId:      lease.GetCredential().GetCustomerId(),
-				CredentialId:    lease.GetCredential().GetCredentialId(),
-				LeaseToken:      lease.GetLeaseToken(),
-				SalesforceOauth: brought,
-			}, isOpen)
-			return err
-		})
+		err := c.complete(ctx, lease, brought)
+		var unfit *Error
+		if errors.As(err, &unfit) && unfit.Code == codes.InvalidArgument {
+			// Something beside the tokens can't be stored. Then what was known of it stays.
+			err = c.complete(ctx, lease, &trisealv1.SalesforceOAuth{AccessToken: brought.AccessToken, RefreshToken: brought.RefreshToken})
+		}
+		return err
 	case errors.As(err, &refused) && refused.Status == http.StatusBadRequest && refused.Code == "invalid_grant":
 		// The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
 		return c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_INVALID_GRANT, refused.description)
@@ -121,6 +119,18 @@ func (c *Client) refresh(ctx context.Context, lease *trisealv1.RefreshLease, beg
 		return err
 	}
 	return nil
+}
+
+func (c *Client) complete(ctx context.Context, lease *trisealv1.RefreshLease, brought *trisealv1.SalesforceOAuth) error {
+	return c.settle(ctx, func(ctx context.Context) error {
+		_, err := call(ctx, callTimeout, c.credentials.CompleteRefresh, &trisealv1.CompleteRefreshRequest{
+			CustomerId:      lease.GetCredential().GetCustomerId(),
+			CredentialId:    lease.GetCredential().GetCredentialId(),
+			LeaseToken:      lease.GetLeaseToken(),
+			SalesforceOauth: brought,
+		}, isOpen)
+		return err
+	})
 }
 
 func (c *Client) abandon(ctx context.Context, lease *trisealv1.RefreshLease, cause trisealv1.AbandonCause, detail string) error {

@@ -15,7 +15,7 @@ import type { DecryptCredentialResponse__Output } from "./generated/triseal/v1/D
 import type { EncryptCredentialResponse__Output } from "./generated/triseal/v1/EncryptCredentialResponse.js";
 import type { GetCredentialResponse__Output } from "./generated/triseal/v1/GetCredentialResponse.js";
 import type { RefreshLease__Output } from "./generated/triseal/v1/RefreshLease.js";
-import type { SalesforceOAuth__Output } from "./generated/triseal/v1/SalesforceOAuth.js";
+import type { SalesforceOAuth, SalesforceOAuth__Output } from "./generated/triseal/v1/SalesforceOAuth.js";
 import type { Secret__Output } from "./generated/triseal/v1/Secret.js";
 import {
   HTTP_TIMEOUT_MS,
@@ -235,7 +235,17 @@ export class Client {
       if (!error.mayPass) throw error;
       return sleep(backoffMs(3), deadline, error);
     }
-    const request = { ...placeOf(lease), leaseToken: lease.leaseToken, salesforceOauth: brought };
+    try {
+      await this.#complete(lease, brought);
+    } catch (error) {
+      if (!(error instanceof TrisealError) || error.code !== grpc.status.INVALID_ARGUMENT) throw error;
+      // Something beside the tokens can't be stored. Then what was known of it stays.
+      await this.#complete(lease, { accessToken: brought.accessToken!, refreshToken: brought.refreshToken! });
+    }
+  }
+
+  async #complete(lease: RefreshLease__Output, salesforceOauth: SalesforceOAuth): Promise<void> {
+    const request = { ...placeOf(lease), leaseToken: lease.leaseToken, salesforceOauth };
     await settle((options, done) => this.#channel.stub.completeRefresh(request, options, done), isOpen);
   }
 

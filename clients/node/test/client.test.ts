@@ -109,6 +109,16 @@ test("a Salesforce that is away for a moment is asked again", async () => {
   await hasSeen(crm, { refreshes: 1, reuses: 0 });
 });
 
+test("tokens are kept though what is beside them is refused", async () => {
+  const crm = await stored();
+  await faults(crm, "unstorable");
+  for (const refreshes of [1, 2]) {
+    await expire(crm);
+    await sync.callWithToken(CUSTOMER, crm, limits);
+    await hasSeen(crm, { refreshes, reuses: 0 });
+  }
+});
+
 test("a Salesforce that is not there keeps nobody waiting", async () => {
   const crm = name();
   // Nobody listens there.

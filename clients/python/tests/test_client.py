@@ -112,6 +112,14 @@ def test_a_salesforce_that_is_away_for_a_moment_is_asked_again(sync, crm):
     assert count(crm, "refreshes", "reuses") == [1, 0]
 
 
+def test_tokens_are_kept_though_what_is_beside_them_is_refused(sync, crm):
+    faults(crm, "unstorable")
+    for _ in range(2):
+        expire(crm)
+        assert sync.call_with_token(CUSTOMER, crm, limits)["connection"] == crm
+    assert count(crm, "refreshes", "reuses") == [2, 0]
+
+
 def test_a_salesforce_that_is_not_there_keeps_nobody_waiting(sync, task):
     name = next(names)
     # Nobody listens there.

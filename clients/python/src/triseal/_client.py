@@ -195,6 +195,16 @@ class Client:
                 raise
             _sleep(backoff(3), deadline, error)
             return
+        try:
+            self._complete(lease, brought)
+        except TrisealError as error:
+            if error.code != grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            # Something beside the tokens can't be stored. Then what was known of it stays.
+            kept = {"access_token": brought.access_token, "refresh_token": brought.refresh_token}
+            self._complete(lease, credential_pb2.SalesforceOAuth(**kept))
+
+    def _complete(self, lease: messages.RefreshLease, brought: credential_pb2.SalesforceOAuth) -> None:
         request = messages.CompleteRefreshRequest(
             customer_id=lease.credential.customer_id,
             credential_id=lease.credential.credential_id,

@@ -1,6 +1,7 @@
 """What is said to Salesforce's token endpoint, and how its answers are read. It knows nothing of triseal's protocol."""
 
 import json
+import re
 import socket
 import ssl
 import urllib.error
@@ -19,6 +20,8 @@ _NO_CONNECTION = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificati
 # Of one call to the token endpoint, in seconds: to connect, and again for its answer.
 HTTP_TIMEOUT = 10.0
 _MAX_ANSWER_OCTETS = 262_144
+# Until the year 5138: a Timestamp ends with 9999.
+_MILLISECONDS = re.compile("[0-9]{1,14}")
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def tokens(answer: Mapping[str, Any], token_url: str = "") -> messages.Salesforc
         scopes=_text(answer, "scope").split(),
     )
     issued_at = str(answer.get("issued_at", ""))
-    if issued_at.isdecimal():
+    if _MILLISECONDS.fullmatch(issued_at):
         found.issue_time.FromMilliseconds(int(issued_at))
     return found
 

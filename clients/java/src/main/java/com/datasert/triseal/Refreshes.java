@@ -9,6 +9,7 @@ import com.datasert.triseal.v1.CompleteRefreshRequest;
 import com.datasert.triseal.v1.DecryptCredentialResponse;
 import com.datasert.triseal.v1.RefreshLease;
 import com.datasert.triseal.v1.SalesforceOAuth;
+import io.grpc.Status;
 import java.time.Duration;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
@@ -126,6 +127,20 @@ final class Refreshes {
       deadline.sleep(TrisealException.backoff(3), error);
       return;
     }
+    try {
+      complete(lease, brought);
+    } catch (TrisealException error) {
+      if (error.code() != Status.Code.INVALID_ARGUMENT) {
+        throw error;
+      }
+      // Something beside the tokens can't be stored. Then what was known of it stays.
+      complete(
+          lease,
+          SalesforceOAuth.newBuilder().setAccessToken(brought.getAccessToken()).setRefreshToken(brought.getRefreshToken()).build());
+    }
+  }
+
+  private void complete(RefreshLease lease, SalesforceOAuth brought) {
     CompleteRefreshRequest request =
         CompleteRefreshRequest.newBuilder()
             .setCustomerId(lease.getCredential().getCustomerId())

@@ -125,7 +125,8 @@ final class Salesforce {
             .setIdentityUrl(text(answer, "id"))
             .addAllScopes(Stream.of(text(answer, "scope").split(" ")).filter(scope -> !scope.isEmpty()).toList());
     String issued = text(answer, "issued_at");
-    if (issued.matches("\\d{1,15}")) {
+    // Until the year 5138: a Timestamp ends with 9999.
+    if (issued.matches("\\d{1,14}")) {
       found.setIssueTime(Timestamps.fromMillis(Long.parseLong(issued)));
     }
     return found.build();

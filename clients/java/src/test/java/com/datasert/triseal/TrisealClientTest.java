@@ -165,6 +165,17 @@ class TrisealClientTest {
   }
 
   @Test
+  void tokensAreKeptThoughWhatIsBesideThemIsRefused() {
+    String crm = stored();
+    faults(crm, "unstorable");
+    for (int deaths = 1; deaths <= 2; deaths++) {
+      expire(crm);
+      call(sync, crm);
+      hasSeen(crm, deaths, deaths, 0);
+    }
+  }
+
+  @Test
   void aSalesforceThatIsNotThereKeepsNobodyWaiting() {
     String crm = name();
     // Nobody listens there.
