@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -44,6 +45,8 @@ type Client struct {
 	app         ConnectedApp
 	connection  *grpc.ClientConn
 	credentials trisealv1.CredentialServiceClient
+	// underWay is what is done with leases.
+	underWay sync.WaitGroup
 }
 
 // New makes a client, which connects when it is first used.
@@ -77,11 +80,22 @@ func New(config Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{config.App, connection, trisealv1.NewCredentialServiceClient(connection)}, nil
+	return &Client{app: config.App, connection: connection, credentials: trisealv1.NewCredentialServiceClient(connection)}, nil
 }
 
-// Close ends the connections.
-func (c *Client) Close() error { return c.connection.Close() }
+// Close ends the connections. A refresh that is under way is waited for, up to 30 s.
+func (c *Client) Close() error {
+	ended := make(chan struct{})
+	go func() {
+		c.underWay.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(closeTimeout):
+	}
+	return c.connection.Close()
+}
 
 // A client prints as its name: fmt would look into it, and there is a secret.
 func (c *Client) String() string   { return "triseal.Client" }

@@ -44,16 +44,25 @@ func salesforce(t *testing.T, path string, body any) []byte {
 	return said
 }
 
-func killAndRestart(t *testing.T) {
+// order has clients/test do something with the services.
+func order(t *testing.T, what string) {
 	t.Helper()
-	_, err := surroundings.Post(os.Getenv("CONTROL_URL")+"/kill", nil)
+	_, err := surroundings.Post(os.Getenv("CONTROL_URL")+what, nil)
 	check(t, err)
 }
 
-func drainAndRestart(t *testing.T) {
+func killAndRestart(t *testing.T) { order(t, "/kill") }
+
+func drainAndRestart(t *testing.T) { order(t, "/drain") }
+
+// far is a client on whose line answers can be held up: from "/mute" to "/unmute" what it asks for is done, and not answered.
+func far(t *testing.T) *triseal.Client {
 	t.Helper()
-	_, err := surroundings.Post(os.Getenv("CONTROL_URL")+"/drain", nil)
+	own := os.Getenv("TRISEAL_CERTIFICATES") + "/realsync"
+	made, err := surroundings.NewClientOf(os.Getenv("TRISEAL_LINE"), own+".pem", own+".key")
 	check(t, err)
+	t.Cleanup(func() { _ = made.Close() })
+	return made
 }
 
 // crm is a connection of one test.
@@ -283,8 +292,7 @@ func TestAllReplicasAreUsedAndOneThatDiesIsNotMissed(t *testing.T) {
 			t.Fatal("one of them is not used")
 		}
 	}
-	_, err = surroundings.Post(os.Getenv("CONTROL_URL")+"/kill-a-replica", nil)
-	check(t, err)
+	order(t, "/kill-a-replica")
 	for range 20 {
 		crm.call(both)
 	}
@@ -319,6 +327,38 @@ func TestACallersEndDoesNotEndARefresh(t *testing.T) {
 	}
 	crm.call(sync)
 	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
+}
+
+func TestALeaseOfWhichNobodyKnowsIsGivenBack(t *testing.T) {
+	far, task := far(t), client(t, "realtask")
+	crm := stored(t, task)
+	ctx, cancel := context.WithCancel(context.Background())
+	err := far.CallWithToken(ctx, customer, crm.name, func(context.Context, string, string) error {
+		crm.expire()
+		order(t, "/mute")
+		time.AfterFunc(500*time.Millisecond, cancel)
+		return triseal.ErrUnauthorized
+	})
+	order(t, "/unmute")
+	if !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	crm.call(task)
+	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
+}
+
+func TestClosingWaitsForARefreshThatIsUnderWay(t *testing.T) {
+	task, closing := client(t, "realtask"), client(t, "realsync")
+	crm := stored(t, task)
+	crm.faults("slow")
+	crm.expire()
+	called := make(chan error)
+	go func() { called <- closing.CallWithToken(context.Background(), customer, crm.name, limits) }()
+	time.Sleep(700 * time.Millisecond)
+	check(t, closing.Close())
+	<-called
+	crm.call(task)
+	crm.seen(map[string]any{"deaths": 1.0, "refreshes": 1.0, "reuses": 0.0})
 }
 
 func TestA401ThatIsNoTokensFaultEnds(t *testing.T) {

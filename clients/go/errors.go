@@ -101,6 +101,9 @@ func (e *Error) delay(attempt int) (time.Duration, bool) {
 		return 0, false
 	case e.mayRetry:
 		return e.retryAfter + rand.N(100*time.Millisecond), true
+	case e.Code == codes.Canceled:
+		// The caller has left, or the client is closed.
+		return 0, false
 	case e.isUndecided(), e.Reason == "CHANGED_CONCURRENTLY":
 		return backoff(attempt), true
 	}

@@ -25,7 +25,8 @@ const (
 	// reserve has to remain of a lease after the call to Salesforce, to bring its answer.
 	reserve = 15 * time.Second
 	// bringFor is how long new tokens are brought again and again: they may be the only living ones.
-	bringFor = 5 * time.Minute
+	bringFor     = 5 * time.Minute
+	closeTimeout = 30 * time.Second
 	// maxRefused access tokens in a row, each newer than the one before, mean that Salesforce refuses more than tokens.
 	maxRefused = 5
 )
@@ -77,7 +78,11 @@ func (c *Client) acquire(ctx context.Context, at place, rejected *uint64) (*tris
 		began := time.Now()
 		outcome, err := call(ctx, waitTimeout, c.credentials.AcquireRefresh, request, never)
 		var refused *Error
-		if !errors.As(err, &refused) || refused.Reason != "REFRESH_IN_PROGRESS" {
+		if errors.As(err, &refused) && refused.isUndecided() {
+			// There may be a lease of which nobody knows. The others need not wait for its end.
+			c.underWay.Go(func() { c.withdraw(context.WithoutCancel(ctx), request) })
+		}
+		if refused == nil || refused.Reason != "REFRESH_IN_PROGRESS" {
 			return outcome, began, err
 		}
 		if !sleep(ctx, max(refused.retryAfter, backoff(0))) {
@@ -86,8 +91,22 @@ func (c *Client) acquire(ctx context.Context, at place, rejected *uint64) (*tris
 	}
 }
 
+// withdraw gives the lease back that a request may have got: it was never used.
+func (c *Client) withdraw(ctx context.Context, request *trisealv1.AcquireRefreshRequest) {
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
+	defer cancel()
+	request.Wait = nil
+	outcome, err := call(ctx, callTimeout, c.credentials.AcquireRefresh, request, never)
+	if lease := outcome.GetLease(); err == nil && lease != nil {
+		// Otherwise it lapses.
+		_ = c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_TRANSIENT, "")
+	}
+}
+
 // refresh is the holder's one call to Salesforce, and what becomes of it.
 func (c *Client) refresh(ctx context.Context, lease *trisealv1.RefreshLease, began time.Time) error {
+	c.underWay.Add(1)
+	defer c.underWay.Done()
 	const transient = trisealv1.AbandonCause_ABANDON_CAUSE_TRANSIENT
 	if time.Since(began) > leaseTTL-httpTimeout-reserve {
 		return c.abandon(ctx, lease, transient, "")

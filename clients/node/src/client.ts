@@ -9,6 +9,7 @@ import * as grpc from "@grpc/grpc-js";
 import { Channel, type Endpoint } from "./channel.js";
 import { backoffMs, SalesforceError, TrisealError, Unauthorized } from "./errors.js";
 import type { AbandonCause } from "./generated/triseal/v1/AbandonCause.js";
+import type { AcquireRefreshRequest } from "./generated/triseal/v1/AcquireRefreshRequest.js";
 import type { AcquireRefreshResponse__Output } from "./generated/triseal/v1/AcquireRefreshResponse.js";
 import type { Credential__Output } from "./generated/triseal/v1/Credential.js";
 import type { DecryptCredentialResponse__Output } from "./generated/triseal/v1/DecryptCredentialResponse.js";
@@ -36,6 +37,7 @@ const LEASE_S = 60;
 const RESERVE_MS = 15_000;
 /** For how long new tokens are brought again and again: they may be the only living ones. */
 const BRING_MS = 300_000;
+const CLOSE_MS = 30_000;
 /** So many refused access tokens in a row, each newer than the one before, mean that Salesforce refuses more. */
 const MAX_REFUSED = 5;
 
@@ -65,13 +67,17 @@ type Call<T> = (options: grpc.CallOptions, done: grpc.requestCallback<T>) => voi
 export class Client {
   readonly #app: ConnectedApp;
   readonly #channel: Channel;
+  /** What is done with leases. */
+  readonly #underWay = new Set<Promise<void>>();
 
   constructor({ app, ...options }: ClientOptions) {
     this.#app = app;
     this.#channel = new Channel(options);
   }
 
-  close(): void {
+  /** Ends the connections. A refresh that is under way is waited for, up to 30 s. */
+  async close(): Promise<void> {
+    await Promise.race([Promise.allSettled(this.#underWay), sleepFor(CLOSE_MS, undefined, { ref: false })]);
     this.#channel.close();
   }
 
@@ -175,7 +181,16 @@ export class Client {
     for (;;) {
       const [outcome, began] = await this.#acquire(place, rejected, deadline);
       if (outcome.fresh) return outcome.fresh;
-      await this.#refresh(outcome.lease!, began, deadline);
+      await this.#begun(this.#refresh(outcome.lease!, began, deadline));
+    }
+  }
+
+  async #begun(work: Promise<void>): Promise<void> {
+    this.#underWay.add(work);
+    try {
+      await work;
+    } finally {
+      this.#underWay.delete(work);
     }
   }
 
@@ -209,9 +224,23 @@ export class Client {
       try {
         return [await call(make, deadline, CALL_THAT_WAITS_MS), began];
       } catch (error) {
+        // There may be a lease of which nobody knows. The others need not wait for its end.
+        if (error instanceof TrisealError && error.isUndecided) void this.#begun(this.#withdraw(request));
         if (!hasReason(error, "REFRESH_IN_PROGRESS")) throw error;
         await sleep((error as TrisealError).retryAfterMs ?? backoffMs(0), deadline, error);
       }
+    }
+  }
+
+  /** Gives the lease back that a request may have got: it was never used. */
+  async #withdraw(request: AcquireRefreshRequest): Promise<void> {
+    const make: Call<AcquireRefreshResponse__Output> = (options, done) =>
+      this.#channel.stub.acquireRefresh({ ...request, wait: null }, options, done);
+    try {
+      const { lease } = await call(make, performance.now() + CALL_THAT_WAITS_MS);
+      if (lease) await this.#abandon(lease, "ABANDON_CAUSE_TRANSIENT");
+    } catch {
+      // It lapses.
     }
   }
 

@@ -19,15 +19,14 @@ import {
   killAReplica,
   killAndRestart,
   limits,
+  mute,
   seen,
+  unmute,
   variable,
 } from "./support.js";
 
 const [sync, task] = [client("realsync"), client("realtask")];
-after(() => {
-  sync.close();
-  task.close();
-});
+after(() => Promise.all([sync.close(), task.close()]));
 
 let number = 0;
 const name = (): string => `shared.node-${++number}`;
@@ -152,6 +151,34 @@ test("an answer that is lost lets the lease lapse", async () => {
   await task.callWithToken(CUSTOMER, lost, limits);
 });
 
+test("a lease of which nobody knows is given back", async () => {
+  const crm = await stored();
+  const far = client("realsync", { endpoint: variable("TRISEAL_LINE") });
+  const dies = async (): Promise<void> => {
+    await expire(crm);
+    await mute();
+    throw new Unauthorized();
+  };
+  await assert.rejects(far.callWithToken(CUSTOMER, crm, dies, { timeoutMs: 1_000 }), TrisealError);
+  await unmute();
+  await task.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { refreshes: 1, reuses: 0 });
+  await far.close();
+});
+
+test("closing waits for a refresh that is under way", async () => {
+  const crm = await stored();
+  const closing = client("realsync");
+  await faults(crm, "slow");
+  await expire(crm);
+  const called = closing.callWithToken(CUSTOMER, crm, limits).catch(() => undefined);
+  await sleep(700);
+  await closing.close();
+  await called;
+  await task.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { deaths: 1, refreshes: 1, reuses: 0 });
+});
+
 test("all replicas are used and one that dies is not missed", async ({ mock }) => {
   // grpc-js asks the system, and no name server of one's choice.
   const addresses = ["127.0.0.1", "127.0.0.2"].map((address) => ({ address, family: 4 }));
@@ -173,7 +200,7 @@ test("all replicas are used and one that dies is not missed", async ({ mock }) =
   for (let times = 0; times < 20; times++) {
     assert.equal((await both.callWithToken(CUSTOMER, crm, limits)).connection, crm);
   }
-  both.close();
+  await both.close();
 });
 
 test("a service that is killed while Salesforce answers loses no tokens", async () => {
@@ -223,7 +250,7 @@ test("a certificate that is exchanged is taken", async () => {
     }
   };
   await assert.rejects(refused, refusedFor("NOT_PERMITTED"), "it is another caller now");
-  changing.close();
+  await changing.close();
   rmSync(folder, { recursive: true });
 });
 

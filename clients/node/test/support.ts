@@ -65,4 +65,9 @@ export const killAndRestart = (): Promise<unknown> => ask(`${variable("CONTROL_U
 
 export const drainAndRestart = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/drain`, {});
 
+/** What comes by TRISEAL_LINE is done from now on, and not answered. */
+export const mute = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/mute`, {});
+
+export const unmute = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/unmute`, {});
+
 export const killAReplica = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/kill-a-replica`, {});

@@ -66,5 +66,14 @@ def drain_and_restart() -> None:
     post("/drain", {}, os.environ["CONTROL_URL"])
 
 
+def mute() -> None:
+    """What comes by TRISEAL_LINE is done from now on, and not answered."""
+    post("/mute", {}, os.environ["CONTROL_URL"])
+
+
+def unmute() -> None:
+    post("/unmute", {}, os.environ["CONTROL_URL"])
+
+
 def kill_a_replica() -> None:
     post("/kill-a-replica", {}, os.environ["CONTROL_URL"])

@@ -1,8 +1,10 @@
 """The client against a real triseald and the Salesforce of tests/support. Run by clients/test."""
 
+import contextlib
 import itertools
 import os
 import shutil
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,9 @@ from support import (
     kill_a_replica,
     kill_and_restart,
     limits,
+    mute,
     seen,
+    unmute,
 )
 
 from triseal import NeedsReauth, SalesforceError, TrisealError, Unauthorized
@@ -152,6 +156,58 @@ def test_an_answer_that_is_lost_lets_the_lease_lapse(sync, task):
     assert count(lost, "refreshes", "reuses", "revoked") == [1, 1, True]
     sync.store_connection(CUSTOMER, lost, consent(lost))
     task.call_with_token(CUSTOMER, lost, limits)
+
+
+@contextlib.contextmanager
+def interrupted(seconds):
+    """As Celery's time limit interrupts a task."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("end", [lambda: pytest.raises(TrisealError), lambda: interrupted(0.5)])
+def test_a_lease_of_which_nobody_knows_is_given_back(end, task, crm):
+    def dies(token, url):
+        expire(crm)
+        mute()
+        raise Unauthorized
+
+    with client("realsync", os.environ["TRISEAL_LINE"]) as far:
+        with end():
+            far.call_with_token(CUSTOMER, crm, dies, timeout=1)
+        unmute()
+        assert task.call_with_token(CUSTOMER, crm, limits)["connection"] == crm
+    assert count(crm, "refreshes", "reuses") == [1, 0]
+
+
+def test_what_interrupts_a_caller_does_not_end_a_refresh(sync, task, crm):
+    faults(crm, "slow", seconds=1.5)
+    expire(crm)
+    with interrupted(0.7):
+        sync.call_with_token(CUSTOMER, crm, limits)
+    task.call_with_token(CUSTOMER, crm, limits)
+    assert count(crm, "refreshes", "deaths", "reuses") == [1, 1, 0]
+
+
+def test_closing_waits_for_a_refresh_that_is_under_way(task, crm):
+    closing = client("realsync")
+    faults(crm, "slow", seconds=1.5)
+    expire(crm)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(closing.call_with_token, CUSTOMER, crm, limits)
+        time.sleep(0.7)
+        closing.close()
+    task.call_with_token(CUSTOMER, crm, limits)
+    assert count(crm, "refreshes", "deaths", "reuses") == [1, 1, 0]
 
 
 def test_all_replicas_are_used_and_one_that_dies_is_not_missed():

@@ -6,7 +6,6 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-# Nothing was decided, or nobody knows what: the same call, under the same idempotency key, may be made again.
 _UNDECIDED = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -57,6 +56,16 @@ class TrisealError(Exception):
         kind = NeedsReauth if reason == "NEEDS_REAUTH" else TrisealError
         return kind(error.code(), reason, error.details() or "", _retry_after(error))
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether nothing was decided, or nobody knows what: the same call, under the same idempotency key, may be made
+        again.
+        """
+        # KMS_REFUSED is UNAVAILABLE, too, but someone has to act.
+        return self.reason != "KMS_REFUSED" and (
+            self.code in _UNDECIDED or (self.code == grpc.StatusCode.INTERNAL and not self.reason)
+        )
+
     def delay(self, attempt: int) -> float | None:
         """After how many seconds the same call may be made again. None: it would be refused again."""
         if self.reason == "REFRESH_IN_PROGRESS":
@@ -64,9 +73,7 @@ class TrisealError(Exception):
             return None
         if self.retry_after is not None:
             return self.retry_after + random.uniform(0, 0.1)  # noqa: S311
-        undecided = self.code in _UNDECIDED or (self.code == grpc.StatusCode.INTERNAL and not self.reason)
-        # KMS_REFUSED is UNAVAILABLE, too, but someone has to act.
-        if (undecided and self.reason != "KMS_REFUSED") or self.reason == "CHANGED_CONCURRENTLY":
+        if self.is_undecided or self.reason == "CHANGED_CONCURRENTLY":
             return backoff(attempt)
         return None
 

@@ -92,11 +92,28 @@ final class Refreshes {
       try {
         return new Acquired(calls.call(deadline, CALL_THAT_WAITS, stub -> stub.acquireRefresh(request.build()), error -> false), began);
       } catch (TrisealException error) {
+        if (error.isUndecided()) {
+          // There may be a lease of which nobody knows. The others need not wait for its end.
+          AcquireRefreshRequest again = request.clearWait().build();
+          holders.execute(() -> withdraw(again));
+        }
         if (!error.has("REFRESH_IN_PROGRESS")) {
           throw error;
         }
         deadline.sleep(error.retryAfter(), error);
       }
+    }
+  }
+
+  /** Gives the lease back that a request may have got: it was never used. */
+  private void withdraw(AcquireRefreshRequest request) {
+    try {
+      AcquireRefreshResponse outcome = calls.call(Deadline.after(CALL_THAT_WAITS), stub -> stub.acquireRefresh(request));
+      if (outcome.hasLease()) {
+        abandon(outcome.getLease(), AbandonCause.ABANDON_CAUSE_TRANSIENT, "");
+      }
+    } catch (TrisealException lapses) {
+      // The others wait for its end.
     }
   }
 

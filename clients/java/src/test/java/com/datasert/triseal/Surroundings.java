@@ -42,6 +42,11 @@ final class Surroundings {
     return replicas[ThreadLocalRandom.current().nextInt(replicas.length)];
   }
 
+  /** By the line that can be muted. */
+  static TrisealClient far() {
+    return client(variable("TRISEAL_LINE"), file("realsync.pem"), file("realsync.key"));
+  }
+
   static TrisealClient client(String endpoint, Path certificate, Path key) {
     try {
       return new TrisealClient(endpoint, new ConnectedApp("test", "app-secret"), file("ca.pem"), certificate, key);
@@ -88,6 +93,15 @@ final class Surroundings {
 
   static void drainAndRestart() {
     post(variable("CONTROL_URL") + "/drain", "{}");
+  }
+
+  /** What comes by TRISEAL_LINE is done from now on, and not answered. */
+  static void mute() {
+    post(variable("CONTROL_URL") + "/mute", "{}");
+  }
+
+  static void unmute() {
+    post(variable("CONTROL_URL") + "/unmute", "{}");
   }
 
   static void killAReplica() {

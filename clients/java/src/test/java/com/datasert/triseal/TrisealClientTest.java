@@ -264,6 +264,23 @@ class TrisealClientTest {
   }
 
   @Test
+  void aLeaseOfWhichNobodyKnowsIsGivenBack() {
+    String crm = stored();
+    TokenCall<String, RuntimeException> dies =
+        (token, url) -> {
+          expire(crm);
+          Surroundings.mute();
+          throw new UnauthorizedException();
+        };
+    try (TrisealClient far = Surroundings.far()) {
+      assertThrows(TrisealException.class, () -> far.callWithToken(CUSTOMER, crm, Duration.ofSeconds(1), dies));
+      Surroundings.unmute();
+      call(task, crm);
+    }
+    hasSeen(crm, 1, 1, 0);
+  }
+
+  @Test
   void closingWaitsForARefreshThatIsUnderWay() throws InterruptedException {
     String crm = stored();
     faults(crm, "slow");
