@@ -170,6 +170,8 @@ func (c *Client) CallWithToken(
 
 // Disconnect revokes the connection at Salesforce, and erases it. It may be repeated.
 //
+// What was revoked is erased, whatever becomes of the context. What a customer who connects anew has stored meanwhile is left alone.
+//
 // False: it was erased, or was gone, without being revoked: there was no refresh token that this caller may see, as in NEEDS_REAUTH.
 func (c *Client) Disconnect(ctx context.Context, customerID, credentialID string) (revoked bool, err error) {
 	ctx, cancel := bounded(ctx)
@@ -182,18 +184,15 @@ func (c *Client) Disconnect(ctx context.Context, customerID, credentialID string
 	revision := known.GetCredential().GetRevision()
 	lease, err := c.lease(ctx, place{customerID, credentialID}, revision)
 	if err == nil {
-		revision = lease.GetCredential().GetRevision()
-		if err := c.app.revoke(context.WithoutCancel(ctx), lease.GetSecret().GetSalesforceOauth()); err != nil {
-			return false, errors.Join(err, c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_TRANSIENT, ""))
-		}
-		revoked = true
-	} else if err := unless(err, "NEEDS_REAUTH", "NOT_REFRESHABLE"); err != nil {
+		err := c.revoke(ctx, lease)
+		return err == nil, err
+	}
+	if err := unless(err, "NEEDS_REAUTH", "NOT_REFRESHABLE"); err != nil {
 		return false, unless(err, "CREDENTIAL_NOT_FOUND")
 	}
-	// At this revision: what a customer who connects anew has stored meanwhile is not erased.
 	_, err = call(ctx, callTimeout, c.credentials.DeleteCredential,
 		&trisealv1.DeleteCredentialRequest{CustomerId: customerID, CredentialId: credentialID, IfRevision: &revision}, never)
-	return revoked, unless(err, "CREDENTIAL_NOT_FOUND")
+	return false, unless(err, "CREDENTIAL_NOT_FOUND")
 }
 
 // bounded is a context with a deadline.

@@ -91,7 +91,7 @@ func (c crm) expire() { salesforce(c.T, "/admin/expire", map[string]string{"id":
 func (c crm) faults(kinds ...string) {
 	faults := []map[string]any{}
 	for _, kind := range kinds {
-		faults = append(faults, map[string]any{"kind": kind, "seconds": map[string]float64{"slow": 1.5}[kind]})
+		faults = append(faults, map[string]any{"kind": kind, "seconds": map[string]float64{"slow": 1.5, "revoke_slow": 1.5}[kind]})
 	}
 	salesforce(c.T, "/admin/faults", map[string]any{"connection": c.name, "faults": faults})
 }
@@ -385,6 +385,43 @@ func TestDisconnectingRevokesAndErases(t *testing.T) {
 	}
 	crm.seen(map[string]any{"revoked": true})
 	refused(t, task.CallWithToken(ctx, customer, crm.name, limits), "CREDENTIAL_NOT_FOUND")
+}
+
+func TestWhatIsRevokedIsErasedHoweverLongItTakes(t *testing.T) {
+	sync, far := client(t, "realsync"), far(t)
+	crm := stored(t, sync)
+	crm.faults("revoke_slow")
+	crm.call(far)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	time.AfterFunc(700*time.Millisecond, func() { order(t, "/mute") })
+	unmuted := make(chan struct{})
+	time.AfterFunc(3*time.Second, func() {
+		defer close(unmuted)
+		order(t, "/unmute")
+	})
+	revoked, err := far.Disconnect(ctx, customer, crm.name)
+	<-unmuted
+	if err != nil || !revoked {
+		t.Fatal(revoked, err)
+	}
+	revoked, err = sync.Disconnect(context.Background(), customer, crm.name)
+	if err != nil || revoked {
+		t.Fatal("something was left: ", err)
+	}
+}
+
+func TestWhatIsNotRevokedIsLeftAsItWas(t *testing.T) {
+	sync, task := client(t, "realsync"), client(t, "realtask")
+	crm := stored(t, sync)
+	crm.faults("revoke_unavailable")
+	var failed *triseal.SalesforceError
+	if _, err := sync.Disconnect(context.Background(), customer, crm.name); !errors.As(err, &failed) {
+		t.Fatal(err)
+	}
+	crm.expire()
+	crm.call(task)
+	crm.seen(map[string]any{"refreshes": 1.0, "revoked": false})
 }
 
 func TestACertificateThatIsExchangedIsTaken(t *testing.T) {

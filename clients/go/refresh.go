@@ -171,6 +171,23 @@ func (c *Client) abandon(ctx context.Context, lease *trisealv1.RefreshLease, cau
 	})
 }
 
+// revoke revokes the connection at Salesforce, and erases it.
+func (c *Client) revoke(ctx context.Context, lease *trisealv1.RefreshLease) error {
+	c.underWay.Add(1)
+	defer c.underWay.Done()
+	if err := c.app.revoke(context.WithoutCancel(ctx), lease.GetSecret().GetSalesforceOauth()); err != nil {
+		return errors.Join(err, c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_TRANSIENT, ""))
+	}
+	return c.settle(ctx, func(ctx context.Context) error {
+		_, err := call(ctx, callTimeout, c.credentials.DeleteCredential, &trisealv1.DeleteCredentialRequest{
+			CustomerId:   lease.GetCredential().GetCustomerId(),
+			CredentialId: lease.GetCredential().GetCredentialId(),
+			IfRevision:   new(lease.GetCredential().GetRevision()),
+		}, never)
+		return err
+	})
+}
+
 // settle makes a call until it is known what became of it, whatever becomes of the caller.
 func (c *Client) settle(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bringFor)
@@ -178,7 +195,7 @@ func (c *Client) settle(ctx context.Context, do func(context.Context) error) err
 	err := do(ctx)
 	var refused *Error
 	if errors.As(err, &refused) && (refused.Code == codes.Aborted || refused.Code == codes.NotFound) {
-		// Somebody else has brought tokens since, or erased them. They are read next.
+		// Somebody else has brought tokens since, or erased them.
 		return nil
 	}
 	return err

@@ -136,6 +136,9 @@ export class Client {
   /**
    * Revokes the connection at Salesforce, and erases it. May be repeated.
    *
+   * What was revoked is erased, and takes longer than `timeoutMs` if need be. What a customer who connects anew has stored
+   * meanwhile is left alone.
+   *
    * False: it was erased, or was gone, without being revoked: there was no refresh token that this caller may see, as in
    * NEEDS_REAUTH.
    */
@@ -146,28 +149,27 @@ export class Client {
   ): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
     const place = { customerId, credentialId };
-    let revoked = false;
+    let lease;
     try {
       const known = await call<GetCredentialResponse__Output>(
         (options, done) => this.#channel.stub.getCredential(place, options, done),
         deadline,
       );
-      let revision = known.credential!.revision;
+      const { revision } = known.credential!;
       try {
-        const lease = await this.#lease(place, revision, deadline);
-        revision = lease.credential!.revision;
-        await this.#revoke(lease);
-        revoked = true;
+        lease = await this.#lease(place, revision, deadline);
       } catch (error) {
         if (!hasReason(error, "NEEDS_REAUTH", "NOT_REFRESHABLE")) throw error;
+        const erase = { ...place, ifRevision: revision };
+        await call((options, done) => this.#channel.stub.deleteCredential(erase, options, done), deadline);
+        return false;
       }
-      // At this revision: what a customer who connects anew has stored meanwhile is not erased.
-      const erase = { ...place, ifRevision: revision };
-      await call((options, done) => this.#channel.stub.deleteCredential(erase, options, done), deadline);
     } catch (error) {
       if (!hasReason(error, "CREDENTIAL_NOT_FOUND")) throw error;
+      return false;
     }
-    return revoked;
+    await this.#begun(this.#revoke(lease));
+    return true;
   }
 
   // --- The steps of a refresh ---
@@ -285,26 +287,25 @@ export class Client {
       await this.#abandon(lease, "ABANDON_CAUSE_TRANSIENT");
       throw error;
     }
+    const erase = { ...placeOf(lease), ifRevision: lease.credential!.revision };
+    await settle((options, done) => this.#channel.stub.deleteCredential(erase, options, done));
   }
 
   async #abandon(lease: RefreshLease__Output, cause: AbandonCause, detail = ""): Promise<void> {
     const printable = detail.replace(/[^ -~]/g, "").slice(0, 200);
     const request = { ...placeOf(lease), leaseToken: lease.leaseToken, cause, detail: printable };
-    await settle(
-      (options, done) => this.#channel.stub.abandonRefresh(request, options, done),
-      () => false,
-    );
+    await settle((options, done) => this.#channel.stub.abandonRefresh(request, options, done));
   }
 }
 
 // --- Single calls ---
 
 /** Makes a call until it is known what became of it, whatever the caller's deadline is. */
-async function settle<T>(make: Call<T>, again: (error: TrisealError) => boolean): Promise<void> {
+async function settle<T>(make: Call<T>, again?: (error: TrisealError) => boolean): Promise<void> {
   try {
     await call(make, performance.now() + BRING_MS, CALL_MS, again);
   } catch (error) {
-    // Somebody else has brought tokens since, or erased them. They are read next.
+    // Somebody else has brought tokens since, or erased them.
     if (!(error instanceof TrisealError) || isOpen(error) || error.code === grpc.status.INVALID_ARGUMENT) throw error;
   }
 }

@@ -230,6 +230,26 @@ test("disconnecting revokes and erases", async () => {
   assert.equal(await sync.disconnect(CUSTOMER, crm), false, "nothing was left to revoke");
 });
 
+test("what is revoked is erased, however long it takes", async () => {
+  const crm = await stored();
+  await faults(crm, "revoke_slow");
+  const far = client("realsync", { endpoint: variable("TRISEAL_LINE") });
+  await far.callWithToken(CUSTOMER, crm, limits);
+  const timers = [sleep(700).then(mute), sleep(3_000).then(unmute)];
+  assert.equal(await far.disconnect(CUSTOMER, crm, { timeoutMs: 1_000 }), true);
+  await Promise.all([...timers, far.close()]);
+  assert.equal(await sync.disconnect(CUSTOMER, crm), false, "nothing was left");
+});
+
+test("what is not revoked is left as it was", async () => {
+  const crm = await stored();
+  await faults(crm, "revoke_unavailable");
+  await assert.rejects(sync.disconnect(CUSTOMER, crm), SalesforceError);
+  await expire(crm);
+  await task.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { refreshes: 1, revoked: false });
+});
+
 test("a certificate that is exchanged is taken", async () => {
   const folder = mkdtempSync(`${tmpdir()}/triseal-`);
   const exchange = (caller: string): void => {

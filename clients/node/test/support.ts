@@ -53,7 +53,7 @@ export const expire = (id: string): Promise<unknown> => salesforce("/admin/expir
 export const faults = (connection: string, ...kinds: string[]): Promise<unknown> =>
   salesforce("/admin/faults", {
     connection,
-    faults: kinds.map((kind) => ({ kind, seconds: kind === "slow" ? 1.5 : 0 })),
+    faults: kinds.map((kind) => ({ kind, seconds: kind.endsWith("slow") ? 1.5 : 0 })),
   });
 
 export async function seen(connection: string): Promise<Record<string, number | boolean>> {

@@ -257,6 +257,28 @@ def test_disconnecting_revokes_and_erases(sync, task, crm):
     assert not sync.disconnect(CUSTOMER, crm), "nothing was left to revoke"
 
 
+def test_what_is_revoked_is_erased_however_long_it_takes(sync, crm):
+    faults(crm, "revoke_slow", seconds=1.5)
+    with client("realsync", os.environ["TRISEAL_LINE"]) as far:
+        far.call_with_token(CUSTOMER, crm, limits)
+        timers = [threading.Timer(0.7, mute), threading.Timer(3, unmute)]
+        for timer in timers:
+            timer.start()
+        assert far.disconnect(CUSTOMER, crm, timeout=1)
+        for timer in timers:
+            timer.join()
+    assert not sync.disconnect(CUSTOMER, crm), "nothing was left"
+
+
+def test_what_is_not_revoked_is_left_as_it_was(sync, task, crm):
+    faults(crm, "revoke_unavailable")
+    with pytest.raises(SalesforceError):
+        sync.disconnect(CUSTOMER, crm)
+    expire(crm)
+    task.call_with_token(CUSTOMER, crm, limits)
+    assert count(crm, "refreshes", "revoked") == [1, False]
+
+
 def test_a_certificate_that_is_exchanged_is_taken(tmp_path):
     def exchange(caller):
         for kind in ("pem", "key"):

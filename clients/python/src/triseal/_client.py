@@ -120,30 +120,31 @@ class Client:
     def disconnect(self, customer_id: str, credential_id: str, *, timeout: float = 45.0) -> bool:
         """Revokes the connection at Salesforce, and erases it. May be repeated.
 
+        What was revoked is erased, and takes longer than `timeout` if need be. What a customer who connects anew has
+        stored meanwhile is left alone.
+
         False: it was erased, or was gone, without being revoked: there was no refresh token that this caller may see,
         as in NEEDS_REAUTH.
         """
         deadline = time.monotonic() + timeout
         place = {"customer_id": customer_id, "credential_id": credential_id}
-        revoked = False
         try:
             request = messages.GetCredentialRequest(**place)
             revision = self._call("GetCredential", request, deadline).credential.revision
             try:
                 lease = self._lease(customer_id, credential_id, revision, deadline)
-                revision = lease.credential.revision
-                self._revoke(lease)
-                revoked = True
             except TrisealError as error:
                 if error.reason not in ("NEEDS_REAUTH", "NOT_REFRESHABLE"):
                     raise
-            # At this revision: what a customer who connects anew has stored meanwhile is not erased.
-            erase = messages.DeleteCredentialRequest(**place, if_revision=revision)
-            self._call("DeleteCredential", erase, deadline)
+                erase = messages.DeleteCredentialRequest(**place, if_revision=revision)
+                self._call("DeleteCredential", erase, deadline)
+                return False
         except TrisealError as error:
             if error.reason != "CREDENTIAL_NOT_FOUND":
                 raise
-        return revoked
+            return False
+        self._holders.submit(self._revoke, lease).result()
+        return True
 
     # --- The steps of a refresh ---
 
@@ -244,6 +245,13 @@ class Client:
         except SalesforceError:
             self._abandon(lease, messages.ABANDON_CAUSE_TRANSIENT)
             raise
+        credential = lease.credential
+        request = messages.DeleteCredentialRequest(
+            customer_id=credential.customer_id,
+            credential_id=credential.credential_id,
+            if_revision=credential.revision,
+        )
+        self._settle("DeleteCredential", request)
 
     def _abandon(self, lease: messages.RefreshLease, cause: int, detail: str = "") -> None:
         request = messages.AbandonRefreshRequest(
@@ -262,7 +270,7 @@ class Client:
         try:
             self._call(method, request, time.monotonic() + _BRING, again=again)
         except TrisealError as error:
-            # Somebody else has brought tokens since, or erased them. They are read next.
+            # Somebody else has brought tokens since, or erased them.
             if error.code not in (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND):
                 raise
 

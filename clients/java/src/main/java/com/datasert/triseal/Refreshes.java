@@ -7,6 +7,7 @@ import com.datasert.triseal.v1.AcquireRefreshRequest;
 import com.datasert.triseal.v1.AcquireRefreshResponse;
 import com.datasert.triseal.v1.CompleteRefreshRequest;
 import com.datasert.triseal.v1.DecryptCredentialResponse;
+import com.datasert.triseal.v1.DeleteCredentialRequest;
 import com.datasert.triseal.v1.RefreshLease;
 import com.datasert.triseal.v1.SalesforceOAuth;
 import io.grpc.Status;
@@ -62,7 +63,7 @@ final class Refreshes {
     }
   }
 
-  /** Revokes the connection at Salesforce, under its lease. */
+  /** Revokes the connection at Salesforce, under its lease, and erases it. */
   void revoke(RefreshLease lease) {
     undisturbed(
         () -> {
@@ -72,6 +73,13 @@ final class Refreshes {
             abandon(lease, AbandonCause.ABANDON_CAUSE_TRANSIENT, "");
             throw error;
           }
+          DeleteCredentialRequest erase =
+              DeleteCredentialRequest.newBuilder()
+                  .setCustomerId(lease.getCredential().getCustomerId())
+                  .setCredentialId(lease.getCredential().getCredentialId())
+                  .setIfRevision(lease.getCredential().getRevision())
+                  .build();
+          calls.settle(stub -> stub.deleteCredential(erase), error -> false);
         });
   }
 

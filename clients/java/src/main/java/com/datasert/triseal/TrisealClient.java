@@ -116,37 +116,44 @@ public final class TrisealClient implements AutoCloseable {
     }
   }
 
+  /** {@link #disconnect(String, String, Duration)}, within 45 s. */
+  public boolean disconnect(String customerId, String credentialId) {
+    return disconnect(customerId, credentialId, PATIENCE);
+  }
+
   /**
    * Revokes the connection at Salesforce, and erases it. May be repeated.
    *
+   * <p>What was revoked is erased, and takes longer than the timeout if need be. What a customer who connects anew has stored meanwhile is
+   * left alone.
+   *
    * @return false if it was erased, or was gone, without being revoked: there was no refresh token that this caller may see, as in NEEDS_REAUTH
    */
-  public boolean disconnect(String customerId, String credentialId) {
-    Deadline deadline = Deadline.after(PATIENCE);
-    boolean revoked = false;
+  public boolean disconnect(String customerId, String credentialId, Duration timeout) {
+    Deadline deadline = Deadline.after(timeout);
+    RefreshLease lease;
     try {
       var known = GetCredentialRequest.newBuilder().setCustomerId(customerId).setCredentialId(credentialId).build();
       long revision = calls.call(deadline, stub -> stub.getCredential(known)).getCredential().getRevision();
       try {
-        RefreshLease lease = refreshes.lease(new Place(customerId, credentialId), revision, deadline);
-        revision = lease.getCredential().getRevision();
-        refreshes.revoke(lease);
-        revoked = true;
+        lease = refreshes.lease(new Place(customerId, credentialId), revision, deadline);
       } catch (TrisealException error) {
         if (!error.has("NEEDS_REAUTH", "NOT_REFRESHABLE")) {
           throw error;
         }
+        var erase =
+            DeleteCredentialRequest.newBuilder().setCustomerId(customerId).setCredentialId(credentialId).setIfRevision(revision).build();
+        calls.call(deadline, stub -> stub.deleteCredential(erase));
+        return false;
       }
-      // At this revision: what a customer who connects anew has stored meanwhile is not erased.
-      var erase =
-          DeleteCredentialRequest.newBuilder().setCustomerId(customerId).setCredentialId(credentialId).setIfRevision(revision).build();
-      calls.call(deadline, stub -> stub.deleteCredential(erase));
     } catch (TrisealException error) {
       if (!error.has("CREDENTIAL_NOT_FOUND")) {
         throw error;
       }
+      return false;
     }
-    return revoked;
+    refreshes.revoke(lease);
+    return true;
   }
 
   /** Ends the connections. A refresh that is under way is waited for. */

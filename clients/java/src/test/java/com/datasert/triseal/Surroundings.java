@@ -76,7 +76,7 @@ final class Surroundings {
   static void faults(String connection, String... kinds) {
     String faults =
         Arrays.stream(kinds)
-            .map(kind -> "{\"kind\": \"" + kind + "\", \"seconds\": " + (kind.equals("slow") ? 1.5 : 0) + "}")
+            .map(kind -> "{\"kind\": \"" + kind + "\", \"seconds\": " + (kind.endsWith("slow") ? 1.5 : 0) + "}")
             .collect(Collectors.joining(", "));
     post(variable("SALESFORCE_URL") + "/admin/faults", "{\"connection\": \"" + connection + "\", \"faults\": [" + faults + "]}");
   }

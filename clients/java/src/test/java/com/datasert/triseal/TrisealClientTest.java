@@ -321,6 +321,30 @@ class TrisealClientTest {
   }
 
   @Test
+  void whatIsRevokedIsErasedHoweverLongItTakes() {
+    String crm = stored();
+    faults(crm, "revoke_slow");
+    try (TrisealClient far = Surroundings.far()) {
+      call(far, crm);
+      var muted = CompletableFuture.runAsync(Surroundings::mute, CompletableFuture.delayedExecutor(700, TimeUnit.MILLISECONDS));
+      var unmuted = CompletableFuture.runAsync(Surroundings::unmute, CompletableFuture.delayedExecutor(3, TimeUnit.SECONDS));
+      assertTrue(far.disconnect(CUSTOMER, crm, Duration.ofSeconds(1)));
+      CompletableFuture.allOf(muted, unmuted).join();
+    }
+    assertFalse(sync.disconnect(CUSTOMER, crm), "nothing was left");
+  }
+
+  @Test
+  void whatIsNotRevokedIsLeftAsItWas() {
+    String crm = stored();
+    faults(crm, "revoke_unavailable");
+    assertThrows(SalesforceException.class, () -> sync.disconnect(CUSTOMER, crm));
+    expire(crm);
+    call(task, crm);
+    hasSeen(crm, 1, 1, 0);
+  }
+
+  @Test
   void aCertificateThatIsExchangedIsTaken(@TempDir Path folder) throws Exception {
     String crm = "realsync.java";
     exchange(folder, "realsync");
