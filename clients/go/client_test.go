@@ -58,8 +58,9 @@ func drainAndRestart(t *testing.T) { order(t, "/drain") }
 // far is a client on whose line answers can be held up: from "/mute" to "/unmute" what it asks for is done, and not answered.
 func far(t *testing.T) *triseal.Client {
 	t.Helper()
-	own := os.Getenv("TRISEAL_CERTIFICATES") + "/realsync"
-	made, err := surroundings.NewClientOf(os.Getenv("TRISEAL_LINE"), own+".pem", own+".key")
+	config := surroundings.Config("realsync")
+	config.Endpoint = os.Getenv("TRISEAL_LINE")
+	made, err := triseal.New(config)
 	check(t, err)
 	t.Cleanup(func() { _ = made.Close() })
 	return made
@@ -91,7 +92,7 @@ func (c crm) expire() { salesforce(c.T, "/admin/expire", map[string]string{"id":
 func (c crm) faults(kinds ...string) {
 	faults := []map[string]any{}
 	for _, kind := range kinds {
-		faults = append(faults, map[string]any{"kind": kind, "seconds": map[string]float64{"slow": 1.5, "revoke_slow": 1.5}[kind]})
+		faults = append(faults, map[string]any{"kind": kind, "seconds": map[string]float64{"slow": 1.5, "revoke_slow": 1.5, "stalled": 15}[kind]})
 	}
 	salesforce(c.T, "/admin/faults", map[string]any{"connection": c.name, "faults": faults})
 }
@@ -115,13 +116,14 @@ func (c crm) call(by *triseal.Client) {
 	check(c.T, by.CallWithToken(context.Background(), customer, c.name, limits))
 }
 
-// isNotAnswered finds that Salesforce does not answer a refresh.
-func (c crm) isNotAnswered(by *triseal.Client, within time.Duration) {
+// isRefused finds that Salesforce does not refresh, and says something like this of it.
+func (c crm) isRefused(by *triseal.Client, saying string) {
 	c.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), within)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	var failed *triseal.SalesforceError
-	if err := by.CallWithToken(ctx, customer, c.name, limits); !errors.As(err, &failed) || failed.Status != 0 {
+	err := by.CallWithToken(ctx, customer, c.name, limits)
+	if !errors.As(err, &failed) || !strings.Contains(failed.Code+" "+failed.Description, saying) {
 		c.Fatal(err)
 	}
 }
@@ -228,6 +230,22 @@ func TestTokensAreKeptThoughWhatIsBesideThemIsRefused(t *testing.T) {
 	}
 }
 
+func TestARefusalThatIsNotTheTokensFaultEndsNoConnection(t *testing.T) {
+	sync, task := client(t, "realsync"), client(t, "realtask")
+	crm := stored(t, sync)
+	crm.expire()
+	crm.faults("restricted")
+	crm.isRefused(sync, "ip restricted")
+	config := surroundings.Config("realsync")
+	config.App.ClientSecret = ""
+	unknown, err := triseal.New(config)
+	check(t, err)
+	defer unknown.Close()
+	crm.isRefused(unknown, "invalid_client")
+	crm.call(task)
+	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
+}
+
 func TestASalesforceThatIsNotThereKeepsNobodyWaiting(t *testing.T) {
 	sync, task := client(t, "realsync"), client(t, "realtask")
 	crm := consented(t)
@@ -237,20 +255,26 @@ func TestASalesforceThatIsNotThereKeepsNobodyWaiting(t *testing.T) {
 	check(t, err)
 	crm.expire()
 	for _, who := range []*triseal.Client{sync, task} {
-		crm.isNotAnswered(who, 3*time.Second)
+		crm.isRefused(who, "")
 	}
 }
 
-func TestAnAnswerThatIsLostLetsTheLeaseLapse(t *testing.T) {
+func TestWhatIsInDoubtLetsTheLeaseLapse(t *testing.T) {
 	sync, task, ctx := client(t, "realsync"), client(t, "realtask"), context.Background()
 	unread, lost := stored(t, sync), crm{t, "shared.go-lost"}
 	_, err := sync.StoreConnection(ctx, customer, lost.name, lost.consent(), triseal.StoreOptions{})
 	check(t, err)
-	unread.faults("lost_before")
-	lost.faults("lost_after")
-	for _, crm := range []crm{unread, lost} {
+	found := map[string]crm{"lost_before": unread, "lost_after": lost}
+	for _, fault := range []string{"lost_before", "lost_after", "cut", "stalled", "bad_gateway", "busy"} {
+		crm, known := found[fault]
+		if !known {
+			crm.T, crm.name = t, "shared.go-"+fault
+			_, err := sync.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})
+			check(t, err)
+		}
+		crm.faults(fault)
 		crm.expire()
-		crm.isNotAnswered(sync, time.Minute)
+		crm.isRefused(sync, "")
 		short, cancel := context.WithTimeout(ctx, 2*time.Second)
 		refused(t, task.CallWithToken(short, customer, crm.name, limits), "REFRESH_IN_PROGRESS")
 		cancel()
@@ -273,8 +297,9 @@ func TestAnAnswerThatIsLostLetsTheLeaseLapse(t *testing.T) {
 }
 
 func TestAllReplicasAreUsedAndOneThatDiesIsNotMissed(t *testing.T) {
-	own := os.Getenv("TRISEAL_CERTIFICATES") + "/realsync"
-	both, err := surroundings.NewClientOf(os.Getenv("REPLICAS_TARGET"), own+".pem", own+".key")
+	config := surroundings.Config("realsync")
+	config.Endpoint = os.Getenv("REPLICAS_TARGET")
+	both, err := triseal.New(config)
 	check(t, err)
 	defer both.Close()
 	crm := consented(t)
@@ -435,7 +460,9 @@ func TestACertificateThatIsExchangedIsTaken(t *testing.T) {
 		}
 	}
 	exchange("realsync")
-	changing, err := surroundings.NewClientOf(surroundings.Endpoint(), folder+"/own.pem", folder+"/own.key")
+	config := surroundings.Config("realsync")
+	config.Certificate, config.Key = folder+"/own.pem", folder+"/own.key"
+	changing, err := triseal.New(config)
 	check(t, err)
 	defer changing.Close()
 	_, err = changing.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"net/http"
 	"strings"
 	"time"
 
@@ -123,9 +122,9 @@ func (c *Client) refresh(ctx context.Context, lease *trisealv1.RefreshLease, beg
 			err = c.complete(ctx, lease, &trisealv1.SalesforceOAuth{AccessToken: brought.AccessToken, RefreshToken: brought.RefreshToken})
 		}
 		return err
-	case errors.As(err, &refused) && refused.Status == http.StatusBadRequest && refused.Code == "invalid_grant":
+	case errors.As(err, &refused) && refused.tokenIsDead():
 		// The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
-		return c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_INVALID_GRANT, refused.description)
+		return c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_INVALID_GRANT, refused.Description)
 	}
 	if !errors.As(err, &refused) || refused.inDoubt() {
 		// Whoever used the token now might use it twice. The lease lapses.

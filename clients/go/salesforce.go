@@ -100,7 +100,7 @@ func (a ConnectedApp) post(ctx context.Context, address string, form url.Values)
 	malformed := len(octets) > 0 && json.Unmarshal(octets, &said) != nil
 	switch {
 	case response.StatusCode != http.StatusOK:
-		return nil, &SalesforceError{Status: response.StatusCode, Code: said.text("error"), description: said.text("error_description")}
+		return nil, &SalesforceError{Status: response.StatusCode, Code: said.text("error"), Description: said.text("error_description")}
 	case malformed:
 		return nil, &SalesforceError{Status: response.StatusCode, Code: "no JSON object"}
 	}

@@ -256,7 +256,7 @@ export class Client {
       brought = await refresh(this.#app, oauth(lease.secret));
     } catch (error) {
       if (!(error instanceof SalesforceError)) throw error;
-      if (error.status === 400 && error.error === "invalid_grant") {
+      if (error.tokenIsDead) {
         // The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
         return this.#abandon(lease, "ABANDON_CAUSE_INVALID_GRANT", error.description);
       }

@@ -27,11 +27,22 @@ export class SalesforceError extends Error {
 
   /**
    * Whether Salesforce may have taken the refresh token, or may take it yet. Not if the request was never sent, or was
-   * refused, or answered by 503, which says that it was not carried out.
+   * refused, or answered by 503, which says that it was not carried out. Where another request with the same token is
+   * being processed, that one may take it.
    */
   get inDoubt(): boolean {
     if (this.status === undefined) return !this.#unsent;
+    if (/being processed/i.test(this.description)) return true;
     return this.status < 300 || (this.status >= 500 && this.status !== 503);
+  }
+
+  /**
+   * Whether the refresh token is not good any more, and the customer has to consent again. What Salesforce says by
+   * `invalid_grant` of addresses, hours, users and whole orgs passes, and the token is as good as before.
+   */
+  get tokenIsDead(): boolean {
+    const passes = /ip restricted|login hours|inactive user|inactive org|being processed/i.test(this.description);
+    return this.status === 400 && this.error === "invalid_grant" && !passes;
   }
 
   get mayPass(): boolean {

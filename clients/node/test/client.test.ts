@@ -118,6 +118,19 @@ test("tokens are kept though what is beside them is refused", async () => {
   }
 });
 
+test("a refusal that is not the token's fault ends no connection", async () => {
+  const crm = await stored();
+  await expire(crm);
+  await faults(crm, "restricted");
+  const says = { name: "SalesforceError", description: "ip restricted" };
+  await assert.rejects(sync.callWithToken(CUSTOMER, crm, limits), says);
+  const unknown = client("realsync", { app: { clientId: "test" } });
+  await assert.rejects(unknown.callWithToken(CUSTOMER, crm, limits), { error: "invalid_client" });
+  await unknown.close();
+  await task.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { refreshes: 1, reuses: 0 });
+});
+
 test("a Salesforce that is not there keeps nobody waiting", async () => {
   const crm = name();
   // Nobody listens there.
@@ -129,12 +142,11 @@ test("a Salesforce that is not there keeps nobody waiting", async () => {
   }
 });
 
-test("an answer that is lost lets the lease lapse", async () => {
+test("what is in doubt lets the lease lapse", async () => {
   const [unread, lost] = [await stored(), await stored()];
-  for (const [crm, fault] of [
-    [unread, "lost_before"],
-    [lost, "lost_after"],
-  ] as const) {
+  const found: Record<string, string> = { lost_before: unread, lost_after: lost };
+  for (const fault of ["lost_before", "lost_after", "cut", "stalled", "bad_gateway", "busy"]) {
+    const crm = found[fault] ?? (await stored());
     await faults(crm, fault);
     await expire(crm);
     await assert.rejects(sync.callWithToken(CUSTOMER, crm, limits), SalesforceError);

@@ -26,7 +26,7 @@ from support import (
     unmute,
 )
 
-from triseal import NeedsReauth, SalesforceError, TrisealError, Unauthorized
+from triseal import ConnectedApp, NeedsReauth, SalesforceError, TrisealError, Unauthorized
 
 names = (f"shared.python-{number}" for number in itertools.count())
 
@@ -124,6 +124,19 @@ def test_tokens_are_kept_though_what_is_beside_them_is_refused(sync, crm):
     assert count(crm, "refreshes", "reuses") == [2, 0]
 
 
+def test_a_refusal_that_is_not_the_tokens_fault_ends_no_connection(sync, task, crm):
+    expire(crm)
+    faults(crm, "restricted")
+    with pytest.raises(SalesforceError) as refused:
+        sync.call_with_token(CUSTOMER, crm, limits)
+    assert refused.value.description == "ip restricted"
+    with client("realsync", app=ConnectedApp("test")) as unknown, pytest.raises(SalesforceError) as refused:
+        unknown.call_with_token(CUSTOMER, crm, limits)
+    assert refused.value.error == "invalid_client"
+    task.call_with_token(CUSTOMER, crm, limits)
+    assert count(crm, "refreshes", "reuses") == [1, 0]
+
+
 def test_a_salesforce_that_is_not_there_keeps_nobody_waiting(sync, task):
     name = next(names)
     # Nobody listens there.
@@ -134,11 +147,12 @@ def test_a_salesforce_that_is_not_there_keeps_nobody_waiting(sync, task):
             who.call_with_token(CUSTOMER, name, limits, timeout=3)
 
 
-def test_an_answer_that_is_lost_lets_the_lease_lapse(sync, task):
+def test_what_is_in_doubt_lets_the_lease_lapse(sync, task):
     unread, lost = next(names), next(names)
-    for name, fault in ((unread, "lost_before"), (lost, "lost_after")):
+    others = {fault: next(names) for fault in ("cut", "stalled", "bad_gateway", "busy")}
+    for fault, name in {"lost_before": unread, "lost_after": lost, **others}.items():
         sync.store_connection(CUSTOMER, name, consent(name))
-        faults(name, fault)
+        faults(name, fault, seconds=15 if fault == "stalled" else 0)
         expire(name)
         with pytest.raises(SalesforceError):
             sync.call_with_token(CUSTOMER, name, limits)

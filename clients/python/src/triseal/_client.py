@@ -203,13 +203,13 @@ class Client:
 
     def _refresh(self, lease: messages.RefreshLease, began: float, deadline: float) -> None:
         """The holder's one call to Salesforce, and what becomes of it."""
-        if time.monotonic() - began > _LEASE - HTTP_TIMEOUT - _RESERVE:
+        if time.monotonic() - began > _LEASE - 2 * HTTP_TIMEOUT - _RESERVE:
             self._abandon(lease, messages.ABANDON_CAUSE_TRANSIENT)
             return
         try:
             brought = self._app.refresh(lease.secret.salesforce_oauth)
         except SalesforceError as error:
-            if error.status == 400 and error.error == "invalid_grant":
+            if error.token_is_dead:
                 # The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
                 self._abandon(lease, messages.ABANDON_CAUSE_INVALID_GRANT, error.description)
                 return

@@ -29,11 +29,25 @@ class SalesforceError(Exception):
     @property
     def in_doubt(self) -> bool:
         """Whether Salesforce may have taken the refresh token, or may take it yet. Not if the request was never sent,
-        or was refused, or answered by 503, which says that it was not carried out.
+        or was refused, or answered by 503, which says that it was not carried out. Where another request with the same
+        token is being processed, that one may take it.
         """
         if self.status is None:
             return not self._unsent
+        if self._says("being processed"):
+            return True
         return self.status < 300 or (self.status >= 500 and self.status != 503)
+
+    @property
+    def token_is_dead(self) -> bool:
+        """Whether the refresh token is not good any more, and the customer has to consent again. What Salesforce says
+        by `invalid_grant` of addresses, hours, users and whole orgs passes, and the token is as good as before.
+        """
+        passes = self._says("ip restricted", "login hours", "inactive user", "inactive org", "being processed")
+        return self.status == 400 and self.error == "invalid_grant" and not passes
+
+    def _says(self, *words: str) -> bool:
+        return any(word in self.description.lower() for word in words)
 
     @property
     def may_pass(self) -> bool:

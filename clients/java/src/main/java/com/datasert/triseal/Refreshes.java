@@ -136,7 +136,7 @@ final class Refreshes {
     try {
       brought = salesforce.refresh(lease.getSecret().getSalesforceOauth());
     } catch (SalesforceException error) {
-      if (error.status() == 400 && error.error().equals("invalid_grant")) {
+      if (error.tokenIsDead()) {
         // The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
         abandon(lease, AbandonCause.ABANDON_CAUSE_INVALID_GRANT, error.description());
         return;

@@ -48,8 +48,12 @@ final class Surroundings {
   }
 
   static TrisealClient client(String endpoint, Path certificate, Path key) {
+    return client(endpoint, new ConnectedApp("test", "app-secret"), certificate, key);
+  }
+
+  static TrisealClient client(String endpoint, ConnectedApp app, Path certificate, Path key) {
     try {
-      return new TrisealClient(endpoint, new ConnectedApp("test", "app-secret"), file("ca.pem"), certificate, key);
+      return new TrisealClient(endpoint, app, file("ca.pem"), certificate, key);
     } catch (IOException error) {
       throw new UncheckedIOException(error);
     }
@@ -76,7 +80,7 @@ final class Surroundings {
   static void faults(String connection, String... kinds) {
     String faults =
         Arrays.stream(kinds)
-            .map(kind -> "{\"kind\": \"" + kind + "\", \"seconds\": " + (kind.endsWith("slow") ? 1.5 : 0) + "}")
+            .map(kind -> "{\"kind\": \"" + kind + "\", \"seconds\": " + (kind.endsWith("slow") ? 1.5 : kind.equals("stalled") ? 15 : 0) + "}")
             .collect(Collectors.joining(", "));
     post(variable("SALESFORCE_URL") + "/admin/faults", "{\"connection\": \"" + connection + "\", \"faults\": [" + faults + "]}");
   }

@@ -176,6 +176,21 @@ class TrisealClientTest {
   }
 
   @Test
+  void aRefusalThatIsNotTheTokensFaultEndsNoConnection() {
+    String crm = stored();
+    expire(crm);
+    faults(crm, "restricted");
+    assertEquals("ip restricted", assertThrows(SalesforceException.class, () -> call(sync, crm)).description());
+    ConnectedApp app = new ConnectedApp("test", "");
+    try (TrisealClient unknown =
+        Surroundings.client(Surroundings.endpoint(), app, Surroundings.file("realsync.pem"), Surroundings.file("realsync.key"))) {
+      assertEquals("invalid_client", assertThrows(SalesforceException.class, () -> call(unknown, crm)).error());
+    }
+    call(task, crm);
+    hasSeen(crm, 1, 1, 0);
+  }
+
+  @Test
   void aSalesforceThatIsNotThereKeepsNobodyWaiting() {
     String crm = name();
     // Nobody listens there.
@@ -188,12 +203,13 @@ class TrisealClientTest {
   }
 
   @Test
-  void anAnswerThatIsLostLetsTheLeaseLapse() {
+  void whatIsInDoubtLetsTheLeaseLapse() {
     String unread = stored();
     String lost = stored();
-    for (var fault : Map.of(unread, "lost_before", lost, "lost_after").entrySet()) {
-      String crm = fault.getKey();
-      faults(crm, fault.getValue());
+    var found = Map.of("lost_before", unread, "lost_after", lost);
+    for (String fault : List.of("lost_before", "lost_after", "cut", "stalled", "bad_gateway", "busy")) {
+      String crm = found.containsKey(fault) ? found.get(fault) : stored();
+      faults(crm, fault);
       expire(crm);
       assertThrows(SalesforceException.class, () -> call(sync, crm));
       refused("REFRESH_IN_PROGRESS", () -> call(task, crm, Duration.ofSeconds(2)));
