@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -51,24 +52,12 @@ type Client struct {
 
 // New makes a client, which connects when it is first used.
 func New(config Config) (*Client, error) {
-	ca, err := os.ReadFile(config.CA)
-	if err != nil {
+	// Files that can't be used are found now, and not by the first call.
+	if _, err := config.tls(); err != nil {
 		return nil, err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("%s: no certificate in PEM", config.CA)
-	}
-	own := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(config.Certificate, config.Key)
-		return &pair, err
-	}
-	if _, err := own(nil); err != nil {
-		return nil, err
-	}
-	secured := &tls.Config{RootCAs: roots, GetClientCertificate: own, MinVersion: tls.VersionTLS13}
 	connection, err := grpc.NewClient(config.Endpoint,
-		grpc.WithTransportCredentials(credentials.NewTLS(secured)),
+		grpc.WithTransportCredentials(exchangeable{credentials.NewTLS(nil), config}),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		// A replica that is gone without a word is noticed, and one that comes back is found.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 10 * time.Second}),
@@ -81,6 +70,38 @@ func New(config Config) (*Client, error) {
 		return nil, err
 	}
 	return &Client{app: config.App, connection: connection, credentials: trisealv1.NewCredentialServiceClient(connection)}, nil
+}
+
+// exchangeable makes each connection by the files as they are then.
+type exchangeable struct {
+	credentials.TransportCredentials
+	config Config
+}
+
+func (e exchangeable) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	now, err := e.config.tls()
+	if err != nil {
+		return nil, nil, err
+	}
+	return credentials.NewTLS(now).ClientHandshake(ctx, authority, raw)
+}
+
+func (e exchangeable) Clone() credentials.TransportCredentials { return e }
+
+func (c Config) tls() (*tls.Config, error) {
+	ca, err := os.ReadFile(c.CA)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("%s: no certificate in PEM", c.CA)
+	}
+	own, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{own}, MinVersion: tls.VersionTLS13}, nil
 }
 
 // Close ends the connections. A refresh that is under way is waited for, up to 30 s.

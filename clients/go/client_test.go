@@ -395,7 +395,7 @@ func TestA401ThatIsNoTokensFaultEnds(t *testing.T) {
 	if !errors.Is(err, triseal.ErrUnauthorized) {
 		t.Fatal(err)
 	}
-	crm.seen(map[string]any{"refreshes": 4.0, "reuses": 0.0})
+	crm.seen(map[string]any{"refreshes": 2.0, "reuses": 0.0})
 }
 
 func TestDisconnectingRevokesAndErases(t *testing.T) {
@@ -451,20 +451,28 @@ func TestWhatIsNotRevokedIsLeftAsItWas(t *testing.T) {
 
 func TestACertificateThatIsExchangedIsTaken(t *testing.T) {
 	ctx, folder, crm := context.Background(), t.TempDir(), crm{t, "realsync.go"}
+	replace := func(file, by string) {
+		octets, err := os.ReadFile(os.Getenv("TRISEAL_CERTIFICATES") + "/" + by)
+		check(t, err)
+		check(t, os.WriteFile(folder+"/new", octets, 0o600))
+		check(t, os.Rename(folder+"/new", folder+"/"+file))
+	}
 	exchange := func(caller string) {
-		for _, kind := range []string{".pem", ".key"} {
-			octets, err := os.ReadFile(os.Getenv("TRISEAL_CERTIFICATES") + "/" + caller + kind)
-			check(t, err)
-			check(t, os.WriteFile(folder+"/new", octets, 0o600))
-			check(t, os.Rename(folder+"/new", folder+"/own"+kind))
-		}
+		replace("own.pem", caller+".pem")
+		replace("own.key", caller+".key")
 	}
 	exchange("realsync")
+	// A certificate, but not the CA's.
+	replace("ca.pem", "realsync.pem")
 	config := surroundings.Config("realsync")
-	config.Certificate, config.Key = folder+"/own.pem", folder+"/own.key"
+	config.CA, config.Certificate, config.Key = folder+"/ca.pem", folder+"/own.pem", folder+"/own.key"
 	changing, err := triseal.New(config)
 	check(t, err)
 	defer changing.Close()
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	refused(t, changing.CallWithToken(short, customer, crm.name, limits), "")
+	replace("ca.pem", "ca.pem")
 	_, err = changing.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})
 	check(t, err)
 	crm.call(changing)

@@ -27,7 +27,7 @@ const (
 	bringFor     = 5 * time.Minute
 	closeTimeout = 30 * time.Second
 	// maxRefused access tokens in a row, each newer than the one before, mean that Salesforce refuses more than tokens.
-	maxRefused = 5
+	maxRefused = 3
 )
 
 type place struct{ customerID, credentialID string }

@@ -39,7 +39,7 @@ const RESERVE_MS = 15_000;
 const BRING_MS = 300_000;
 const CLOSE_MS = 30_000;
 /** So many refused access tokens in a row, each newer than the one before, mean that Salesforce refuses more. */
-const MAX_REFUSED = 5;
+const MAX_REFUSED = 3;
 
 export interface ClientOptions extends Endpoint {
   app: ConnectedApp;

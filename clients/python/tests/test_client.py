@@ -259,7 +259,7 @@ def test_a_401_that_is_no_tokens_fault_ends(sync, crm):
 
     with pytest.raises(Unauthorized):
         sync.call_with_token(CUSTOMER, crm, refused)
-    assert count(crm, "refreshes", "reuses") == [4, 0]
+    assert count(crm, "refreshes", "reuses") == [2, 0]
 
 
 def test_disconnecting_revokes_and_erases(sync, task, crm):

@@ -35,7 +35,7 @@ _CLOSE = 30.0
 # For how long new tokens are brought again and again: they may be the only living ones.
 _BRING = 300.0
 # So many refused access tokens in a row, each newer than the one before, mean that Salesforce refuses more than tokens.
-_MAX_REFUSED = 5
+_MAX_REFUSED = 3
 
 
 class Client:
