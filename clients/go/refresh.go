@@ -77,8 +77,8 @@ func (c *Client) acquire(ctx context.Context, at place, rejected *uint64) (*tris
 		began := time.Now()
 		outcome, err := call(ctx, waitTimeout, c.credentials.AcquireRefresh, request, never)
 		var refused *Error
-		if errors.As(err, &refused) && refused.isUndecided() {
-			// There may be a lease of which nobody knows. The others need not wait for its end.
+		if errors.As(err, &refused) && refused.isUndecided() && rejected != nil {
+			// Whoever rejects a token may have got a lease of which nobody knows. The others need not wait for its end.
 			c.underWay.Go(func() { c.withdraw(context.WithoutCancel(ctx), request) })
 		}
 		if refused == nil || refused.Reason != "REFRESH_IN_PROGRESS" {

@@ -226,8 +226,10 @@ export class Client {
       try {
         return [await call(make, deadline, CALL_THAT_WAITS_MS), began];
       } catch (error) {
-        // There may be a lease of which nobody knows. The others need not wait for its end.
-        if (error instanceof TrisealError && error.isUndecided) void this.#begun(this.#withdraw(request));
+        if (rejected !== undefined && error instanceof TrisealError && error.isUndecided) {
+          // Whoever rejects a token may have got a lease of which nobody knows. The others need not wait for its end.
+          void this.#begun(this.#withdraw(request));
+        }
         if (!hasReason(error, "REFRESH_IN_PROGRESS")) throw error;
         await sleep((error as TrisealError).retryAfterMs ?? backoffMs(0), deadline, error);
       }

@@ -186,8 +186,10 @@ class Client:
                 return self._call("AcquireRefresh", request, deadline, _CALL_THAT_WAITS), began
             except BaseException as error:
                 if not isinstance(error, TrisealError) or error.is_undecided:
-                    # There may be a lease of which nobody knows. The others need not wait for its end.
-                    self._holders.submit(self._withdraw, request)
+                    # Whoever rejects a token may have got a lease of which nobody knows. The others need not wait for
+                    # its end.
+                    if rejected is not None:
+                        self._holders.submit(self._withdraw, request)
                     raise
                 if error.reason != "REFRESH_IN_PROGRESS":
                     raise

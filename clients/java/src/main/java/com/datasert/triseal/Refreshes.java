@@ -100,8 +100,8 @@ final class Refreshes {
       try {
         return new Acquired(calls.call(deadline, CALL_THAT_WAITS, stub -> stub.acquireRefresh(request.build()), error -> false), began);
       } catch (TrisealException error) {
-        if (error.isUndecided()) {
-          // There may be a lease of which nobody knows. The others need not wait for its end.
+        if (rejected != null && error.isUndecided() && !holders.isShutdown()) {
+          // Whoever rejects a token may have got a lease of which nobody knows. The others need not wait for its end.
           AcquireRefreshRequest again = request.clearWait().build();
           holders.execute(() -> withdraw(again));
         }
