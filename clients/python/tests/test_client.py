@@ -188,7 +188,9 @@ def interrupted(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("end", [lambda: pytest.raises(TrisealError), lambda: interrupted(0.5)])
+@pytest.mark.parametrize(
+    "end", [lambda: pytest.raises(TrisealError), lambda: interrupted(0.5)], ids=["late", "interrupted"]
+)
 def test_a_lease_of_which_nobody_knows_is_given_back(end, task, crm):
     def dies(token, url):
         expire(crm)
