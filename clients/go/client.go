@@ -13,7 +13,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -44,28 +46,18 @@ type Client struct {
 	app         ConnectedApp
 	connection  *grpc.ClientConn
 	credentials trisealv1.CredentialServiceClient
+	// underWay is what is done with leases.
+	underWay sync.WaitGroup
 }
 
 // New makes a client, which connects when it is first used.
 func New(config Config) (*Client, error) {
-	ca, err := os.ReadFile(config.CA)
-	if err != nil {
+	// Files that can't be used are found now, and not by the first call.
+	if _, err := config.tls(); err != nil {
 		return nil, err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("%s: no certificate in PEM", config.CA)
-	}
-	own := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(config.Certificate, config.Key)
-		return &pair, err
-	}
-	if _, err := own(nil); err != nil {
-		return nil, err
-	}
-	secured := &tls.Config{RootCAs: roots, GetClientCertificate: own, MinVersion: tls.VersionTLS13}
 	connection, err := grpc.NewClient(config.Endpoint,
-		grpc.WithTransportCredentials(credentials.NewTLS(secured)),
+		grpc.WithTransportCredentials(exchangeable{credentials.NewTLS(nil), config}),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		// A replica that is gone without a word is noticed, and one that comes back is found.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 10 * time.Second}),
@@ -77,11 +69,54 @@ func New(config Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{config.App, connection, trisealv1.NewCredentialServiceClient(connection)}, nil
+	return &Client{app: config.App, connection: connection, credentials: trisealv1.NewCredentialServiceClient(connection)}, nil
 }
 
-// Close ends the connections.
-func (c *Client) Close() error { return c.connection.Close() }
+// exchangeable makes each connection by the files as they are then.
+type exchangeable struct {
+	credentials.TransportCredentials
+	config Config
+}
+
+func (e exchangeable) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	now, err := e.config.tls()
+	if err != nil {
+		return nil, nil, err
+	}
+	return credentials.NewTLS(now).ClientHandshake(ctx, authority, raw)
+}
+
+func (e exchangeable) Clone() credentials.TransportCredentials { return e }
+
+func (c Config) tls() (*tls.Config, error) {
+	ca, err := os.ReadFile(c.CA)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("%s: no certificate in PEM", c.CA)
+	}
+	own, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{own}, MinVersion: tls.VersionTLS13}, nil
+}
+
+// Close ends the connections. A refresh that is under way is waited for, up to 30 s.
+func (c *Client) Close() error {
+	ended := make(chan struct{})
+	go func() {
+		c.underWay.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(closeTimeout):
+	}
+	return c.connection.Close()
+}
 
 // A client prints as its name: fmt would look into it, and there is a secret.
 func (c *Client) String() string   { return "triseal.Client" }
@@ -156,6 +191,8 @@ func (c *Client) CallWithToken(
 
 // Disconnect revokes the connection at Salesforce, and erases it. It may be repeated.
 //
+// What was revoked is erased, whatever becomes of the context. What a customer who connects anew has stored meanwhile is left alone.
+//
 // False: it was erased, or was gone, without being revoked: there was no refresh token that this caller may see, as in NEEDS_REAUTH.
 func (c *Client) Disconnect(ctx context.Context, customerID, credentialID string) (revoked bool, err error) {
 	ctx, cancel := bounded(ctx)
@@ -168,18 +205,15 @@ func (c *Client) Disconnect(ctx context.Context, customerID, credentialID string
 	revision := known.GetCredential().GetRevision()
 	lease, err := c.lease(ctx, place{customerID, credentialID}, revision)
 	if err == nil {
-		revision = lease.GetCredential().GetRevision()
-		if err := c.app.revoke(context.WithoutCancel(ctx), lease.GetSecret().GetSalesforceOauth()); err != nil {
-			return false, errors.Join(err, c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_TRANSIENT, ""))
-		}
-		revoked = true
-	} else if err := unless(err, "NEEDS_REAUTH", "NOT_REFRESHABLE"); err != nil {
+		err := c.revoke(ctx, lease)
+		return err == nil, err
+	}
+	if err := unless(err, "NEEDS_REAUTH", "NOT_REFRESHABLE"); err != nil {
 		return false, unless(err, "CREDENTIAL_NOT_FOUND")
 	}
-	// At this revision: what a customer who connects anew has stored meanwhile is not erased.
 	_, err = call(ctx, callTimeout, c.credentials.DeleteCredential,
 		&trisealv1.DeleteCredentialRequest{CustomerId: customerID, CredentialId: credentialID, IfRevision: &revision}, never)
-	return revoked, unless(err, "CREDENTIAL_NOT_FOUND")
+	return false, unless(err, "CREDENTIAL_NOT_FOUND")
 }
 
 // bounded is a context with a deadline.

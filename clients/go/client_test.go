@@ -44,16 +44,26 @@ func salesforce(t *testing.T, path string, body any) []byte {
 	return said
 }
 
-func killAndRestart(t *testing.T) {
+// order has clients/test do something with the services.
+func order(t *testing.T, what string) {
 	t.Helper()
-	_, err := surroundings.Post(os.Getenv("CONTROL_URL")+"/kill", nil)
+	_, err := surroundings.Post(os.Getenv("CONTROL_URL")+what, nil)
 	check(t, err)
 }
 
-func drainAndRestart(t *testing.T) {
+func killAndRestart(t *testing.T) { order(t, "/kill") }
+
+func drainAndRestart(t *testing.T) { order(t, "/drain") }
+
+// far is a client on whose line answers can be held up: from "/mute" to "/unmute" what it asks for is done, and not answered.
+func far(t *testing.T) *triseal.Client {
 	t.Helper()
-	_, err := surroundings.Post(os.Getenv("CONTROL_URL")+"/drain", nil)
+	config := surroundings.Config("realsync")
+	config.Endpoint = os.Getenv("TRISEAL_LINE")
+	made, err := triseal.New(config)
 	check(t, err)
+	t.Cleanup(func() { _ = made.Close() })
+	return made
 }
 
 // crm is a connection of one test.
@@ -82,7 +92,7 @@ func (c crm) expire() { salesforce(c.T, "/admin/expire", map[string]string{"id":
 func (c crm) faults(kinds ...string) {
 	faults := []map[string]any{}
 	for _, kind := range kinds {
-		faults = append(faults, map[string]any{"kind": kind, "seconds": map[string]float64{"slow": 1.5}[kind]})
+		faults = append(faults, map[string]any{"kind": kind, "seconds": map[string]float64{"slow": 1.5, "revoke_slow": 1.5, "stalled": 15}[kind]})
 	}
 	salesforce(c.T, "/admin/faults", map[string]any{"connection": c.name, "faults": faults})
 }
@@ -106,13 +116,14 @@ func (c crm) call(by *triseal.Client) {
 	check(c.T, by.CallWithToken(context.Background(), customer, c.name, limits))
 }
 
-// isNotAnswered finds that Salesforce does not answer a refresh.
-func (c crm) isNotAnswered(by *triseal.Client, within time.Duration) {
+// isRefused finds that Salesforce does not refresh, and says something like this of it.
+func (c crm) isRefused(by *triseal.Client, saying string) {
 	c.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), within)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	var failed *triseal.SalesforceError
-	if err := by.CallWithToken(ctx, customer, c.name, limits); !errors.As(err, &failed) || failed.Status != 0 {
+	err := by.CallWithToken(ctx, customer, c.name, limits)
+	if !errors.As(err, &failed) || !strings.Contains(failed.Code+" "+failed.Description, saying) {
 		c.Fatal(err)
 	}
 }
@@ -208,6 +219,33 @@ func TestASalesforceThatIsAwayForAMomentIsAskedAgain(t *testing.T) {
 	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
 }
 
+func TestTokensAreKeptThoughWhatIsBesideThemIsRefused(t *testing.T) {
+	sync := client(t, "realsync")
+	crm := stored(t, sync)
+	crm.faults("unstorable")
+	for refreshes := 1.0; refreshes <= 2; refreshes++ {
+		crm.expire()
+		crm.call(sync)
+		crm.seen(map[string]any{"refreshes": refreshes, "reuses": 0.0})
+	}
+}
+
+func TestARefusalThatIsNotTheTokensFaultEndsNoConnection(t *testing.T) {
+	sync, task := client(t, "realsync"), client(t, "realtask")
+	crm := stored(t, sync)
+	crm.expire()
+	crm.faults("restricted")
+	crm.isRefused(sync, "ip restricted")
+	config := surroundings.Config("realsync")
+	config.App.ClientSecret = ""
+	unknown, err := triseal.New(config)
+	check(t, err)
+	defer unknown.Close()
+	crm.isRefused(unknown, "invalid_client")
+	crm.call(task)
+	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
+}
+
 func TestASalesforceThatIsNotThereKeepsNobodyWaiting(t *testing.T) {
 	sync, task := client(t, "realsync"), client(t, "realtask")
 	crm := consented(t)
@@ -217,20 +255,26 @@ func TestASalesforceThatIsNotThereKeepsNobodyWaiting(t *testing.T) {
 	check(t, err)
 	crm.expire()
 	for _, who := range []*triseal.Client{sync, task} {
-		crm.isNotAnswered(who, 3*time.Second)
+		crm.isRefused(who, "")
 	}
 }
 
-func TestAnAnswerThatIsLostLetsTheLeaseLapse(t *testing.T) {
+func TestWhatIsInDoubtLetsTheLeaseLapse(t *testing.T) {
 	sync, task, ctx := client(t, "realsync"), client(t, "realtask"), context.Background()
 	unread, lost := stored(t, sync), crm{t, "shared.go-lost"}
 	_, err := sync.StoreConnection(ctx, customer, lost.name, lost.consent(), triseal.StoreOptions{})
 	check(t, err)
-	unread.faults("lost_before")
-	lost.faults("lost_after")
-	for _, crm := range []crm{unread, lost} {
+	found := map[string]crm{"lost_before": unread, "lost_after": lost}
+	for _, fault := range []string{"lost_before", "lost_after", "cut", "stalled", "bad_gateway", "busy"} {
+		crm, known := found[fault]
+		if !known {
+			crm.T, crm.name = t, "shared.go-"+fault
+			_, err := sync.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})
+			check(t, err)
+		}
+		crm.faults(fault)
 		crm.expire()
-		crm.isNotAnswered(sync, time.Minute)
+		crm.isRefused(sync, "")
 		short, cancel := context.WithTimeout(ctx, 2*time.Second)
 		refused(t, task.CallWithToken(short, customer, crm.name, limits), "REFRESH_IN_PROGRESS")
 		cancel()
@@ -253,8 +297,9 @@ func TestAnAnswerThatIsLostLetsTheLeaseLapse(t *testing.T) {
 }
 
 func TestAllReplicasAreUsedAndOneThatDiesIsNotMissed(t *testing.T) {
-	own := os.Getenv("TRISEAL_CERTIFICATES") + "/realsync"
-	both, err := surroundings.NewClientOf(os.Getenv("REPLICAS_TARGET"), own+".pem", own+".key")
+	config := surroundings.Config("realsync")
+	config.Endpoint = os.Getenv("REPLICAS_TARGET")
+	both, err := triseal.New(config)
 	check(t, err)
 	defer both.Close()
 	crm := consented(t)
@@ -272,8 +317,7 @@ func TestAllReplicasAreUsedAndOneThatDiesIsNotMissed(t *testing.T) {
 			t.Fatal("one of them is not used")
 		}
 	}
-	_, err = surroundings.Post(os.Getenv("CONTROL_URL")+"/kill-a-replica", nil)
-	check(t, err)
+	order(t, "/kill-a-replica")
 	for range 20 {
 		crm.call(both)
 	}
@@ -310,6 +354,38 @@ func TestACallersEndDoesNotEndARefresh(t *testing.T) {
 	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
 }
 
+func TestALeaseOfWhichNobodyKnowsIsGivenBack(t *testing.T) {
+	far, task := far(t), client(t, "realtask")
+	crm := stored(t, task)
+	ctx, cancel := context.WithCancel(context.Background())
+	err := far.CallWithToken(ctx, customer, crm.name, func(context.Context, string, string) error {
+		crm.expire()
+		order(t, "/mute")
+		time.AfterFunc(500*time.Millisecond, cancel)
+		return triseal.ErrUnauthorized
+	})
+	order(t, "/unmute")
+	if !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	crm.call(task)
+	crm.seen(map[string]any{"refreshes": 1.0, "reuses": 0.0})
+}
+
+func TestClosingWaitsForARefreshThatIsUnderWay(t *testing.T) {
+	task, closing := client(t, "realtask"), client(t, "realsync")
+	crm := stored(t, task)
+	crm.faults("slow")
+	crm.expire()
+	called := make(chan error)
+	go func() { called <- closing.CallWithToken(context.Background(), customer, crm.name, limits) }()
+	time.Sleep(700 * time.Millisecond)
+	check(t, closing.Close())
+	<-called
+	crm.call(task)
+	crm.seen(map[string]any{"deaths": 1.0, "refreshes": 1.0, "reuses": 0.0})
+}
+
 func TestA401ThatIsNoTokensFaultEnds(t *testing.T) {
 	sync := client(t, "realsync")
 	crm := stored(t, sync)
@@ -319,7 +395,7 @@ func TestA401ThatIsNoTokensFaultEnds(t *testing.T) {
 	if !errors.Is(err, triseal.ErrUnauthorized) {
 		t.Fatal(err)
 	}
-	crm.seen(map[string]any{"refreshes": 4.0, "reuses": 0.0})
+	crm.seen(map[string]any{"refreshes": 2.0, "reuses": 0.0})
 }
 
 func TestDisconnectingRevokesAndErases(t *testing.T) {
@@ -336,20 +412,67 @@ func TestDisconnectingRevokesAndErases(t *testing.T) {
 	refused(t, task.CallWithToken(ctx, customer, crm.name, limits), "CREDENTIAL_NOT_FOUND")
 }
 
+func TestWhatIsRevokedIsErasedHoweverLongItTakes(t *testing.T) {
+	sync, far := client(t, "realsync"), far(t)
+	crm := stored(t, sync)
+	crm.faults("revoke_slow")
+	crm.call(far)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	time.AfterFunc(700*time.Millisecond, func() { order(t, "/mute") })
+	unmuted := make(chan struct{})
+	time.AfterFunc(3*time.Second, func() {
+		defer close(unmuted)
+		order(t, "/unmute")
+	})
+	revoked, err := far.Disconnect(ctx, customer, crm.name)
+	<-unmuted
+	if err != nil || !revoked {
+		t.Fatal(revoked, err)
+	}
+	revoked, err = sync.Disconnect(context.Background(), customer, crm.name)
+	if err != nil || revoked {
+		t.Fatal("something was left: ", err)
+	}
+}
+
+func TestWhatIsNotRevokedIsLeftAsItWas(t *testing.T) {
+	sync, task := client(t, "realsync"), client(t, "realtask")
+	crm := stored(t, sync)
+	crm.faults("revoke_unavailable")
+	var failed *triseal.SalesforceError
+	if _, err := sync.Disconnect(context.Background(), customer, crm.name); !errors.As(err, &failed) {
+		t.Fatal(err)
+	}
+	crm.expire()
+	crm.call(task)
+	crm.seen(map[string]any{"refreshes": 1.0, "revoked": false})
+}
+
 func TestACertificateThatIsExchangedIsTaken(t *testing.T) {
 	ctx, folder, crm := context.Background(), t.TempDir(), crm{t, "realsync.go"}
+	replace := func(file, by string) {
+		octets, err := os.ReadFile(os.Getenv("TRISEAL_CERTIFICATES") + "/" + by)
+		check(t, err)
+		check(t, os.WriteFile(folder+"/new", octets, 0o600))
+		check(t, os.Rename(folder+"/new", folder+"/"+file))
+	}
 	exchange := func(caller string) {
-		for _, kind := range []string{".pem", ".key"} {
-			octets, err := os.ReadFile(os.Getenv("TRISEAL_CERTIFICATES") + "/" + caller + kind)
-			check(t, err)
-			check(t, os.WriteFile(folder+"/new", octets, 0o600))
-			check(t, os.Rename(folder+"/new", folder+"/own"+kind))
-		}
+		replace("own.pem", caller+".pem")
+		replace("own.key", caller+".key")
 	}
 	exchange("realsync")
-	changing, err := surroundings.NewClientOf(surroundings.Endpoint(), folder+"/own.pem", folder+"/own.key")
+	// A certificate, but not the CA's.
+	replace("ca.pem", "realsync.pem")
+	config := surroundings.Config("realsync")
+	config.CA, config.Certificate, config.Key = folder+"/ca.pem", folder+"/own.pem", folder+"/own.key"
+	changing, err := triseal.New(config)
 	check(t, err)
 	defer changing.Close()
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	refused(t, changing.CallWithToken(short, customer, crm.name, limits), "")
+	replace("ca.pem", "ca.pem")
 	_, err = changing.StoreConnection(ctx, customer, crm.name, crm.consent(), triseal.StoreOptions{})
 	check(t, err)
 	crm.call(changing)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,14 +50,14 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// SalesforceError says that Salesforce's token endpoint did not do what it was asked. Code is its word for it, if it had one;
+// SalesforceError says that Salesforce's token endpoint did not do what it was asked. Code is its word for it, and Description what it says besides;
 // Status 0: there was no answer.
 type SalesforceError struct {
-	Status int
-	Code   string
+	Status      int
+	Code        string
+	Description string
 
-	description string
-	unsent      bool
+	unsent bool
 }
 
 func (e *SalesforceError) Error() string {
@@ -67,12 +68,24 @@ func (e *SalesforceError) Error() string {
 }
 
 // inDoubt tells whether Salesforce may have taken the refresh token, or may take it yet. Not if the request was never sent, or was refused, or
-// answered by 503, which says that it was not carried out.
+// answered by 503, which says that it was not carried out. Where another request with the same token is being processed, that one may take it.
 func (e *SalesforceError) inDoubt() bool {
 	if e.Status == 0 {
 		return !e.unsent
 	}
-	return e.Status < 300 || (e.Status >= 500 && e.Status != http.StatusServiceUnavailable)
+	return e.says("being processed") || e.Status < 300 || (e.Status >= 500 && e.Status != http.StatusServiceUnavailable)
+}
+
+// tokenIsDead tells whether the refresh token is not good any more, and the customer has to consent again. What Salesforce says by invalid_grant of
+// addresses, hours, users and whole orgs passes, and the token is as good as before.
+func (e *SalesforceError) tokenIsDead() bool {
+	passes := e.says("ip restricted", "login hours", "inactive user", "inactive org", "being processed")
+	return e.Status == http.StatusBadRequest && e.Code == "invalid_grant" && !passes
+}
+
+func (e *SalesforceError) says(words ...string) bool {
+	said := strings.ToLower(e.Description)
+	return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(said, word) })
 }
 
 func (e *SalesforceError) mayPass() bool {
@@ -101,6 +114,9 @@ func (e *Error) delay(attempt int) (time.Duration, bool) {
 		return 0, false
 	case e.mayRetry:
 		return e.retryAfter + rand.N(100*time.Millisecond), true
+	case e.Code == codes.Canceled:
+		// The caller has left, or the client is closed.
+		return 0, false
 	case e.isUndecided(), e.Reason == "CHANGED_CONCURRENTLY":
 		return backoff(attempt), true
 	}

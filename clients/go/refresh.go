@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"net/http"
 	"strings"
 	"time"
 
@@ -25,9 +24,10 @@ const (
 	// reserve has to remain of a lease after the call to Salesforce, to bring its answer.
 	reserve = 15 * time.Second
 	// bringFor is how long new tokens are brought again and again: they may be the only living ones.
-	bringFor = 5 * time.Minute
+	bringFor     = 5 * time.Minute
+	closeTimeout = 30 * time.Second
 	// maxRefused access tokens in a row, each newer than the one before, mean that Salesforce refuses more than tokens.
-	maxRefused = 5
+	maxRefused = 3
 )
 
 type place struct{ customerID, credentialID string }
@@ -77,7 +77,11 @@ func (c *Client) acquire(ctx context.Context, at place, rejected *uint64) (*tris
 		began := time.Now()
 		outcome, err := call(ctx, waitTimeout, c.credentials.AcquireRefresh, request, never)
 		var refused *Error
-		if !errors.As(err, &refused) || refused.Reason != "REFRESH_IN_PROGRESS" {
+		if errors.As(err, &refused) && refused.isUndecided() && rejected != nil {
+			// Whoever rejects a token may have got a lease of which nobody knows. The others need not wait for its end.
+			c.underWay.Go(func() { c.withdraw(context.WithoutCancel(ctx), request) })
+		}
+		if refused == nil || refused.Reason != "REFRESH_IN_PROGRESS" {
 			return outcome, began, err
 		}
 		if !sleep(ctx, max(refused.retryAfter, backoff(0))) {
@@ -86,8 +90,22 @@ func (c *Client) acquire(ctx context.Context, at place, rejected *uint64) (*tris
 	}
 }
 
+// withdraw gives the lease back that a request may have got: it was never used.
+func (c *Client) withdraw(ctx context.Context, request *trisealv1.AcquireRefreshRequest) {
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
+	defer cancel()
+	request.Wait = nil
+	outcome, err := call(ctx, callTimeout, c.credentials.AcquireRefresh, request, never)
+	if lease := outcome.GetLease(); err == nil && lease != nil {
+		// Otherwise it lapses.
+		_ = c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_TRANSIENT, "")
+	}
+}
+
 // refresh is the holder's one call to Salesforce, and what becomes of it.
 func (c *Client) refresh(ctx context.Context, lease *trisealv1.RefreshLease, began time.Time) error {
+	c.underWay.Add(1)
+	defer c.underWay.Done()
 	const transient = trisealv1.AbandonCause_ABANDON_CAUSE_TRANSIENT
 	if time.Since(began) > leaseTTL-httpTimeout-reserve {
 		return c.abandon(ctx, lease, transient, "")
@@ -97,18 +115,16 @@ func (c *Client) refresh(ctx context.Context, lease *trisealv1.RefreshLease, beg
 	var refused *SalesforceError
 	switch {
 	case err == nil:
-		return c.settle(ctx, func(ctx context.Context) error {
-			_, err := call(ctx, callTimeout, c.credentials.CompleteRefresh, &trisealv1.CompleteRefreshRequest{
-				CustomerId:      lease.GetCredential().GetCustomerId(),
-				CredentialId:    lease.GetCredential().GetCredentialId(),
-				LeaseToken:      lease.GetLeaseToken(),
-				SalesforceOauth: brought,
-			}, isOpen)
-			return err
-		})
-	case errors.As(err, &refused) && refused.Status == http.StatusBadRequest && refused.Code == "invalid_grant":
+		err := c.complete(ctx, lease, brought)
+		var unfit *Error
+		if errors.As(err, &unfit) && unfit.Code == codes.InvalidArgument {
+			// Something beside the tokens can't be stored. Then what was known of it stays.
+			err = c.complete(ctx, lease, &trisealv1.SalesforceOAuth{AccessToken: brought.AccessToken, RefreshToken: brought.RefreshToken})
+		}
+		return err
+	case errors.As(err, &refused) && refused.tokenIsDead():
 		// The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
-		return c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_INVALID_GRANT, refused.description)
+		return c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_INVALID_GRANT, refused.Description)
 	}
 	if !errors.As(err, &refused) || refused.inDoubt() {
 		// Whoever used the token now might use it twice. The lease lapses.
@@ -121,6 +137,18 @@ func (c *Client) refresh(ctx context.Context, lease *trisealv1.RefreshLease, beg
 		return err
 	}
 	return nil
+}
+
+func (c *Client) complete(ctx context.Context, lease *trisealv1.RefreshLease, brought *trisealv1.SalesforceOAuth) error {
+	return c.settle(ctx, func(ctx context.Context) error {
+		_, err := call(ctx, callTimeout, c.credentials.CompleteRefresh, &trisealv1.CompleteRefreshRequest{
+			CustomerId:      lease.GetCredential().GetCustomerId(),
+			CredentialId:    lease.GetCredential().GetCredentialId(),
+			LeaseToken:      lease.GetLeaseToken(),
+			SalesforceOauth: brought,
+		}, isOpen)
+		return err
+	})
 }
 
 func (c *Client) abandon(ctx context.Context, lease *trisealv1.RefreshLease, cause trisealv1.AbandonCause, detail string) error {
@@ -142,6 +170,23 @@ func (c *Client) abandon(ctx context.Context, lease *trisealv1.RefreshLease, cau
 	})
 }
 
+// revoke revokes the connection at Salesforce, and erases it.
+func (c *Client) revoke(ctx context.Context, lease *trisealv1.RefreshLease) error {
+	c.underWay.Add(1)
+	defer c.underWay.Done()
+	if err := c.app.revoke(context.WithoutCancel(ctx), lease.GetSecret().GetSalesforceOauth()); err != nil {
+		return errors.Join(err, c.abandon(ctx, lease, trisealv1.AbandonCause_ABANDON_CAUSE_TRANSIENT, ""))
+	}
+	return c.settle(ctx, func(ctx context.Context) error {
+		_, err := call(ctx, callTimeout, c.credentials.DeleteCredential, &trisealv1.DeleteCredentialRequest{
+			CustomerId:   lease.GetCredential().GetCustomerId(),
+			CredentialId: lease.GetCredential().GetCredentialId(),
+			IfRevision:   new(lease.GetCredential().GetRevision()),
+		}, never)
+		return err
+	})
+}
+
 // settle makes a call until it is known what became of it, whatever becomes of the caller.
 func (c *Client) settle(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bringFor)
@@ -149,7 +194,7 @@ func (c *Client) settle(ctx context.Context, do func(context.Context) error) err
 	err := do(ctx)
 	var refused *Error
 	if errors.As(err, &refused) && (refused.Code == codes.Aborted || refused.Code == codes.NotFound) {
-		// Somebody else has brought tokens since, or erased them. They are read next.
+		// Somebody else has brought tokens since, or erased them.
 		return nil
 	}
 	return err

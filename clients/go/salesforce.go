@@ -100,7 +100,7 @@ func (a ConnectedApp) post(ctx context.Context, address string, form url.Values)
 	malformed := len(octets) > 0 && json.Unmarshal(octets, &said) != nil
 	switch {
 	case response.StatusCode != http.StatusOK:
-		return nil, &SalesforceError{Status: response.StatusCode, Code: said.text("error"), description: said.text("error_description")}
+		return nil, &SalesforceError{Status: response.StatusCode, Code: said.text("error"), Description: said.text("error_description")}
 	case malformed:
 		return nil, &SalesforceError{Status: response.StatusCode, Code: "no JSON object"}
 	}
@@ -118,8 +118,9 @@ func (a answer) tokens(tokenURL string) *trisealv1.SalesforceOAuth {
 		IdentityUrl:  a.text("id"),
 		Scopes:       strings.Fields(a.text("scope")),
 	}
-	if milliseconds, err := strconv.ParseInt(a.text("issued_at"), 10, 64); err == nil {
-		found.IssueTime = timestamppb.New(time.UnixMilli(milliseconds))
+	// Until the year 5138: a Timestamp ends with 9999.
+	if milliseconds, err := strconv.ParseUint(a.text("issued_at"), 10, 64); err == nil && milliseconds < 1e14 {
+		found.IssueTime = timestamppb.New(time.UnixMilli(int64(milliseconds)))
 	}
 	return found
 }

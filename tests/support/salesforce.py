@@ -6,23 +6,29 @@ It behaves as the real one where that matters to whoever shares a connection:
 - an access token lives for --access-token-life seconds, and no answer says so: the API answers 401 when it is dead
 - each refresh token is good for one use, and the answer has the next one
 - a refresh token that is used a second time revokes the connection: every token of it is dead, until the customer consents again
-- what is wrong with a refresh token is answered by 400 and {"error": "invalid_grant"}
+- what is wrong with a refresh token is answered by 400 and {"error": "invalid_grant"}; but some of what is so answered is wrong with something else
+- whoever asks for new tokens says which app it is: client_id=test and client_secret=app-secret
 
     tests/support/salesforce.py [--port N] [--access-token-life SECONDS]
 
 prints `listening on http://127.0.0.1:PORT` and serves until its standard input ends, if that is a pipe, or it is killed. Python 3.8 or later,
 the standard library, and nothing else.
 
-    POST /services/oauth2/token      grant_type=refresh_token&refresh_token=…         the token endpoint
+    POST /services/oauth2/token      grant_type=refresh_token&refresh_token=…&client_id=…&client_secret=…   the token endpoint
     POST /services/oauth2/revoke     token=…                                          revokes the connection of a token
     GET  /services/data/v62.0/limits Authorization: Bearer …                          the API: 200, or 401 INVALID_SESSION_ID
 
 For tests alone, and without authentication:
 
     POST /admin/connections          {"id": "…"}  a customer consents: the connection, new or anew. Answers as the token endpoint does
-    POST /admin/faults               {"connection": "…", "faults": [{"kind": "…", "seconds": …}, …]}  what becomes of the next refreshes,
-                                     one each: slow (answered late), lost_before (not done, no answer), lost_after (done, no answer),
-                                     unavailable (503, not done), odd (done, with fields of other types than usual)
+    POST /admin/faults               {"connection": "…", "faults": [{"kind": "…", "seconds": …}, …]}  what becomes of the next refreshes and
+                                     revocations, one each. Of a refresh:
+                                     slow (answered late), lost_before (not done, no answer), lost_after (done, no answer),
+                                     cut (done, the answer breaks off), stalled (done, the answer stops for that long and breaks off),
+                                     unavailable (503, not done), bad_gateway (502, done),
+                                     odd (done, with fields of other types than usual), unstorable (done, with fields that triseal refuses),
+                                     restricted (400 invalid_grant, though the token is good), busy (so, too, as if it were being used)
+                                     Of a revocation: revoke_slow (answered late), revoke_unavailable (503, not done)
     POST /admin/expire               {"id": "…"}  the access tokens of a connection die now
     GET  /admin/report               {"connections": {ID: {"refreshes", "reuses", "deaths", "revoked", "consents", "calls", "refused"}}, "reuses": N}
                                      `reuses`: refresh tokens that were used twice. `deaths`: access tokens that the API has refused for
@@ -42,6 +48,7 @@ from urllib.parse import parse_qs
 
 MAX_BODY_OCTETS = 65_536
 MAX_FAULT_SECONDS = 60
+APP = {"client_id": "test", "client_secret": "app-secret"}
 
 
 class Connection:
@@ -86,11 +93,15 @@ class Salesforce:
                 if connection.name == name:
                     self.access_tokens[token] = (connection, consent, min(dies, now))
 
-    def next_fault(self, token):
-        """What becomes of a refresh with this token, before anything is done."""
+    def next_fault(self, token, revokes):
+        """What becomes of a refresh or a revocation with this token, before anything is done: its kind, and seconds."""
         with self.lock:
             connection = self.refresh_tokens.get(token, (None, 0))[0]
-            return connection.faults.pop(0) if connection and connection.faults else {"kind": "none"}
+            for fault in connection.faults if connection else []:
+                if fault["kind"].startswith("revoke_") == revokes:
+                    connection.faults.remove(fault)
+                    return fault["kind"], min(float(fault.get("seconds", 0)), MAX_FAULT_SECONDS)
+            return "none", 0
 
     def refresh(self, token):
         """Status and body of the token endpoint's answer."""
@@ -162,6 +173,18 @@ class Salesforce:
         }
 
 
+NOT_DONE = {
+    "unavailable": (503, {"error": "server_error", "error_description": "try again later"}),
+    "restricted": (400, {"error": "invalid_grant", "error_description": "ip restricted"}),
+    "busy": (400, {"error": "invalid_grant", "error_description": "token request is already being processed"}),
+}
+# What an answer may have in the place of what it usually has.
+FIELDS = {
+    "odd": {"issued_at": int(time.time() * 1000), "scope": None, "sfdc_community_id": []},
+    "unstorable": {"issued_at": "9" * 5_000, "scope": "api " * 101, "instance_url": "gopher://acme"},
+}
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection of a client."""
 
@@ -188,7 +211,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/services/oauth2/token":
             self.refresh({name: values[0] for name, values in parse_qs(body).items()})
         elif self.path == "/services/oauth2/revoke":
-            self.answer(*self.salesforce.revoke(parse_qs(body).get("token", [""])[0]))
+            self.revoke(parse_qs(body).get("token", [""])[0])
         elif self.path == "/admin/connections":
             self.answer(200, self.salesforce.consent(json.loads(body)["id"]))
         elif self.path == "/admin/faults":
@@ -205,23 +228,42 @@ class Handler(BaseHTTPRequestHandler):
         if form.get("grant_type") != "refresh_token":
             self.answer(400, {"error": "unsupported_grant_type", "error_description": "grant type not supported"})
             return
+        if form.get("client_id") != APP["client_id"]:
+            self.answer(400, {"error": "invalid_client_id", "error_description": "client identifier invalid"})
+            return
+        if form.get("client_secret") != APP["client_secret"]:
+            self.answer(400, {"error": "invalid_client", "error_description": "invalid client credentials"})
+            return
         token = form.get("refresh_token", "")
-        fault = self.salesforce.next_fault(token)
-        kind, seconds = fault["kind"], min(float(fault.get("seconds", 0)), MAX_FAULT_SECONDS)
-        if kind == "unavailable":
-            self.answer(503, {"error": "server_error", "error_description": "try again later"})
+        kind, seconds = self.salesforce.next_fault(token, revokes=False)
+        if kind in NOT_DONE:
+            self.answer(*NOT_DONE[kind])
             return
         if kind == "lost_before":
             self.hang_up(seconds)
             return
-        answer = self.salesforce.refresh(token)
+        status, said = self.salesforce.refresh(token)
         if kind == "lost_after":
             self.hang_up(seconds)
+        elif kind in ("cut", "stalled"):
+            self.answer(status, said, missing=40)
+            self.hang_up(seconds)
+        elif kind == "bad_gateway":
+            self.answer(502, {})
+        else:
+            if kind == "slow":
+                time.sleep(seconds)
+            if status == 200:
+                said.update(FIELDS.get(kind, {}))
+            self.answer(status, said)
+
+    def revoke(self, token):
+        kind, seconds = self.salesforce.next_fault(token, revokes=True)
+        if kind == "revoke_unavailable":
+            self.answer(*NOT_DONE["unavailable"])
             return
-        if kind == "slow":
-            time.sleep(seconds)
-        if kind == "odd" and answer[0] == 200:
-            answer[1].update(issued_at=int(answer[1]["issued_at"]), scope=None, sfdc_community_id=[])
+        answer = self.salesforce.revoke(token)
+        time.sleep(seconds)
         self.answer(*answer)
 
     def hang_up(self, seconds):
@@ -229,13 +271,14 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(seconds)
         self.close_connection = True
 
-    def answer(self, status, body):
+    def answer(self, status, body, missing=0):
+        """The answer, or all of it but so many octets."""
         octets = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json;charset=UTF-8")
         self.send_header("content-length", str(len(octets)))
         self.end_headers()
-        self.wfile.write(octets)
+        self.wfile.write(octets[: len(octets) - missing])
 
     def log_message(self, *_):
         """Nothing: requests hold tokens."""

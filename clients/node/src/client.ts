@@ -9,13 +9,14 @@ import * as grpc from "@grpc/grpc-js";
 import { Channel, type Endpoint } from "./channel.js";
 import { backoffMs, SalesforceError, TrisealError, Unauthorized } from "./errors.js";
 import type { AbandonCause } from "./generated/triseal/v1/AbandonCause.js";
+import type { AcquireRefreshRequest } from "./generated/triseal/v1/AcquireRefreshRequest.js";
 import type { AcquireRefreshResponse__Output } from "./generated/triseal/v1/AcquireRefreshResponse.js";
 import type { Credential__Output } from "./generated/triseal/v1/Credential.js";
 import type { DecryptCredentialResponse__Output } from "./generated/triseal/v1/DecryptCredentialResponse.js";
 import type { EncryptCredentialResponse__Output } from "./generated/triseal/v1/EncryptCredentialResponse.js";
 import type { GetCredentialResponse__Output } from "./generated/triseal/v1/GetCredentialResponse.js";
 import type { RefreshLease__Output } from "./generated/triseal/v1/RefreshLease.js";
-import type { SalesforceOAuth__Output } from "./generated/triseal/v1/SalesforceOAuth.js";
+import type { SalesforceOAuth, SalesforceOAuth__Output } from "./generated/triseal/v1/SalesforceOAuth.js";
 import type { Secret__Output } from "./generated/triseal/v1/Secret.js";
 import {
   HTTP_TIMEOUT_MS,
@@ -36,8 +37,9 @@ const LEASE_S = 60;
 const RESERVE_MS = 15_000;
 /** For how long new tokens are brought again and again: they may be the only living ones. */
 const BRING_MS = 300_000;
+const CLOSE_MS = 30_000;
 /** So many refused access tokens in a row, each newer than the one before, mean that Salesforce refuses more. */
-const MAX_REFUSED = 5;
+const MAX_REFUSED = 3;
 
 export interface ClientOptions extends Endpoint {
   app: ConnectedApp;
@@ -65,13 +67,17 @@ type Call<T> = (options: grpc.CallOptions, done: grpc.requestCallback<T>) => voi
 export class Client {
   readonly #app: ConnectedApp;
   readonly #channel: Channel;
+  /** What is done with leases. */
+  readonly #underWay = new Set<Promise<void>>();
 
   constructor({ app, ...options }: ClientOptions) {
     this.#app = app;
     this.#channel = new Channel(options);
   }
 
-  close(): void {
+  /** Ends the connections. A refresh that is under way is waited for, up to 30 s. */
+  async close(): Promise<void> {
+    await Promise.race([Promise.allSettled(this.#underWay), sleepFor(CLOSE_MS, undefined, { ref: false })]);
     this.#channel.close();
   }
 
@@ -130,6 +136,9 @@ export class Client {
   /**
    * Revokes the connection at Salesforce, and erases it. May be repeated.
    *
+   * What was revoked is erased, and takes longer than `timeoutMs` if need be. What a customer who connects anew has stored
+   * meanwhile is left alone.
+   *
    * False: it was erased, or was gone, without being revoked: there was no refresh token that this caller may see, as in
    * NEEDS_REAUTH.
    */
@@ -140,28 +149,27 @@ export class Client {
   ): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
     const place = { customerId, credentialId };
-    let revoked = false;
+    let lease;
     try {
       const known = await call<GetCredentialResponse__Output>(
         (options, done) => this.#channel.stub.getCredential(place, options, done),
         deadline,
       );
-      let revision = known.credential!.revision;
+      const { revision } = known.credential!;
       try {
-        const lease = await this.#lease(place, revision, deadline);
-        revision = lease.credential!.revision;
-        await this.#revoke(lease);
-        revoked = true;
+        lease = await this.#lease(place, revision, deadline);
       } catch (error) {
         if (!hasReason(error, "NEEDS_REAUTH", "NOT_REFRESHABLE")) throw error;
+        const erase = { ...place, ifRevision: revision };
+        await call((options, done) => this.#channel.stub.deleteCredential(erase, options, done), deadline);
+        return false;
       }
-      // At this revision: what a customer who connects anew has stored meanwhile is not erased.
-      const erase = { ...place, ifRevision: revision };
-      await call((options, done) => this.#channel.stub.deleteCredential(erase, options, done), deadline);
     } catch (error) {
       if (!hasReason(error, "CREDENTIAL_NOT_FOUND")) throw error;
+      return false;
     }
-    return revoked;
+    await this.#begun(this.#revoke(lease));
+    return true;
   }
 
   // --- The steps of a refresh ---
@@ -175,7 +183,16 @@ export class Client {
     for (;;) {
       const [outcome, began] = await this.#acquire(place, rejected, deadline);
       if (outcome.fresh) return outcome.fresh;
-      await this.#refresh(outcome.lease!, began, deadline);
+      await this.#begun(this.#refresh(outcome.lease!, began, deadline));
+    }
+  }
+
+  async #begun(work: Promise<void>): Promise<void> {
+    this.#underWay.add(work);
+    try {
+      await work;
+    } finally {
+      this.#underWay.delete(work);
     }
   }
 
@@ -209,9 +226,25 @@ export class Client {
       try {
         return [await call(make, deadline, CALL_THAT_WAITS_MS), began];
       } catch (error) {
+        if (rejected !== undefined && error instanceof TrisealError && error.isUndecided) {
+          // Whoever rejects a token may have got a lease of which nobody knows. The others need not wait for its end.
+          void this.#begun(this.#withdraw(request));
+        }
         if (!hasReason(error, "REFRESH_IN_PROGRESS")) throw error;
         await sleep((error as TrisealError).retryAfterMs ?? backoffMs(0), deadline, error);
       }
+    }
+  }
+
+  /** Gives the lease back that a request may have got: it was never used. */
+  async #withdraw(request: AcquireRefreshRequest): Promise<void> {
+    const make: Call<AcquireRefreshResponse__Output> = (options, done) =>
+      this.#channel.stub.acquireRefresh({ ...request, wait: null }, options, done);
+    try {
+      const { lease } = await call(make, performance.now() + CALL_THAT_WAITS_MS);
+      if (lease) await this.#abandon(lease, "ABANDON_CAUSE_TRANSIENT");
+    } catch {
+      // It lapses.
     }
   }
 
@@ -225,7 +258,7 @@ export class Client {
       brought = await refresh(this.#app, oauth(lease.secret));
     } catch (error) {
       if (!(error instanceof SalesforceError)) throw error;
-      if (error.status === 400 && error.error === "invalid_grant") {
+      if (error.tokenIsDead) {
         // The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
         return this.#abandon(lease, "ABANDON_CAUSE_INVALID_GRANT", error.description);
       }
@@ -235,7 +268,17 @@ export class Client {
       if (!error.mayPass) throw error;
       return sleep(backoffMs(3), deadline, error);
     }
-    const request = { ...placeOf(lease), leaseToken: lease.leaseToken, salesforceOauth: brought };
+    try {
+      await this.#complete(lease, brought);
+    } catch (error) {
+      if (!(error instanceof TrisealError) || error.code !== grpc.status.INVALID_ARGUMENT) throw error;
+      // Something beside the tokens can't be stored. Then what was known of it stays.
+      await this.#complete(lease, { accessToken: brought.accessToken!, refreshToken: brought.refreshToken! });
+    }
+  }
+
+  async #complete(lease: RefreshLease__Output, salesforceOauth: SalesforceOAuth): Promise<void> {
+    const request = { ...placeOf(lease), leaseToken: lease.leaseToken, salesforceOauth };
     await settle((options, done) => this.#channel.stub.completeRefresh(request, options, done), isOpen);
   }
 
@@ -246,26 +289,25 @@ export class Client {
       await this.#abandon(lease, "ABANDON_CAUSE_TRANSIENT");
       throw error;
     }
+    const erase = { ...placeOf(lease), ifRevision: lease.credential!.revision };
+    await settle((options, done) => this.#channel.stub.deleteCredential(erase, options, done));
   }
 
   async #abandon(lease: RefreshLease__Output, cause: AbandonCause, detail = ""): Promise<void> {
     const printable = detail.replace(/[^ -~]/g, "").slice(0, 200);
     const request = { ...placeOf(lease), leaseToken: lease.leaseToken, cause, detail: printable };
-    await settle(
-      (options, done) => this.#channel.stub.abandonRefresh(request, options, done),
-      () => false,
-    );
+    await settle((options, done) => this.#channel.stub.abandonRefresh(request, options, done));
   }
 }
 
 // --- Single calls ---
 
 /** Makes a call until it is known what became of it, whatever the caller's deadline is. */
-async function settle<T>(make: Call<T>, again: (error: TrisealError) => boolean): Promise<void> {
+async function settle<T>(make: Call<T>, again?: (error: TrisealError) => boolean): Promise<void> {
   try {
     await call(make, performance.now() + BRING_MS, CALL_MS, again);
   } catch (error) {
-    // Somebody else has brought tokens since, or erased them. They are read next.
+    // Somebody else has brought tokens since, or erased them.
     if (!(error instanceof TrisealError) || isOpen(error) || error.code === grpc.status.INVALID_ARGUMENT) throw error;
   }
 }

@@ -27,11 +27,22 @@ export class SalesforceError extends Error {
 
   /**
    * Whether Salesforce may have taken the refresh token, or may take it yet. Not if the request was never sent, or was
-   * refused, or answered by 503, which says that it was not carried out.
+   * refused, or answered by 503, which says that it was not carried out. Where another request with the same token is
+   * being processed, that one may take it.
    */
   get inDoubt(): boolean {
     if (this.status === undefined) return !this.#unsent;
+    if (/being processed/i.test(this.description)) return true;
     return this.status < 300 || (this.status >= 500 && this.status !== 503);
+  }
+
+  /**
+   * Whether the refresh token is not good any more, and the customer has to consent again. What Salesforce says by
+   * `invalid_grant` of addresses, hours, users and whole orgs passes, and the token is as good as before.
+   */
+  get tokenIsDead(): boolean {
+    const passes = /ip restricted|login hours|inactive user|inactive org|being processed/i.test(this.description);
+    return this.status === 400 && this.error === "invalid_grant" && !passes;
   }
 
   get mayPass(): boolean {
@@ -61,15 +72,21 @@ export class TrisealError extends Error {
     return new kind(error.code, reason, error.details, retryAfterMs(error));
   }
 
+  /**
+   * Whether nothing was decided, or nobody knows what: the same call, under the same idempotency key, may be made again.
+   */
+  get isUndecided(): boolean {
+    // KMS_REFUSED is UNAVAILABLE, too, but someone has to act.
+    if (this.reason === "KMS_REFUSED") return false;
+    return UNDECIDED.has(this.code) || (this.code === status.INTERNAL && this.reason === "");
+  }
+
   /** After how many milliseconds the same call may be made again. Undefined: it would be refused again. */
   delayMs(attempt: number): number | undefined {
     // That is an answer. The next call is another one.
     if (this.reason === "REFRESH_IN_PROGRESS") return undefined;
     if (this.retryAfterMs !== undefined) return this.retryAfterMs + Math.random() * 100;
-    const undecided = UNDECIDED.has(this.code) || (this.code === status.INTERNAL && this.reason === "");
-    // KMS_REFUSED is UNAVAILABLE, too, but someone has to act.
-    const again = (undecided && this.reason !== "KMS_REFUSED") || this.reason === "CHANGED_CONCURRENTLY";
-    return again ? backoffMs(attempt) : undefined;
+    return this.isUndecided || this.reason === "CHANGED_CONCURRENTLY" ? backoffMs(attempt) : undefined;
   }
 }
 
@@ -83,7 +100,6 @@ export function backoffMs(attempt: number): number {
   return Math.min(100 * 2 ** attempt, 2_000) * (0.5 + Math.random());
 }
 
-// Nothing was decided, or nobody knows what: the same call, under the same idempotency key, may be made again.
 const UNDECIDED = new Set([status.UNAVAILABLE, status.DEADLINE_EXCEEDED, status.CANCELLED, status.UNKNOWN]);
 
 // The part of google/rpc/status.proto and error_details.proto that is read here.

@@ -87,7 +87,8 @@ const word = (value: unknown): string => (typeof value === "string" ? value : ""
  * must not be lost because something beside them is odd.
  */
 export function tokens(answer: { [name in keyof TokenAnswer]?: unknown }, tokenUrl = ""): SalesforceOAuth {
-  const issued = Math.trunc(Number(answer.issued_at));
+  // Until the year 5138: a Timestamp ends with 9999.
+  const issued = /^\d{1,14}$/.test(String(answer.issued_at)) ? Number(answer.issued_at) : 0;
   return {
     accessToken: word(answer.access_token),
     refreshToken: word(answer.refresh_token),

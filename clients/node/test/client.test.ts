@@ -8,7 +8,7 @@ import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
 
-import { NeedsReauth, SalesforceError, TrisealError, Unauthorized } from "../src/index.js";
+import { type Credential, NeedsReauth, SalesforceError, TrisealError, Unauthorized } from "../src/index.js";
 import {
   client,
   consent,
@@ -19,15 +19,14 @@ import {
   killAReplica,
   killAndRestart,
   limits,
+  mute,
   seen,
+  unmute,
   variable,
 } from "./support.js";
 
 const [sync, task] = [client("realsync"), client("realtask")];
-after(() => {
-  sync.close();
-  task.close();
-});
+after(() => Promise.all([sync.close(), task.close()]));
 
 let number = 0;
 const name = (): string => `shared.node-${++number}`;
@@ -54,7 +53,7 @@ test("a connection is stored once and read by another product", async () => {
   const answer = await consent(crm);
   for (let times = 0; times < 2; times++) {
     const options = { ifRevision: 0, idempotencyKey: `consent-${crm}` };
-    const credential = await sync.storeConnection(CUSTOMER, crm, answer, options);
+    const credential: Credential = await sync.storeConnection(CUSTOMER, crm, answer, options);
     assert.equal(credential.revision, "1");
     assert.equal(Number(credential.refreshTime!.seconds), Math.floor(Number(answer.issued_at) / 1_000));
   }
@@ -109,6 +108,29 @@ test("a Salesforce that is away for a moment is asked again", async () => {
   await hasSeen(crm, { refreshes: 1, reuses: 0 });
 });
 
+test("tokens are kept though what is beside them is refused", async () => {
+  const crm = await stored();
+  await faults(crm, "unstorable");
+  for (const refreshes of [1, 2]) {
+    await expire(crm);
+    await sync.callWithToken(CUSTOMER, crm, limits);
+    await hasSeen(crm, { refreshes, reuses: 0 });
+  }
+});
+
+test("a refusal that is not the token's fault ends no connection", async () => {
+  const crm = await stored();
+  await expire(crm);
+  await faults(crm, "restricted");
+  const says = { name: "SalesforceError", description: "ip restricted" };
+  await assert.rejects(sync.callWithToken(CUSTOMER, crm, limits), says);
+  const unknown = client("realsync", { app: { clientId: "test" } });
+  await assert.rejects(unknown.callWithToken(CUSTOMER, crm, limits), { error: "invalid_client" });
+  await unknown.close();
+  await task.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { refreshes: 1, reuses: 0 });
+});
+
 test("a Salesforce that is not there keeps nobody waiting", async () => {
   const crm = name();
   // Nobody listens there.
@@ -120,12 +142,11 @@ test("a Salesforce that is not there keeps nobody waiting", async () => {
   }
 });
 
-test("an answer that is lost lets the lease lapse", async () => {
+test("what is in doubt lets the lease lapse", async () => {
   const [unread, lost] = [await stored(), await stored()];
-  for (const [crm, fault] of [
-    [unread, "lost_before"],
-    [lost, "lost_after"],
-  ] as const) {
+  const found: Record<string, string> = { lost_before: unread, lost_after: lost };
+  for (const fault of ["lost_before", "lost_after", "cut", "stalled", "bad_gateway", "busy"]) {
+    const crm = found[fault] ?? (await stored());
     await faults(crm, fault);
     await expire(crm);
     await assert.rejects(sync.callWithToken(CUSTOMER, crm, limits), SalesforceError);
@@ -140,6 +161,34 @@ test("an answer that is lost lets the lease lapse", async () => {
   await hasSeen(lost, { refreshes: 1, reuses: 1, revoked: true });
   await sync.storeConnection(CUSTOMER, lost, await consent(lost));
   await task.callWithToken(CUSTOMER, lost, limits);
+});
+
+test("a lease of which nobody knows is given back", async () => {
+  const crm = await stored();
+  const far = client("realsync", { endpoint: variable("TRISEAL_LINE") });
+  const dies = async (): Promise<void> => {
+    await expire(crm);
+    await mute();
+    throw new Unauthorized();
+  };
+  await assert.rejects(far.callWithToken(CUSTOMER, crm, dies, { timeoutMs: 1_000 }), TrisealError);
+  await unmute();
+  await task.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { refreshes: 1, reuses: 0 });
+  await far.close();
+});
+
+test("closing waits for a refresh that is under way", async () => {
+  const crm = await stored();
+  const closing = client("realsync");
+  await faults(crm, "slow");
+  await expire(crm);
+  const called = closing.callWithToken(CUSTOMER, crm, limits).catch(() => undefined);
+  await sleep(700);
+  await closing.close();
+  await called;
+  await task.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { deaths: 1, refreshes: 1, reuses: 0 });
 });
 
 test("all replicas are used and one that dies is not missed", async ({ mock }) => {
@@ -163,7 +212,7 @@ test("all replicas are used and one that dies is not missed", async ({ mock }) =
   for (let times = 0; times < 20; times++) {
     assert.equal((await both.callWithToken(CUSTOMER, crm, limits)).connection, crm);
   }
-  both.close();
+  await both.close();
 });
 
 test("a service that is killed while Salesforce answers loses no tokens", async () => {
@@ -182,7 +231,7 @@ test("a 401 that is no token's fault ends", async () => {
     throw new Unauthorized();
   });
   await assert.rejects(refused, Unauthorized);
-  await hasSeen(crm, { refreshes: 4, reuses: 0 });
+  await hasSeen(crm, { refreshes: 2, reuses: 0 });
 });
 
 test("disconnecting revokes and erases", async () => {
@@ -191,6 +240,26 @@ test("disconnecting revokes and erases", async () => {
   await hasSeen(crm, { revoked: true });
   await assert.rejects(task.callWithToken(CUSTOMER, crm, limits), refusedFor("CREDENTIAL_NOT_FOUND"));
   assert.equal(await sync.disconnect(CUSTOMER, crm), false, "nothing was left to revoke");
+});
+
+test("what is revoked is erased, however long it takes", async () => {
+  const crm = await stored();
+  await faults(crm, "revoke_slow");
+  const far = client("realsync", { endpoint: variable("TRISEAL_LINE") });
+  await far.callWithToken(CUSTOMER, crm, limits);
+  const timers = [sleep(700).then(mute), sleep(3_000).then(unmute)];
+  assert.equal(await far.disconnect(CUSTOMER, crm, { timeoutMs: 1_000 }), true);
+  await Promise.all([...timers, far.close()]);
+  assert.equal(await sync.disconnect(CUSTOMER, crm), false, "nothing was left");
+});
+
+test("what is not revoked is left as it was", async () => {
+  const crm = await stored();
+  await faults(crm, "revoke_unavailable");
+  await assert.rejects(sync.disconnect(CUSTOMER, crm), SalesforceError);
+  await expire(crm);
+  await task.callWithToken(CUSTOMER, crm, limits);
+  await hasSeen(crm, { refreshes: 1, revoked: false });
 });
 
 test("a certificate that is exchanged is taken", async () => {
@@ -213,7 +282,7 @@ test("a certificate that is exchanged is taken", async () => {
     }
   };
   await assert.rejects(refused, refusedFor("NOT_PERMITTED"), "it is another caller now");
-  changing.close();
+  await changing.close();
   rmSync(folder, { recursive: true });
 });
 

@@ -1,7 +1,7 @@
 // What the tests and the worker of clients/test share: clients by the environment that it gives, and what is asked of
 // its Salesforce.
 
-import { Client, Unauthorized, type TokenAnswer } from "../src/index.js";
+import { Client, type ClientOptions, Unauthorized, type TokenAnswer } from "../src/index.js";
 
 export const CUSTOMER = "demo";
 
@@ -12,10 +12,7 @@ export function variable(name: string): string {
 }
 
 /** As a product makes one. */
-export function client(
-  caller: string,
-  options: { endpoint?: string; certificate?: string; key?: string } = {},
-): Client {
+export function client(caller: string, options: Partial<ClientOptions> = {}): Client {
   const folder = variable("TRISEAL_CERTIFICATES");
   const replicas = variable("TRISEAL_ENDPOINT").split(" ");
   return new Client({
@@ -53,7 +50,7 @@ export const expire = (id: string): Promise<unknown> => salesforce("/admin/expir
 export const faults = (connection: string, ...kinds: string[]): Promise<unknown> =>
   salesforce("/admin/faults", {
     connection,
-    faults: kinds.map((kind) => ({ kind, seconds: kind === "slow" ? 1.5 : 0 })),
+    faults: kinds.map((kind) => ({ kind, seconds: { slow: 1.5, revoke_slow: 1.5, stalled: 15 }[kind] ?? 0 })),
   });
 
 export async function seen(connection: string): Promise<Record<string, number | boolean>> {
@@ -64,5 +61,10 @@ export async function seen(connection: string): Promise<Record<string, number | 
 export const killAndRestart = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/kill`, {});
 
 export const drainAndRestart = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/drain`, {});
+
+/** What comes by TRISEAL_LINE is done from now on, and not answered. */
+export const mute = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/mute`, {});
+
+export const unmute = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/unmute`, {});
 
 export const killAReplica = (): Promise<unknown> => ask(`${variable("CONTROL_URL")}/kill-a-replica`, {});

@@ -26,5 +26,5 @@ async function work(made: (typeof clients)[number]): Promise<void> {
 
 const each = Array.from({ length: Number(variable("WORKERS")) });
 await Promise.all(clients.flatMap((made) => each.map(() => work(made))));
-clients.forEach((made) => made.close());
+await Promise.all(clients.map((made) => made.close()));
 console.log(JSON.stringify(outcome));

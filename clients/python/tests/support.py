@@ -15,11 +15,14 @@ CERTIFICATES = os.environ["TRISEAL_CERTIFICATES"]
 CUSTOMER = "demo"
 
 
-def client(caller: str, endpoint: str = "", **files: str) -> Client:
+APP = ConnectedApp("test", "app-secret")
+
+
+def client(caller: str, endpoint: str = "", app: ConnectedApp = APP, **files: str) -> Client:
     """As a product makes one."""
     own = {"certificate": f"{CERTIFICATES}/{caller}.pem", "key": f"{CERTIFICATES}/{caller}.key", **files}
     endpoint = endpoint or random.choice(os.environ["TRISEAL_ENDPOINT"].split())
-    return Client(endpoint, ConnectedApp("test", "app-secret"), ca=f"{CERTIFICATES}/ca.pem", **own)
+    return Client(endpoint, app, ca=f"{CERTIFICATES}/ca.pem", **own)
 
 
 def limits(access_token: str, instance_url: str) -> dict:
@@ -64,6 +67,15 @@ def kill_and_restart() -> None:
 
 def drain_and_restart() -> None:
     post("/drain", {}, os.environ["CONTROL_URL"])
+
+
+def mute() -> None:
+    """What comes by TRISEAL_LINE is done from now on, and not answered."""
+    post("/mute", {}, os.environ["CONTROL_URL"])
+
+
+def unmute() -> None:
+    post("/unmute", {}, os.environ["CONTROL_URL"])
 
 
 def kill_a_replica() -> None:

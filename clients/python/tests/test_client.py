@@ -1,8 +1,10 @@
 """The client against a real triseald and the Salesforce of tests/support. Run by clients/test."""
 
+import contextlib
 import itertools
 import os
 import shutil
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +21,12 @@ from support import (
     kill_a_replica,
     kill_and_restart,
     limits,
+    mute,
     seen,
+    unmute,
 )
 
-from triseal import NeedsReauth, SalesforceError, TrisealError, Unauthorized
+from triseal import ConnectedApp, NeedsReauth, SalesforceError, TrisealError, Unauthorized
 
 names = (f"shared.python-{number}" for number in itertools.count())
 
@@ -112,6 +116,27 @@ def test_a_salesforce_that_is_away_for_a_moment_is_asked_again(sync, crm):
     assert count(crm, "refreshes", "reuses") == [1, 0]
 
 
+def test_tokens_are_kept_though_what_is_beside_them_is_refused(sync, crm):
+    faults(crm, "unstorable")
+    for _ in range(2):
+        expire(crm)
+        assert sync.call_with_token(CUSTOMER, crm, limits)["connection"] == crm
+    assert count(crm, "refreshes", "reuses") == [2, 0]
+
+
+def test_a_refusal_that_is_not_the_tokens_fault_ends_no_connection(sync, task, crm):
+    expire(crm)
+    faults(crm, "restricted")
+    with pytest.raises(SalesforceError) as refused:
+        sync.call_with_token(CUSTOMER, crm, limits)
+    assert refused.value.description == "ip restricted"
+    with client("realsync", app=ConnectedApp("test")) as unknown, pytest.raises(SalesforceError) as refused:
+        unknown.call_with_token(CUSTOMER, crm, limits)
+    assert refused.value.error == "invalid_client"
+    task.call_with_token(CUSTOMER, crm, limits)
+    assert count(crm, "refreshes", "reuses") == [1, 0]
+
+
 def test_a_salesforce_that_is_not_there_keeps_nobody_waiting(sync, task):
     name = next(names)
     # Nobody listens there.
@@ -122,11 +147,12 @@ def test_a_salesforce_that_is_not_there_keeps_nobody_waiting(sync, task):
             who.call_with_token(CUSTOMER, name, limits, timeout=3)
 
 
-def test_an_answer_that_is_lost_lets_the_lease_lapse(sync, task):
+def test_what_is_in_doubt_lets_the_lease_lapse(sync, task):
     unread, lost = next(names), next(names)
-    for name, fault in ((unread, "lost_before"), (lost, "lost_after")):
+    others = {fault: next(names) for fault in ("cut", "stalled", "bad_gateway", "busy")}
+    for fault, name in {"lost_before": unread, "lost_after": lost, **others}.items():
         sync.store_connection(CUSTOMER, name, consent(name))
-        faults(name, fault)
+        faults(name, fault, seconds=15 if fault == "stalled" else 0)
         expire(name)
         with pytest.raises(SalesforceError):
             sync.call_with_token(CUSTOMER, name, limits)
@@ -144,6 +170,60 @@ def test_an_answer_that_is_lost_lets_the_lease_lapse(sync, task):
     assert count(lost, "refreshes", "reuses", "revoked") == [1, 1, True]
     sync.store_connection(CUSTOMER, lost, consent(lost))
     task.call_with_token(CUSTOMER, lost, limits)
+
+
+@contextlib.contextmanager
+def interrupted(seconds):
+    """As Celery's time limit interrupts a task."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    "end", [lambda: pytest.raises(TrisealError), lambda: interrupted(0.5)], ids=["late", "interrupted"]
+)
+def test_a_lease_of_which_nobody_knows_is_given_back(end, task, crm):
+    def dies(token, url):
+        expire(crm)
+        mute()
+        raise Unauthorized
+
+    with client("realsync", os.environ["TRISEAL_LINE"]) as far:
+        with end():
+            far.call_with_token(CUSTOMER, crm, dies, timeout=1)
+        unmute()
+        assert task.call_with_token(CUSTOMER, crm, limits)["connection"] == crm
+    assert count(crm, "refreshes", "reuses") == [1, 0]
+
+
+def test_what_interrupts_a_caller_does_not_end_a_refresh(sync, task, crm):
+    faults(crm, "slow", seconds=1.5)
+    expire(crm)
+    with interrupted(0.7):
+        sync.call_with_token(CUSTOMER, crm, limits)
+    task.call_with_token(CUSTOMER, crm, limits)
+    assert count(crm, "refreshes", "deaths", "reuses") == [1, 1, 0]
+
+
+def test_closing_waits_for_a_refresh_that_is_under_way(task, crm):
+    closing = client("realsync")
+    faults(crm, "slow", seconds=1.5)
+    expire(crm)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(closing.call_with_token, CUSTOMER, crm, limits)
+        time.sleep(0.7)
+        closing.close()
+    task.call_with_token(CUSTOMER, crm, limits)
+    assert count(crm, "refreshes", "deaths", "reuses") == [1, 1, 0]
 
 
 def test_all_replicas_are_used_and_one_that_dies_is_not_missed():
@@ -181,7 +261,7 @@ def test_a_401_that_is_no_tokens_fault_ends(sync, crm):
 
     with pytest.raises(Unauthorized):
         sync.call_with_token(CUSTOMER, crm, refused)
-    assert count(crm, "refreshes", "reuses") == [4, 0]
+    assert count(crm, "refreshes", "reuses") == [2, 0]
 
 
 def test_disconnecting_revokes_and_erases(sync, task, crm):
@@ -191,6 +271,28 @@ def test_disconnecting_revokes_and_erases(sync, task, crm):
         task.call_with_token(CUSTOMER, crm, limits)
     assert refused.value.reason == "CREDENTIAL_NOT_FOUND"
     assert not sync.disconnect(CUSTOMER, crm), "nothing was left to revoke"
+
+
+def test_what_is_revoked_is_erased_however_long_it_takes(sync, crm):
+    faults(crm, "revoke_slow", seconds=1.5)
+    with client("realsync", os.environ["TRISEAL_LINE"]) as far:
+        far.call_with_token(CUSTOMER, crm, limits)
+        timers = [threading.Timer(0.7, mute), threading.Timer(3, unmute)]
+        for timer in timers:
+            timer.start()
+        assert far.disconnect(CUSTOMER, crm, timeout=1)
+        for timer in timers:
+            timer.join()
+    assert not sync.disconnect(CUSTOMER, crm), "nothing was left"
+
+
+def test_what_is_not_revoked_is_left_as_it_was(sync, task, crm):
+    faults(crm, "revoke_unavailable")
+    with pytest.raises(SalesforceError):
+        sync.disconnect(CUSTOMER, crm)
+    expire(crm)
+    task.call_with_token(CUSTOMER, crm, limits)
+    assert count(crm, "refreshes", "revoked") == [1, False]
 
 
 def test_a_certificate_that_is_exchanged_is_taken(tmp_path):

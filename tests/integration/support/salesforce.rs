@@ -92,7 +92,8 @@ impl SalesforceClient {
 
     /// Asks for new tokens.
     pub(crate) async fn refresh(&self, refresh_token: &str) -> Refresh {
-        let form = format!("grant_type=refresh_token&client_id=test&refresh_token={refresh_token}");
+        let app = "client_id=test&client_secret=app-secret";
+        let form = format!("grant_type=refresh_token&{app}&refresh_token={refresh_token}");
         match self.http("POST", "/services/oauth2/token", "", &form).await {
             Some((200, body)) => Refresh::Tokens(tokens(&body)),
             Some((400, body)) if body["error"] == "invalid_grant" => {

@@ -23,26 +23,18 @@ const Customer = "demo"
 var salesforce = &http.Client{Timeout: time.Minute}
 
 // NewClient makes one as a product does.
-func NewClient(caller string) (*triseal.Client, error) {
-	own := os.Getenv("TRISEAL_CERTIFICATES") + "/" + caller
-	return NewClientOf(Endpoint(), own+".pem", own+".key")
-}
+func NewClient(caller string) (*triseal.Client, error) { return triseal.New(Config(caller)) }
 
-// Endpoint is one of the replicas.
-func Endpoint() string {
-	replicas := strings.Fields(os.Getenv("TRISEAL_ENDPOINT"))
-	return replicas[rand.IntN(len(replicas))]
-}
-
-// NewClientOf makes one with this endpoint and certificate.
-func NewClientOf(endpoint, certificate, key string) (*triseal.Client, error) {
-	return triseal.New(triseal.Config{
-		Endpoint:    endpoint,
-		CA:          os.Getenv("TRISEAL_CERTIFICATES") + "/ca.pem",
-		Certificate: certificate,
-		Key:         key,
+// Config is of one of the replicas, and of this caller.
+func Config(caller string) triseal.Config {
+	replicas, folder := strings.Fields(os.Getenv("TRISEAL_ENDPOINT")), os.Getenv("TRISEAL_CERTIFICATES")
+	return triseal.Config{
+		Endpoint:    replicas[rand.IntN(len(replicas))],
+		CA:          folder + "/ca.pem",
+		Certificate: folder + "/" + caller + ".pem",
+		Key:         folder + "/" + caller + ".key",
 		App:         triseal.ConnectedApp{ClientID: "test", ClientSecret: "app-secret"},
-	})
+	}
 }
 
 // Limits is a call to Salesforce's API, as a product makes it.

@@ -2,10 +2,13 @@
 then single calls.
 """
 
+import contextlib
 import itertools
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
@@ -26,10 +29,13 @@ _CALL_THAT_WAITS = 10.0
 _LEASE = 60
 # What has to remain of a lease after the call to Salesforce, to bring its answer.
 _RESERVE = 15.0
+# So many leases are held at a time. A refresh that begins too late for its lease gives it back.
+_HOLDERS = 64
+_CLOSE = 30.0
 # For how long new tokens are brought again and again: they may be the only living ones.
 _BRING = 300.0
 # So many refused access tokens in a row, each newer than the one before, mean that Salesforce refuses more than tokens.
-_MAX_REFUSED = 5
+_MAX_REFUSED = 3
 
 
 class Client:
@@ -42,8 +48,15 @@ class Client:
     def __init__(self, endpoint: str, app: ConnectedApp, *, ca: str, certificate: str, key: str):
         self._app = app
         self._channel = Channel(endpoint, ca, key, certificate)
+        # What is done with a lease is done where nothing interrupts it: a signal, or Celery's time limit, is raised on
+        # the caller's thread.
+        self._holders = ThreadPoolExecutor(_HOLDERS, "triseal")
 
     def close(self) -> None:
+        """Ends the connections. A refresh that is under way is waited for, up to 30 s."""
+        ending = threading.Thread(target=self._holders.shutdown, daemon=True)
+        ending.start()
+        ending.join(_CLOSE)
         self._channel.close()
 
     def __enter__(self) -> "Client":
@@ -79,7 +92,7 @@ class Client:
             if_revision=if_revision,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
         )
-        return self._call(self._channel.stub.EncryptCredential, request, time.monotonic() + timeout).credential
+        return self._call("EncryptCredential", request, time.monotonic() + timeout).credential
 
     def call_with_token(
         self, customer_id: str, credential_id: str, function: Callable[[str, str], T], *, timeout: float = 45.0
@@ -107,30 +120,31 @@ class Client:
     def disconnect(self, customer_id: str, credential_id: str, *, timeout: float = 45.0) -> bool:
         """Revokes the connection at Salesforce, and erases it. May be repeated.
 
+        What was revoked is erased, and takes longer than `timeout` if need be. What a customer who connects anew has
+        stored meanwhile is left alone.
+
         False: it was erased, or was gone, without being revoked: there was no refresh token that this caller may see,
         as in NEEDS_REAUTH.
         """
         deadline = time.monotonic() + timeout
         place = {"customer_id": customer_id, "credential_id": credential_id}
-        revoked = False
         try:
             request = messages.GetCredentialRequest(**place)
-            revision = self._call(self._channel.stub.GetCredential, request, deadline).credential.revision
+            revision = self._call("GetCredential", request, deadline).credential.revision
             try:
                 lease = self._lease(customer_id, credential_id, revision, deadline)
-                revision = lease.credential.revision
-                self._revoke(lease)
-                revoked = True
             except TrisealError as error:
                 if error.reason not in ("NEEDS_REAUTH", "NOT_REFRESHABLE"):
                     raise
-            # At this revision: what a customer who connects anew has stored meanwhile is not erased.
-            erase = messages.DeleteCredentialRequest(**place, if_revision=revision)
-            self._call(self._channel.stub.DeleteCredential, erase, deadline)
+                erase = messages.DeleteCredentialRequest(**place, if_revision=revision)
+                self._call("DeleteCredential", erase, deadline)
+                return False
         except TrisealError as error:
             if error.reason != "CREDENTIAL_NOT_FOUND":
                 raise
-        return revoked
+            return False
+        self._holders.submit(self._revoke, lease).result()
+        return True
 
     # --- The steps of a refresh ---
 
@@ -142,7 +156,7 @@ class Client:
             outcome, began = self._acquire(customer_id, credential_id, rejected, deadline)
             if outcome.HasField("fresh"):
                 return outcome.fresh
-            self._refresh(outcome.lease, began, deadline)
+            self._holders.submit(self._refresh, outcome.lease, began, deadline).result()
 
     def _lease(self, customer_id: str, credential_id: str, revision: int, deadline: float) -> messages.RefreshLease:
         """The lease, at whatever revision the credential comes to."""
@@ -169,21 +183,35 @@ class Client:
             )
             began = time.monotonic()
             try:
-                return self._call(self._channel.stub.AcquireRefresh, request, deadline, _CALL_THAT_WAITS), began
-            except TrisealError as error:
+                return self._call("AcquireRefresh", request, deadline, _CALL_THAT_WAITS), began
+            except BaseException as error:
+                if not isinstance(error, TrisealError) or error.is_undecided:
+                    # Whoever rejects a token may have got a lease of which nobody knows. The others need not wait for
+                    # its end.
+                    if rejected is not None:
+                        self._holders.submit(self._withdraw, request)
+                    raise
                 if error.reason != "REFRESH_IN_PROGRESS":
                     raise
                 _sleep(error.retry_after or backoff(0), deadline, error)
 
+    def _withdraw(self, request: messages.AcquireRefreshRequest) -> None:
+        """Gives the lease back that a request may have got: it was never used."""
+        request.ClearField("wait")
+        with contextlib.suppress(TrisealError):
+            outcome = self._call("AcquireRefresh", request, time.monotonic() + _CALL_THAT_WAITS)
+            if outcome.HasField("lease"):
+                self._abandon(outcome.lease, messages.ABANDON_CAUSE_TRANSIENT)
+
     def _refresh(self, lease: messages.RefreshLease, began: float, deadline: float) -> None:
         """The holder's one call to Salesforce, and what becomes of it."""
-        if time.monotonic() - began > _LEASE - HTTP_TIMEOUT - _RESERVE:
+        if time.monotonic() - began > _LEASE - 2 * HTTP_TIMEOUT - _RESERVE:
             self._abandon(lease, messages.ABANDON_CAUSE_TRANSIENT)
             return
         try:
             brought = self._app.refresh(lease.secret.salesforce_oauth)
         except SalesforceError as error:
-            if error.status == 400 and error.error == "invalid_grant":
+            if error.token_is_dead:
                 # The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
                 self._abandon(lease, messages.ABANDON_CAUSE_INVALID_GRANT, error.description)
                 return
@@ -195,13 +223,23 @@ class Client:
                 raise
             _sleep(backoff(3), deadline, error)
             return
+        try:
+            self._complete(lease, brought)
+        except TrisealError as error:
+            if error.code != grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            # Something beside the tokens can't be stored. Then what was known of it stays.
+            kept = {"access_token": brought.access_token, "refresh_token": brought.refresh_token}
+            self._complete(lease, credential_pb2.SalesforceOAuth(**kept))
+
+    def _complete(self, lease: messages.RefreshLease, brought: credential_pb2.SalesforceOAuth) -> None:
         request = messages.CompleteRefreshRequest(
             customer_id=lease.credential.customer_id,
             credential_id=lease.credential.credential_id,
             lease_token=lease.lease_token,
             salesforce_oauth=brought,
         )
-        self._settle(self._channel.stub.CompleteRefresh, request, _is_open)
+        self._settle("CompleteRefresh", request, _is_open)
 
     def _revoke(self, lease: messages.RefreshLease) -> None:
         try:
@@ -209,6 +247,13 @@ class Client:
         except SalesforceError:
             self._abandon(lease, messages.ABANDON_CAUSE_TRANSIENT)
             raise
+        credential = lease.credential
+        request = messages.DeleteCredentialRequest(
+            customer_id=credential.customer_id,
+            credential_id=credential.credential_id,
+            if_revision=credential.revision,
+        )
+        self._settle("DeleteCredential", request)
 
     def _abandon(self, lease: messages.RefreshLease, cause: int, detail: str = "") -> None:
         request = messages.AbandonRefreshRequest(
@@ -218,22 +263,22 @@ class Client:
             cause=cause,
             detail="".join(letter for letter in detail if " " <= letter <= "~")[:200],
         )
-        self._settle(self._channel.stub.AbandonRefresh, request)
+        self._settle("AbandonRefresh", request)
 
     # --- Single calls ---
 
-    def _settle(self, method: Callable, request: Any, again: Callable[[TrisealError], bool] = lambda _: False) -> None:
+    def _settle(self, method: str, request: Any, again: Callable[[TrisealError], bool] = lambda _: False) -> None:
         """Makes a call until it is known what became of it, whatever the caller's deadline is."""
         try:
             self._call(method, request, time.monotonic() + _BRING, again=again)
         except TrisealError as error:
-            # Somebody else has brought tokens since, or erased them. They are read next.
+            # Somebody else has brought tokens since, or erased them.
             if error.code not in (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND):
                 raise
 
     def _call(
         self,
-        method: Callable,
+        method: str,
         request: Any,
         deadline: float,
         seconds: float = _CALL,
@@ -244,7 +289,9 @@ class Client:
         """
         for attempt in itertools.count():
             try:
-                return method(request, timeout=max(min(seconds, deadline - time.monotonic()), 0.1))
+                # Looked up for each attempt: meanwhile there may be new connections.
+                stub_method = getattr(self._channel.stub, method)
+                return stub_method(request, timeout=max(min(seconds, deadline - time.monotonic()), 0.1))
             except grpc.RpcError as error:
                 failure = TrisealError.of(error)
             delay = failure.delay(attempt)

@@ -6,7 +6,6 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-# Nothing was decided, or nobody knows what: the same call, under the same idempotency key, may be made again.
 _UNDECIDED = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -30,11 +29,25 @@ class SalesforceError(Exception):
     @property
     def in_doubt(self) -> bool:
         """Whether Salesforce may have taken the refresh token, or may take it yet. Not if the request was never sent,
-        or was refused, or answered by 503, which says that it was not carried out.
+        or was refused, or answered by 503, which says that it was not carried out. Where another request with the same
+        token is being processed, that one may take it.
         """
         if self.status is None:
             return not self._unsent
+        if self._says("being processed"):
+            return True
         return self.status < 300 or (self.status >= 500 and self.status != 503)
+
+    @property
+    def token_is_dead(self) -> bool:
+        """Whether the refresh token is not good any more, and the customer has to consent again. What Salesforce says
+        by `invalid_grant` of addresses, hours, users and whole orgs passes, and the token is as good as before.
+        """
+        passes = self._says("ip restricted", "login hours", "inactive user", "inactive org", "being processed")
+        return self.status == 400 and self.error == "invalid_grant" and not passes
+
+    def _says(self, *words: str) -> bool:
+        return any(word in self.description.lower() for word in words)
 
     @property
     def may_pass(self) -> bool:
@@ -57,6 +70,16 @@ class TrisealError(Exception):
         kind = NeedsReauth if reason == "NEEDS_REAUTH" else TrisealError
         return kind(error.code(), reason, error.details() or "", _retry_after(error))
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether nothing was decided, or nobody knows what: the same call, under the same idempotency key, may be made
+        again.
+        """
+        # KMS_REFUSED is UNAVAILABLE, too, but someone has to act.
+        return self.reason != "KMS_REFUSED" and (
+            self.code in _UNDECIDED or (self.code == grpc.StatusCode.INTERNAL and not self.reason)
+        )
+
     def delay(self, attempt: int) -> float | None:
         """After how many seconds the same call may be made again. None: it would be refused again."""
         if self.reason == "REFRESH_IN_PROGRESS":
@@ -64,9 +87,7 @@ class TrisealError(Exception):
             return None
         if self.retry_after is not None:
             return self.retry_after + random.uniform(0, 0.1)  # noqa: S311
-        undecided = self.code in _UNDECIDED or (self.code == grpc.StatusCode.INTERNAL and not self.reason)
-        # KMS_REFUSED is UNAVAILABLE, too, but someone has to act.
-        if (undecided and self.reason != "KMS_REFUSED") or self.reason == "CHANGED_CONCURRENTLY":
+        if self.is_undecided or self.reason == "CHANGED_CONCURRENTLY":
             return backoff(attempt)
         return None
 

@@ -1,8 +1,10 @@
 """What is said to Salesforce's token endpoint, and how its answers are read. It knows nothing of triseal's protocol."""
 
 import json
+import re
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -16,9 +18,12 @@ from .v1 import credential_pb2 as messages
 
 # They say that there was no connection, so that nothing was sent.
 _NO_CONNECTION = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)
-# Of one call to the token endpoint, in seconds: to connect, and again for its answer.
+# Of one call to the token endpoint, in seconds: for each step of connecting, and for an answer, of which all has to be
+# there after twice as long.
 HTTP_TIMEOUT = 10.0
 _MAX_ANSWER_OCTETS = 262_144
+# Until the year 5138: a Timestamp ends with 9999.
+_MILLISECONDS = re.compile("[0-9]{1,14}")
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,10 @@ class ConnectedApp:
         form["client_id"] = self.client_id
         if self.client_secret:
             form["client_secret"] = self.client_secret
+        end = time.monotonic() + 2 * HTTP_TIMEOUT
         try:
             with _answer(url, urlencode(form).encode()) as answer:
-                status, octets = answer.status, answer.read(_MAX_ANSWER_OCTETS)
+                status, octets = answer.status, _read(answer, end)
         except urllib.error.URLError as error:
             raise SalesforceError(None, unsent=isinstance(error.reason, _NO_CONNECTION)) from None
         except (OSError, HTTPException):
@@ -70,6 +76,15 @@ def _answer(url: str, form: bytes) -> HTTPResponse | urllib.error.HTTPError:
         return _opener.open(url, form, HTTP_TIMEOUT)
     except urllib.error.HTTPError as refusal:
         return refusal
+
+
+def _read(answer: HTTPResponse | urllib.error.HTTPError, end: float) -> bytes:
+    octets = b""
+    while len(octets) < _MAX_ANSWER_OCTETS and (part := answer.read1(65_536)):
+        octets += part
+        if time.monotonic() > end:
+            raise TimeoutError
+    return octets
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -108,7 +123,7 @@ def tokens(answer: Mapping[str, Any], token_url: str = "") -> messages.Salesforc
         scopes=_text(answer, "scope").split(),
     )
     issued_at = str(answer.get("issued_at", ""))
-    if issued_at.isdecimal():
+    if _MILLISECONDS.fullmatch(issued_at):
         found.issue_time.FromMilliseconds(int(issued_at))
     return found
 

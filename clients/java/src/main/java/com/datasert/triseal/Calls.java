@@ -75,7 +75,7 @@ final class Calls {
     try {
       call(Deadline.after(BRING), TIMEOUT, method, again);
     } catch (TrisealException error) {
-      // Somebody else has brought tokens since, or erased them. They are read next.
+      // Somebody else has brought tokens since, or erased them.
       if (error.code() != Status.Code.ABORTED && error.code() != Status.Code.NOT_FOUND) {
         throw error;
       }

@@ -7,8 +7,10 @@ import com.datasert.triseal.v1.AcquireRefreshRequest;
 import com.datasert.triseal.v1.AcquireRefreshResponse;
 import com.datasert.triseal.v1.CompleteRefreshRequest;
 import com.datasert.triseal.v1.DecryptCredentialResponse;
+import com.datasert.triseal.v1.DeleteCredentialRequest;
 import com.datasert.triseal.v1.RefreshLease;
 import com.datasert.triseal.v1.SalesforceOAuth;
+import io.grpc.Status;
 import java.time.Duration;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
@@ -61,7 +63,7 @@ final class Refreshes {
     }
   }
 
-  /** Revokes the connection at Salesforce, under its lease. */
+  /** Revokes the connection at Salesforce, under its lease, and erases it. */
   void revoke(RefreshLease lease) {
     undisturbed(
         () -> {
@@ -71,6 +73,13 @@ final class Refreshes {
             abandon(lease, AbandonCause.ABANDON_CAUSE_TRANSIENT, "");
             throw error;
           }
+          DeleteCredentialRequest erase =
+              DeleteCredentialRequest.newBuilder()
+                  .setCustomerId(lease.getCredential().getCustomerId())
+                  .setCredentialId(lease.getCredential().getCredentialId())
+                  .setIfRevision(lease.getCredential().getRevision())
+                  .build();
+          calls.settle(stub -> stub.deleteCredential(erase), error -> false);
         });
   }
 
@@ -91,11 +100,28 @@ final class Refreshes {
       try {
         return new Acquired(calls.call(deadline, CALL_THAT_WAITS, stub -> stub.acquireRefresh(request.build()), error -> false), began);
       } catch (TrisealException error) {
+        if (rejected != null && error.isUndecided() && !holders.isShutdown()) {
+          // Whoever rejects a token may have got a lease of which nobody knows. The others need not wait for its end.
+          AcquireRefreshRequest again = request.clearWait().build();
+          holders.execute(() -> withdraw(again));
+        }
         if (!error.has("REFRESH_IN_PROGRESS")) {
           throw error;
         }
         deadline.sleep(error.retryAfter(), error);
       }
+    }
+  }
+
+  /** Gives the lease back that a request may have got: it was never used. */
+  private void withdraw(AcquireRefreshRequest request) {
+    try {
+      AcquireRefreshResponse outcome = calls.call(Deadline.after(CALL_THAT_WAITS), stub -> stub.acquireRefresh(request));
+      if (outcome.hasLease()) {
+        abandon(outcome.getLease(), AbandonCause.ABANDON_CAUSE_TRANSIENT, "");
+      }
+    } catch (TrisealException lapses) {
+      // The others wait for its end.
     }
   }
 
@@ -110,7 +136,7 @@ final class Refreshes {
     try {
       brought = salesforce.refresh(lease.getSecret().getSalesforceOauth());
     } catch (SalesforceException error) {
-      if (error.status() == 400 && error.error().equals("invalid_grant")) {
+      if (error.tokenIsDead()) {
         // The next AcquireRefresh says NEEDS_REAUTH, to this caller and to all others.
         abandon(lease, AbandonCause.ABANDON_CAUSE_INVALID_GRANT, error.description());
         return;
@@ -126,6 +152,20 @@ final class Refreshes {
       deadline.sleep(TrisealException.backoff(3), error);
       return;
     }
+    try {
+      complete(lease, brought);
+    } catch (TrisealException error) {
+      if (error.code() != Status.Code.INVALID_ARGUMENT) {
+        throw error;
+      }
+      // Something beside the tokens can't be stored. Then what was known of it stays.
+      complete(
+          lease,
+          SalesforceOAuth.newBuilder().setAccessToken(brought.getAccessToken()).setRefreshToken(brought.getRefreshToken()).build());
+    }
+  }
+
+  private void complete(RefreshLease lease, SalesforceOAuth brought) {
     CompleteRefreshRequest request =
         CompleteRefreshRequest.newBuilder()
             .setCustomerId(lease.getCredential().getCustomerId())

@@ -19,12 +19,13 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ForkJoinPool;
+import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
 /** What is said to Salesforce's token endpoint, and how its answers are read. It knows nothing of triseal's protocol. */
 final class Salesforce {
-  /** Of one call to the token endpoint. */
+  /** Of one call to the token endpoint, its answer included. */
   static final Duration HTTP_TIMEOUT = Duration.ofSeconds(10);
 
   private final ConnectedApp app;
@@ -67,18 +68,19 @@ final class Salesforce {
     HttpClient http =
         HttpClient.newBuilder()
             .executor(ForkJoinPool.commonPool())
-            .connectTimeout(HTTP_TIMEOUT)
+            // Sooner than the whole: then it is known that nothing was sent.
+            .connectTimeout(HTTP_TIMEOUT.dividedBy(2))
             .followRedirects(HttpClient.Redirect.NEVER)
             .build();
     HttpResponse<String> response;
     try {
       HttpRequest request =
           HttpRequest.newBuilder(URI.create(url))
-              .timeout(HTTP_TIMEOUT)
               .header("content-type", "application/x-www-form-urlencoded")
               .POST(HttpRequest.BodyPublishers.ofString(body))
               .build();
-      response = http.sendAsync(request, HttpResponse.BodyHandlers.ofString()).join();
+      // The request's own time-out ends with the head of the answer.
+      response = http.sendAsync(request, HttpResponse.BodyHandlers.ofString()).orTimeout(HTTP_TIMEOUT.toSeconds(), TimeUnit.SECONDS).join();
     } catch (CompletionException error) {
       // Without a connection nothing was sent.
       throw new SalesforceException(error.getCause() instanceof ConnectException || error.getCause() instanceof HttpConnectTimeoutException);
@@ -125,7 +127,8 @@ final class Salesforce {
             .setIdentityUrl(text(answer, "id"))
             .addAllScopes(Stream.of(text(answer, "scope").split(" ")).filter(scope -> !scope.isEmpty()).toList());
     String issued = text(answer, "issued_at");
-    if (issued.matches("\\d{1,15}")) {
+    // Until the year 5138: a Timestamp ends with 9999.
+    if (issued.matches("\\d{1,14}")) {
       found.setIssueTime(Timestamps.fromMillis(Long.parseLong(issued)));
     }
     return found.build();

@@ -37,11 +37,10 @@ import java.util.concurrent.TimeUnit;
 
 /** One for a process, shared by its threads. */
 public final class TrisealClient implements AutoCloseable {
-  private static final Duration STORE = Duration.ofSeconds(30);
   private static final Duration PATIENCE = Duration.ofSeconds(45);
 
   /** So many refused access tokens in a row, each newer than the one before, mean that Salesforce refuses more than tokens. */
-  private static final int MAX_REFUSED = 5;
+  private static final int MAX_REFUSED = 3;
 
   /** How often the certificates' files are looked at. The service looks at its own as often. */
   private static final long LOOK_EVERY_SECONDS = 2;
@@ -66,6 +65,11 @@ public final class TrisealClient implements AutoCloseable {
     refreshes = new Refreshes(calls, new Salesforce(app), holders);
   }
 
+  /** {@link #storeConnection(String, String, String, StoreOptions)}, over whatever is there. */
+  public Credential storeConnection(String customerId, String credentialId, String answer) {
+    return storeConnection(customerId, credentialId, answer, StoreOptions.OVERWRITE);
+  }
+
   /** Stores the JSON that Salesforce's token endpoint answered after a customer's consent. */
   public Credential storeConnection(String customerId, String credentialId, String answer, StoreOptions options) {
     JsonObject said = Salesforce.parsed(answer);
@@ -82,7 +86,7 @@ public final class TrisealClient implements AutoCloseable {
     if (options.ifRevision() != null) {
       request.setIfRevision(options.ifRevision());
     }
-    return calls.call(Deadline.after(STORE), stub -> stub.encryptCredential(request.build())).getCredential();
+    return calls.call(Deadline.after(options.timeout()), stub -> stub.encryptCredential(request.build())).getCredential();
   }
 
   /** {@link #callWithToken(String, String, Duration, TokenCall)}, within 45 s. */
@@ -116,37 +120,44 @@ public final class TrisealClient implements AutoCloseable {
     }
   }
 
+  /** {@link #disconnect(String, String, Duration)}, within 45 s. */
+  public boolean disconnect(String customerId, String credentialId) {
+    return disconnect(customerId, credentialId, PATIENCE);
+  }
+
   /**
    * Revokes the connection at Salesforce, and erases it. May be repeated.
    *
+   * <p>What was revoked is erased, and takes longer than the timeout if need be. What a customer who connects anew has stored meanwhile is
+   * left alone.
+   *
    * @return false if it was erased, or was gone, without being revoked: there was no refresh token that this caller may see, as in NEEDS_REAUTH
    */
-  public boolean disconnect(String customerId, String credentialId) {
-    Deadline deadline = Deadline.after(PATIENCE);
-    boolean revoked = false;
+  public boolean disconnect(String customerId, String credentialId, Duration timeout) {
+    Deadline deadline = Deadline.after(timeout);
+    RefreshLease lease;
     try {
       var known = GetCredentialRequest.newBuilder().setCustomerId(customerId).setCredentialId(credentialId).build();
       long revision = calls.call(deadline, stub -> stub.getCredential(known)).getCredential().getRevision();
       try {
-        RefreshLease lease = refreshes.lease(new Place(customerId, credentialId), revision, deadline);
-        revision = lease.getCredential().getRevision();
-        refreshes.revoke(lease);
-        revoked = true;
+        lease = refreshes.lease(new Place(customerId, credentialId), revision, deadline);
       } catch (TrisealException error) {
         if (!error.has("NEEDS_REAUTH", "NOT_REFRESHABLE")) {
           throw error;
         }
+        var erase =
+            DeleteCredentialRequest.newBuilder().setCustomerId(customerId).setCredentialId(credentialId).setIfRevision(revision).build();
+        calls.call(deadline, stub -> stub.deleteCredential(erase));
+        return false;
       }
-      // At this revision: what a customer who connects anew has stored meanwhile is not erased.
-      var erase =
-          DeleteCredentialRequest.newBuilder().setCustomerId(customerId).setCredentialId(credentialId).setIfRevision(revision).build();
-      calls.call(deadline, stub -> stub.deleteCredential(erase));
     } catch (TrisealException error) {
       if (!error.has("CREDENTIAL_NOT_FOUND")) {
         throw error;
       }
+      return false;
     }
-    return revoked;
+    refreshes.revoke(lease);
+    return true;
   }
 
   /** Ends the connections. A refresh that is under way is waited for. */
@@ -174,8 +185,8 @@ public final class TrisealClient implements AutoCloseable {
             try {
               trusted.updateTrustCredentials(ca);
               own.updateIdentityCredentials(certificate, key);
-            } catch (IOException | GeneralSecurityException ignored) {
-              // A file that is not there, or is not good, is about to be.
+            } catch (IOException | GeneralSecurityException | RuntimeException ignored) {
+              // A file that is not there, or is half written, is about to be good. What is thrown here would end the looking.
             }
           };
       watcher.scheduleWithFixedDelay(look, LOOK_EVERY_SECONDS, LOOK_EVERY_SECONDS, TimeUnit.SECONDS);

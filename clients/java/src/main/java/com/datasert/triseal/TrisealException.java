@@ -18,7 +18,6 @@ public class TrisealException extends RuntimeException {
   private static final long serialVersionUID = 1;
   private static final Metadata.Key<String> REASON = Metadata.Key.of("triseal-reason", Metadata.ASCII_STRING_MARSHALLER);
 
-  /** Nothing was decided, or nobody knows what: the same call, under the same idempotency key, may be made again. */
   private static final Set<Status.Code> UNDECIDED =
       EnumSet.of(Status.Code.UNAVAILABLE, Status.Code.DEADLINE_EXCEEDED, Status.Code.CANCELLED, Status.Code.UNKNOWN);
 
@@ -62,6 +61,12 @@ public class TrisealException extends RuntimeException {
     return retryAfter == null ? backoff(0) : retryAfter;
   }
 
+  /** Whether nothing was decided, or nobody knows what: the same call, under the same idempotency key, may be made again. */
+  boolean isUndecided() {
+    // KMS_REFUSED is UNAVAILABLE, too, but someone has to act.
+    return !has("KMS_REFUSED") && (UNDECIDED.contains(code) || (code == Status.Code.INTERNAL && reason.isEmpty()));
+  }
+
   /** After what time the same call may be made again. Empty: it would be refused again. */
   Optional<Duration> delay(int attempt) {
     if (reason.equals("REFRESH_IN_PROGRESS")) {
@@ -71,10 +76,7 @@ public class TrisealException extends RuntimeException {
     if (retryAfter != null) {
       return Optional.of(retryAfter.plusMillis(ThreadLocalRandom.current().nextInt(100)));
     }
-    boolean undecided = UNDECIDED.contains(code) || (code == Status.Code.INTERNAL && reason.isEmpty());
-    // KMS_REFUSED is UNAVAILABLE, too, but someone has to act.
-    boolean again = (undecided && !reason.equals("KMS_REFUSED")) || reason.equals("CHANGED_CONCURRENTLY");
-    return again ? Optional.of(backoff(attempt)) : Optional.empty();
+    return isUndecided() || has("CHANGED_CONCURRENTLY") ? Optional.of(backoff(attempt)) : Optional.empty();
   }
 
   /** 0.1 s, doubled to 2 s at most, give or take a half. */

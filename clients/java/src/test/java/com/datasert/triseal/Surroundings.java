@@ -42,9 +42,18 @@ final class Surroundings {
     return replicas[ThreadLocalRandom.current().nextInt(replicas.length)];
   }
 
+  /** By the line that can be muted. */
+  static TrisealClient far() {
+    return client(variable("TRISEAL_LINE"), file("realsync.pem"), file("realsync.key"));
+  }
+
   static TrisealClient client(String endpoint, Path certificate, Path key) {
+    return client(endpoint, new ConnectedApp("test", "app-secret"), certificate, key);
+  }
+
+  static TrisealClient client(String endpoint, ConnectedApp app, Path certificate, Path key) {
     try {
-      return new TrisealClient(endpoint, new ConnectedApp("test", "app-secret"), file("ca.pem"), certificate, key);
+      return new TrisealClient(endpoint, app, file("ca.pem"), certificate, key);
     } catch (IOException error) {
       throw new UncheckedIOException(error);
     }
@@ -71,7 +80,7 @@ final class Surroundings {
   static void faults(String connection, String... kinds) {
     String faults =
         Arrays.stream(kinds)
-            .map(kind -> "{\"kind\": \"" + kind + "\", \"seconds\": " + (kind.equals("slow") ? 1.5 : 0) + "}")
+            .map(kind -> "{\"kind\": \"" + kind + "\", \"seconds\": " + (kind.endsWith("slow") ? 1.5 : kind.equals("stalled") ? 15 : 0) + "}")
             .collect(Collectors.joining(", "));
     post(variable("SALESFORCE_URL") + "/admin/faults", "{\"connection\": \"" + connection + "\", \"faults\": [" + faults + "]}");
   }
@@ -88,6 +97,15 @@ final class Surroundings {
 
   static void drainAndRestart() {
     post(variable("CONTROL_URL") + "/drain", "{}");
+  }
+
+  /** What comes by TRISEAL_LINE is done from now on, and not answered. */
+  static void mute() {
+    post(variable("CONTROL_URL") + "/mute", "{}");
+  }
+
+  static void unmute() {
+    post(variable("CONTROL_URL") + "/unmute", "{}");
   }
 
   static void killAReplica() {

@@ -93,7 +93,7 @@ class TrisealClientTest {
     String answer = consent(crm);
     JsonObject said = JsonParser.parseString(answer).getAsJsonObject();
     for (int times = 0; times < 2; times++) {
-      Credential credential = sync.storeConnection(CUSTOMER, crm, answer, new StoreOptions(null, 0L, "consent-" + crm));
+      Credential credential = sync.storeConnection(CUSTOMER, crm, answer, StoreOptions.NEW.withIdempotencyKey("consent-" + crm));
       assertEquals(1, credential.getRevision());
       assertEquals(said.get("issued_at").getAsLong(), Timestamps.toMillis(credential.getRefreshTime()));
     }
@@ -165,11 +165,37 @@ class TrisealClientTest {
   }
 
   @Test
+  void tokensAreKeptThoughWhatIsBesideThemIsRefused() {
+    String crm = stored();
+    faults(crm, "unstorable");
+    for (int deaths = 1; deaths <= 2; deaths++) {
+      expire(crm);
+      call(sync, crm);
+      hasSeen(crm, deaths, deaths, 0);
+    }
+  }
+
+  @Test
+  void aRefusalThatIsNotTheTokensFaultEndsNoConnection() {
+    String crm = stored();
+    expire(crm);
+    faults(crm, "restricted");
+    assertEquals("ip restricted", assertThrows(SalesforceException.class, () -> call(sync, crm)).description());
+    ConnectedApp app = new ConnectedApp("test", "");
+    try (TrisealClient unknown =
+        Surroundings.client(Surroundings.endpoint(), app, Surroundings.file("realsync.pem"), Surroundings.file("realsync.key"))) {
+      assertEquals("invalid_client", assertThrows(SalesforceException.class, () -> call(unknown, crm)).error());
+    }
+    call(task, crm);
+    hasSeen(crm, 1, 1, 0);
+  }
+
+  @Test
   void aSalesforceThatIsNotThereKeepsNobodyWaiting() {
     String crm = name();
     // Nobody listens there.
     String tokenUrl = "http://127.0.0.1:2/services/oauth2/token";
-    sync.storeConnection(CUSTOMER, crm, consent(crm), new StoreOptions(tokenUrl, 0L, null));
+    sync.storeConnection(CUSTOMER, crm, consent(crm), StoreOptions.NEW.withTokenUrl(tokenUrl));
     expire(crm);
     for (TrisealClient who : List.of(sync, task)) {
       assertThrows(SalesforceException.class, () -> call(who, crm, Duration.ofSeconds(3)));
@@ -177,12 +203,13 @@ class TrisealClientTest {
   }
 
   @Test
-  void anAnswerThatIsLostLetsTheLeaseLapse() {
+  void whatIsInDoubtLetsTheLeaseLapse() {
     String unread = stored();
     String lost = stored();
-    for (var fault : Map.of(unread, "lost_before", lost, "lost_after").entrySet()) {
-      String crm = fault.getKey();
-      faults(crm, fault.getValue());
+    var found = Map.of("lost_before", unread, "lost_after", lost);
+    for (String fault : List.of("lost_before", "lost_after", "cut", "stalled", "bad_gateway", "busy")) {
+      String crm = found.containsKey(fault) ? found.get(fault) : stored();
+      faults(crm, fault);
       expire(crm);
       assertThrows(SalesforceException.class, () -> call(sync, crm));
       refused("REFRESH_IN_PROGRESS", () -> call(task, crm, Duration.ofSeconds(2)));
@@ -196,7 +223,7 @@ class TrisealClientTest {
       assertThrows(NeedsReauthException.class, () -> call(who, lost, Duration.ofSeconds(20)));
     }
     hasSeen(lost, 1, 1, 1);
-    sync.storeConnection(CUSTOMER, lost, consent(lost), StoreOptions.OVERWRITE);
+    sync.storeConnection(CUSTOMER, lost, consent(lost));
     call(task, lost);
   }
 
@@ -253,6 +280,23 @@ class TrisealClientTest {
   }
 
   @Test
+  void aLeaseOfWhichNobodyKnowsIsGivenBack() {
+    String crm = stored();
+    TokenCall<String, RuntimeException> dies =
+        (token, url) -> {
+          expire(crm);
+          Surroundings.mute();
+          throw new UnauthorizedException();
+        };
+    try (TrisealClient far = Surroundings.far()) {
+      assertThrows(TrisealException.class, () -> far.callWithToken(CUSTOMER, crm, Duration.ofSeconds(1), dies));
+      Surroundings.unmute();
+      call(task, crm);
+    }
+    hasSeen(crm, 1, 1, 0);
+  }
+
+  @Test
   void closingWaitsForARefreshThatIsUnderWay() throws InterruptedException {
     String crm = stored();
     faults(crm, "slow");
@@ -280,7 +324,7 @@ class TrisealClientTest {
                 (token, url) -> {
                   throw new UnauthorizedException();
                 }));
-    hasSeen(crm, 0, 4, 0);
+    hasSeen(crm, 0, 2, 0);
   }
 
   @Test
@@ -293,12 +337,41 @@ class TrisealClientTest {
   }
 
   @Test
+  void whatIsRevokedIsErasedHoweverLongItTakes() {
+    String crm = stored();
+    faults(crm, "revoke_slow");
+    try (TrisealClient far = Surroundings.far()) {
+      call(far, crm);
+      var muted = CompletableFuture.runAsync(Surroundings::mute, CompletableFuture.delayedExecutor(700, TimeUnit.MILLISECONDS));
+      var unmuted = CompletableFuture.runAsync(Surroundings::unmute, CompletableFuture.delayedExecutor(3, TimeUnit.SECONDS));
+      assertTrue(far.disconnect(CUSTOMER, crm, Duration.ofSeconds(1)));
+      CompletableFuture.allOf(muted, unmuted).join();
+    }
+    assertFalse(sync.disconnect(CUSTOMER, crm), "nothing was left");
+  }
+
+  @Test
+  void whatIsNotRevokedIsLeftAsItWas() {
+    String crm = stored();
+    faults(crm, "revoke_unavailable");
+    assertThrows(SalesforceException.class, () -> sync.disconnect(CUSTOMER, crm));
+    expire(crm);
+    call(task, crm);
+    hasSeen(crm, 1, 1, 0);
+  }
+
+  @Test
   void aCertificateThatIsExchangedIsTaken(@TempDir Path folder) throws Exception {
     String crm = "realsync.java";
     exchange(folder, "realsync");
     try (TrisealClient changing = Surroundings.client(Surroundings.endpoint(), folder.resolve("own.pem"), folder.resolve("own.key"))) {
       changing.storeConnection(CUSTOMER, crm, consent(crm), StoreOptions.NEW);
       call(changing, crm);
+      // Half written, when it is looked at.
+      String key = Files.readString(folder.resolve("own.key"));
+      Files.writeString(folder.resolve("own.key"), key.substring(0, key.indexOf('\n') + 6));
+      Files.setLastModifiedTime(folder.resolve("own.key"), FileTime.from(Instant.now().plusSeconds(2)));
+      Thread.sleep(3_000);
       exchange(folder, "realtask");
       refused(
           "NOT_PERMITTED",
