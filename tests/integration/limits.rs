@@ -158,7 +158,8 @@ async fn sigterm_at_the_start_ends_it_cleanly_and_leaves_nothing_half_made() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut command = dev(&data);
     command.envs([("TRISEAL__FACTORS__ENVIRONMENT", "secrets-manager"), ("AWS_REGION", "eu-central-1")]);
-    command.env("TRISEAL__FACTORS__SECRETS_MANAGER__SECRET_ID", "triseal");
+    let secret = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:triseal-AbCdEf";
+    command.env("TRISEAL__FACTORS__SECRETS_MANAGER__SECRET_ID", secret);
     command.envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")]);
     command.env("AWS_ENDPOINT_URL", format!("http://{}", silent.local_addr().unwrap()));
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
