@@ -1,5 +1,5 @@
 //! `docs/operations`: every command of the runbooks is run, in its order, by a shell and against a real service with something in it. A command that
-//! rots fails here.
+//! rots fails here. So does one that the policy of `deploy/policy` does not permit to the identity that the page names: each block starts with none.
 //!
 //! What a person does beside the commands, the test does: it types names back (`--yes`), waits where a message says to try again, and waits less
 //! long for the replicas than two minutes.
@@ -11,16 +11,23 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::process::Command;
+use tonic::transport::Channel;
 use triseal::grpc::v1;
 use triseal::grpc::v1::acquire_refresh_response::Outcome;
+use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
+use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
+use triseal::grpc::v1::key_service_client::KeyServiceClient;
 
 use crate::support::site::Site;
+use crate::support::tls::channel_as;
 use crate::support::{Service, decrypt, encrypt, oauth, password, program, run, triseal};
 
 /// A page waits for reports of replicas and for jobs, some of them twice.
 const PATIENCE: Duration = Duration::from_secs(420);
 const CUSTOMER: &str = "acme";
 const CREDENTIAL: &str = "realsync.main";
+/// Who has stored and read what there is.
+const PRODUCT: &str = "realsync";
 const QUICK: [(&str, &str); 3] = [
     ("TRISEAL__CACHE__CUSTOMER_STALENESS", "1s"),
     ("TRISEAL__FACTORS__FILE__POLL", "200ms"),
@@ -83,6 +90,13 @@ fn pages() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations")
 }
 
+/// What is typed once, before any page: how an identity is taken.
+fn identities() -> String {
+    let listed = fs::read_to_string(pages().join("README.md")).unwrap();
+    let line = listed.lines().find(|line| line.starts_with("as() {")).expect("README.md says how an identity is taken");
+    line.to_owned()
+}
+
 /// A service with something in it, and all that the pages name.
 struct Day<'a> {
     site: &'a Site,
@@ -100,6 +114,7 @@ impl<'a> Day<'a> {
             fs::write(day.below(&format!("shim/{name}")), text).unwrap();
             fs::set_permissions(day.below(&format!("shim/{name}")), fs::Permissions::from_mode(0o755)).unwrap();
         }
+        day.prepare_identities().await;
         day.start(&[]).await;
         let began = jiff::Timestamp::now();
         day.live().await;
@@ -110,7 +125,7 @@ impl<'a> Day<'a> {
         for (name, value) in [
             ("CUSTOMER", CUSTOMER),
             ("CREDENTIAL", CREDENTIAL),
-            ("CALLER", "insecure:plaintext"),
+            ("CALLER", "spiffe://datasert.com/realsync"),
             ("SINCE", &day_before.to_string()),
             ("RESTORED", &began.to_string()),
             ("DAY_BEFORE", &day_before.to_string()),
@@ -136,12 +151,23 @@ impl<'a> Day<'a> {
     }
 
     async fn start(&mut self, settings: &[(&str, &str)]) {
-        let log = self.below("audit.jsonl");
-        let mut variables = QUICK.to_vec();
-        variables.extend([("TRISEAL__AUDIT__SINK", "file"), ("TRISEAL__AUDIT__FILE", log.as_str())]);
-        variables.extend(settings);
-        let service = self.site.start_with(&variables).await;
-        self.set("TRISEAL_ENDPOINT", &service.endpoint());
+        let mut command = self.site.command();
+        command.envs(QUICK).envs(settings.iter().copied());
+        for (name, value) in [("SINK", "file"), ("FILE", &*self.below("audit.jsonl"))] {
+            command.env(format!("TRISEAL__AUDIT__{name}"), value);
+        }
+        for (name, file) in [
+            ("TLS__CERTIFICATE", "certificates/server.pem"),
+            ("TLS__PRIVATE_KEY", "certificates/server.key"),
+            ("TLS__CLIENT_CA", "certificates/ca.pem"),
+            ("TLS__CLIENT_CRL", "certificates/ca.crl"),
+            ("POLICY__DIRECTORY", "deployed policy"),
+        ] {
+            command.env(format!("TRISEAL__{name}"), self.below(file));
+        }
+        command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
+        let service = Service::start(command).await;
+        self.set("TRISEAL_ENDPOINT", &format!("https://{}", service.address()));
         self.service = Some(service);
     }
 
@@ -149,12 +175,16 @@ impl<'a> Day<'a> {
         assert!(self.service.take().expect("it runs").terminate().await.success());
     }
 
+    /// A connection as a caller of the policy.
+    fn channel(&self, caller: &str) -> Channel {
+        channel_as(caller, Path::new(&self.below("certificates")), self.service().address())
+    }
+
     /// A customer whose tokens are stored, refreshed and read, and a password.
     async fn live(&self) {
-        let service = self.service();
         let request = v1::CreateCustomerRequest { customer_id: CUSTOMER.into() };
-        service.customers().create_customer(request).await.unwrap();
-        let mut client = service.credentials();
+        CustomerServiceClient::new(self.channel(PRODUCT)).create_customer(request).await.unwrap();
+        let mut client = CredentialServiceClient::new(self.channel(PRODUCT));
         client.encrypt_credential(encrypt(CUSTOMER, CREDENTIAL, oauth("access", "refresh"))).await.unwrap();
         client.encrypt_credential(encrypt(CUSTOMER, "realsync.password.ftp", password("secret"))).await.unwrap();
         let request = v1::AcquireRefreshRequest {
@@ -173,7 +203,35 @@ impl<'a> Day<'a> {
             salesforce_oauth: Some(tokens),
         };
         client.complete_refresh(request).await.unwrap();
-        client.decrypt_credential(decrypt(CUSTOMER, CREDENTIAL, v1::View::Full)).await.unwrap();
+        client.decrypt_credential(decrypt(CUSTOMER, CREDENTIAL, v1::View::Access)).await.unwrap();
+    }
+
+    /// A certificate for each caller, and the policy: where it is written, and where the service reads it.
+    async fn prepare_identities(&mut self) {
+        let certificates = self.below("certificates");
+        let mut keygen = triseal(&["keygen", "certificates", &certificates]);
+        for caller in [PRODUCT, "realtask", "lifecycle", "security"] {
+            keygen.args(["--caller", caller]);
+        }
+        assert!(run(keygen).await.status.success());
+        let (written, deployed) = (self.below("policy"), self.below("deployed policy"));
+        for directory in [&written, &deployed] {
+            fs::create_dir(directory).unwrap();
+            for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/policy")).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), Path::new(directory).join(entry.file_name())).unwrap();
+            }
+        }
+        self.set("TRISEAL_CA", &self.below("certificates/ca.pem"));
+        for (name, value) in [
+            ("CERTIFICATES", &*certificates),
+            ("NAME", "realtask"),
+            ("PRODUCT", PRODUCT),
+            ("POLICY", &written),
+            ("DEPLOYED", &deployed),
+        ] {
+            self.set(name, value);
+        }
     }
 
     /// The log as it is now, and its heads.
@@ -192,7 +250,7 @@ impl<'a> Day<'a> {
         self.set("HEADS", &heads);
     }
 
-    /// The keys' documents, a copy of everything for the drill, certificates and policy.
+    /// The keys' documents, and a copy of everything for the drill.
     async fn prepare_keys(&mut self) {
         match self.site {
             Site::Aws(aws) => self.set("SECRET", &aws.secret),
@@ -224,23 +282,9 @@ impl<'a> Day<'a> {
             }
         }
         // The binary's, but for its second version: that is to be added.
-        let (codebase, certificates) = (self.below("codebase-keys.json"), self.below("certificates"));
-        for arguments in
-            [&["keygen", "codebase", &codebase][..], &["keygen", "certificates", &certificates, "--caller", "realtask"]]
-        {
-            assert!(run(triseal(arguments)).await.status.success());
-        }
-        let policy = self.below("policy");
-        fs::create_dir(&policy).unwrap();
-        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/policy")).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), Path::new(&policy).join(entry.file_name())).unwrap();
-        }
-        for (name, value) in
-            [("CODEBASE_KEYS", &*codebase), ("CERTIFICATES", &certificates), ("NAME", "realtask"), ("POLICY", &policy)]
-        {
-            self.set(name, value);
-        }
+        let codebase = self.below("codebase-keys.json");
+        assert!(run(triseal(&["keygen", "codebase", &codebase])).await.status.success());
+        self.set("CODEBASE_KEYS", &codebase);
     }
 
     fn with_aws(&self, command: Command) -> Command {
@@ -281,7 +325,7 @@ impl<'a> Day<'a> {
             let fine = match line.split_once(' ').unwrap() {
                 ("0", _) => true,
                 // That it is refused is what the page asks for.
-                ("4", arguments) => arguments.starts_with("policy explain"),
+                ("4", arguments) => page == "stolen-certificate.md" && !arguments.starts_with("policy check"),
                 // Until it serves.
                 ("1", arguments) => arguments.starts_with("--endpoint") && arguments.ends_with("replicas"),
                 _ => false,
@@ -292,7 +336,7 @@ impl<'a> Day<'a> {
 
     /// Whether it ended well, and what it said.
     async fn run_block(&self, block: &str) -> (bool, String) {
-        let mut command = program("sh", &["-eu", "-c", block]);
+        let mut command = program("sh", &["-eu", "-c", &format!("{}\n{block}", identities())]);
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.below("shim"));
         command.current_dir(self.folder.path()).envs(self.variables.iter().cloned());
         command.env("PATH", path).env("SHIM", self.below("shim"));
@@ -308,8 +352,16 @@ impl<'a> Day<'a> {
         fs::read_to_string(self.below("shim/log")).unwrap().lines().map(str::to_owned).collect()
     }
 
+    /// What the security team is answered.
     async fn json(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
-        let output = self.service().triseal(&[arguments, &["--output", "json"]].concat(), b"").await;
+        let mut command = triseal(&[arguments, &["--output", "json"]].concat());
+        command.envs(self.variables.iter().cloned());
+        for (name, file) in
+            [("TRISEAL_CERT", "certificates/security.pem"), ("TRISEAL_KEY", "certificates/security.key")]
+        {
+            command.env(name, self.below(file));
+        }
+        let output = run(command).await;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -429,7 +481,31 @@ async fn stolen_certificate() {
     let mut day = Day::new(&site).await;
     day.set("CALLER", "spiffe://datasert.com/realtask");
     day.run("stolen-certificate.md").await;
-    assert!(day.ran().iter().any(|line| line.starts_with("4 policy explain")), "{:?}", day.ran());
+    let ran = day.ran();
+    for refused in ["4 policy explain", "4 credential list"] {
+        assert!(ran.iter().any(|line| line.starts_with(refused)), "{ran:?}");
+    }
+}
+
+/// Each of the two ways shuts the thief out by itself.
+#[tokio::test]
+async fn a_thief_is_shut_out_by_the_list_and_by_policy() {
+    for (way, wanted) in
+        [("keygen certificates", "it has been revoked"), ("stolen.cedar", "policy does not permit this")]
+    {
+        let site = Site::embedded();
+        let mut day = Day::new(&site).await;
+        day.set("CALLER", "spiffe://datasert.com/realtask");
+        let (succeeded, told) = day.run_block("as realtask\ntriseal credential list").await;
+        assert!(succeeded, "{told}");
+        let blocks = blocks("stolen-certificate.md");
+        let shut = blocks.iter().find(|block| block.contains(way)).unwrap();
+        let (succeeded, told) = day.run_block(shut).await;
+        assert!(succeeded && !told.contains("STILL PERMITTED"), "{told}");
+        let proof = blocks.iter().find(|block| block.contains("as \"$NAME\"")).unwrap();
+        let (succeeded, told) = day.run_block(proof).await;
+        assert!(succeeded && told.contains(wanted), "{told}");
+    }
 }
 
 #[tokio::test]
@@ -456,7 +532,8 @@ async fn restore_a_table() {
     let site = Site::embedded();
     let mut day = Day::new(&site).await;
     // What was under way at the moment to which the tables are restored.
-    let job = day.service().keys().start_reencryption(v1::StartReencryptionRequest::default()).await.unwrap();
+    let mut keys = KeyServiceClient::new(day.channel("security"));
+    let job = keys.start_reencryption(v1::StartReencryptionRequest::default()).await.unwrap();
     let job = job.into_inner().job.unwrap().job_id;
     day.run("restore-a-table.md").await;
     let listed = day.json(&["reencrypt", "list"]).await;
