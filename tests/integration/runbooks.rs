@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64ct::{Base64, Encoding};
 use tokio::process::Command;
 use tonic::transport::Channel;
 use triseal::grpc::v1;
@@ -20,12 +21,13 @@ use triseal::grpc::v1::key_service_client::KeyServiceClient;
 
 use crate::support::site::Site;
 use crate::support::tls::channel_as;
-use crate::support::{Service, decrypt, encrypt, oauth, password, program, run, triseal};
+use crate::support::{Service, decrypt, encrypt, oauth, password, program, reason, run, triseal};
 
 /// A page waits for reports of replicas and for jobs, some of them twice.
 const PATIENCE: Duration = Duration::from_secs(420);
 const CUSTOMER: &str = "acme";
 const CREDENTIAL: &str = "realsync.main";
+const PASSWORD: &str = "realsync.password.ftp";
 /// Who has stored and read what there is.
 const PRODUCT: &str = "realsync";
 const QUICK: [(&str, &str); 3] = [
@@ -60,7 +62,18 @@ exit $code
 
 /// The shell blocks of a page, in order.
 fn blocks(page: &str) -> Vec<String> {
-    let mut blocks = Vec::new();
+    sections(page).into_iter().flat_map(|(_, blocks)| blocks).collect()
+}
+
+/// The shell blocks of a section of a page.
+fn section(page: &str, heading: &str) -> Vec<String> {
+    let found = sections(page).into_iter().find(|(name, _)| name == heading);
+    found.unwrap_or_else(|| panic!("{page} has no section {heading:?}")).1
+}
+
+/// The sections of a page that have shell blocks, and these. What stands before the first is one without a name.
+fn sections(page: &str) -> Vec<(String, Vec<String>)> {
+    let mut sections = vec![(String::new(), Vec::new())];
     let mut block: Option<(String, String)> = None;
     for line in fs::read_to_string(pages().join(page)).unwrap().lines() {
         let trimmed = line.trim_start();
@@ -69,7 +82,7 @@ fn blocks(page: &str) -> Vec<String> {
             (Some(_), Some("")) => {
                 let (kind, text) = block.take().unwrap();
                 match kind.as_str() {
-                    "sh" => blocks.push(text),
+                    "sh" => sections.last_mut().unwrap().1.push(text),
                     // Nothing of ours hides where nothing is run.
                     "console" => assert!(
                         text.lines().all(|line| !line.trim_start().starts_with("triseal")),
@@ -79,11 +92,16 @@ fn blocks(page: &str) -> Vec<String> {
                 }
             }
             (Some((_, text)), _) => writeln!(text, "{trimmed}").unwrap(),
-            (None, None) => {}
+            (None, None) => {
+                if let Some(heading) = line.strip_prefix("## ") {
+                    sections.push((heading.to_owned(), Vec::new()));
+                }
+            }
         }
     }
     assert!(block.is_none(), "{page}: a block has no end");
-    blocks
+    sections.retain(|(_, blocks)| !blocks.is_empty());
+    sections
 }
 
 fn pages() -> PathBuf {
@@ -150,7 +168,7 @@ impl<'a> Day<'a> {
         self.service.as_ref().expect("it runs")
     }
 
-    async fn start(&mut self, settings: &[(&str, &str)]) {
+    fn command(&self, settings: &[(&str, &str)]) -> Command {
         let mut command = self.site.command();
         command.envs(QUICK).envs(settings.iter().copied());
         for (name, value) in [("SINK", "file"), ("FILE", &*self.below("audit.jsonl"))] {
@@ -166,7 +184,11 @@ impl<'a> Day<'a> {
             command.env(format!("TRISEAL__{name}"), self.below(file));
         }
         command.env("TRISEAL__TLS__TRUST_DOMAIN", "datasert.com").env("TRISEAL__INSECURE__PLAINTEXT", "false");
-        let service = Service::start(command).await;
+        command
+    }
+
+    async fn start(&mut self, settings: &[(&str, &str)]) {
+        let service = Service::start(self.command(settings)).await;
         self.set("TRISEAL_ENDPOINT", &format!("https://{}", service.address()));
         self.service = Some(service);
     }
@@ -186,7 +208,7 @@ impl<'a> Day<'a> {
         CustomerServiceClient::new(self.channel(PRODUCT)).create_customer(request).await.unwrap();
         let mut client = CredentialServiceClient::new(self.channel(PRODUCT));
         client.encrypt_credential(encrypt(CUSTOMER, CREDENTIAL, oauth("access", "refresh"))).await.unwrap();
-        client.encrypt_credential(encrypt(CUSTOMER, "realsync.password.ftp", password("secret"))).await.unwrap();
+        client.encrypt_credential(encrypt(CUSTOMER, PASSWORD, password("secret"))).await.unwrap();
         let request = v1::AcquireRefreshRequest {
             customer_id: CUSTOMER.into(),
             credential_id: CREDENTIAL.into(),
@@ -296,13 +318,25 @@ impl<'a> Day<'a> {
 
     /// Runs a page, block after block.
     async fn run(&mut self, page: &str) {
-        let blocks = blocks(page);
+        self.run_blocks(page, &blocks(page)).await;
+    }
+
+    /// Runs one section of a page that is a choice of them. What was said.
+    async fn run_section(&mut self, page: &str, heading: &str) -> String {
+        self.run_blocks(page, &section(page, heading)).await
+    }
+
+    async fn run_blocks(&mut self, page: &str, blocks: &[String]) -> String {
         assert!(!blocks.is_empty(), "{page} has no commands");
-        let (before, mut wanted) = (self.ran().len(), 0);
-        for block in &blocks {
+        let (before, mut wanted, mut said) = (self.ran().len(), 0, String::new());
+        for block in blocks {
             // What a page has a person do before: a setting, and a restart.
+            let [keys, store] = ["new-environment-keys.json", "new-store.redb"].map(|name| self.below(name));
+            let elsewhere = [("TRISEAL__FACTORS__FILE__PATH", &*keys), ("TRISEAL__STORE__EMBEDDED__PATH", &*store)];
             let setting: Option<&[_]> = if block.contains("--promote") {
                 Some(&[("TRISEAL__FACTORS__CODEBASE_PRIMARY", "2")])
+            } else if page == "lost-key.md" && block.contains("customer create") {
+                Some(&elsewhere)
             } else if page == "restore-a-table.md" && block.contains("audit report") {
                 Some(&[("TRISEAL__STORE__RESTORED", "true")])
             } else if page == "restore-a-table.md" && block.contains("key usage") {
@@ -311,13 +345,16 @@ impl<'a> Day<'a> {
                 None
             };
             if let Some(setting) = setting {
-                self.stop().await;
+                if self.service.is_some() {
+                    self.stop().await;
+                }
                 self.start(setting).await;
             }
             // As it is typed, but for what begins to be typed on the line before.
             wanted += block.matches("triseal ").count();
             let (succeeded, told) = self.run_block(block).await;
             assert!(succeeded && !told.contains("STILL PERMITTED"), "{page}: {block}\n{told}");
+            said += &told;
         }
         let ran = self.ran().split_off(before);
         assert!(ran.len() >= wanted, "{page}: {wanted} commands are typed, and {} were run: {ran:?}", ran.len());
@@ -326,12 +363,15 @@ impl<'a> Day<'a> {
                 ("0", _) => true,
                 // That it is refused is what the page asks for.
                 ("4", arguments) => page == "stolen-certificate.md" && !arguments.starts_with("policy check"),
+                // That a record is lost is what it is about.
+                ("3", arguments) => page == "lost-key.md" && arguments == "reencrypt watch",
                 // Until it serves.
                 ("1", arguments) => arguments.starts_with("--endpoint") && arguments.ends_with("replicas"),
                 _ => false,
             };
             assert!(fine, "{page}: {line}");
         }
+        said
     }
 
     /// Whether it ended well, and what it said.
@@ -396,7 +436,11 @@ fn every_page_is_listed_and_run() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name != "README.md" {
             assert!(listed.contains(&format!("]({name})")), "{name} is not listed");
-            assert!(source.contains(&format!(".run(\"{name}\")")), "{name} is not run");
+            let whole = source.contains(&format!(".run(\"{name}\")"));
+            for (heading, _) in sections(&name) {
+                let part = source.contains(&format!("run_section(\"{name}\", \"{heading}\")"));
+                assert!(whole || part, "{name}: {heading:?} is not run");
+            }
             found += 1;
         }
     }
@@ -436,6 +480,11 @@ mod embedded {
     async fn leaked_key() {
         super::leaked_key(&Site::embedded()).await;
     }
+
+    #[tokio::test]
+    async fn lost_kms_key() {
+        super::lost_kms_key(&Site::embedded()).await;
+    }
 }
 
 mod aws {
@@ -452,14 +501,95 @@ mod aws {
     async fn leaked_key() {
         super::leaked_key(&Site::aws().await).await;
     }
+
+    #[tokio::test]
+    #[ignore = "needs tests/aws/up"]
+    async fn lost_kms_key() {
+        super::lost_kms_key(&Site::aws().await).await;
+    }
 }
 
 #[tokio::test]
-async fn lost_key() {
+async fn a_record_that_does_not_open() {
     let site = Site::embedded();
     let mut day = Day::new(&site).await;
-    day.run("lost-key.md").await;
+    day.run_section("lost-key.md", "A record does not open").await;
     assert_eq!(day.state_of_credential().await, "needs_reauth");
+}
+
+#[tokio::test]
+async fn the_drill() {
+    let site = Site::embedded();
+    Day::new(&site).await.run_section("lost-key.md", "The drill, twice a year").await;
+}
+
+/// Stored by a product, and read by it.
+async fn is_stored(day: &Day<'_>, customer: &str) -> Result<(), tonic::Status> {
+    let mut client = CredentialServiceClient::new(day.channel(PRODUCT));
+    client.encrypt_credential(encrypt(customer, CREDENTIAL, oauth("anew", "anew"))).await?;
+    client.decrypt_credential(decrypt(customer, CREDENTIAL, v1::View::Access)).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_lost_environment_key() {
+    let site = Site::embedded();
+    let mut day = Day::new(&site).await;
+    let Site::Embedded(folder) = &site else { unreachable!() };
+    let keys = folder.path().join("data/environment.json");
+    fs::remove_file(&keys).unwrap();
+    // What runs, opens.
+    let reading = decrypt(CUSTOMER, PASSWORD, v1::View::Full);
+    CredentialServiceClient::new(day.channel(PRODUCT)).decrypt_credential(reading).await.unwrap();
+    day.stop().await;
+    // Nothing starts there any more, with no key and with another one.
+    for wanted in ["is missing", "not the one that this store's records were sealed under"] {
+        let (ended, told) = Service::spawn(day.command(&[])).ended_saying().await;
+        assert!(!ended.success() && told.contains(wanted), "{told}");
+        if !keys.exists() {
+            assert!(run(triseal(&["keygen", "environment", keys.to_str().unwrap()])).await.status.success());
+        }
+    }
+    day.run_section("lost-key.md", "Nothing was found: a key of the environment or of the codebase").await;
+    is_stored(&day, CUSTOMER).await.unwrap();
+}
+
+/// The section on the KMS key, run after it is gone.
+async fn lost_kms_key(site: &Site) {
+    let mut day = Day::new(site).await;
+    day.stop().await;
+    let mut settings = Vec::new();
+    let another;
+    match site {
+        Site::Embedded(folder) => {
+            let path = folder.path().join("data/insecure-local-kms.key");
+            crate::support::write(path, &Base64::encode_string(&[9; 32]));
+        }
+        Site::Aws(aws) => {
+            aws.kms.disable_key().key_id(&aws.key).send().await.unwrap();
+            another = aws.kms.create_key().send().await.unwrap().key_metadata.unwrap().arn.unwrap();
+            settings.push(("TRISEAL__FACTORS__KMS__WRAP_WITH", another.as_str()));
+        }
+    }
+    day.start(&settings).await;
+    let refused = is_stored(&day, CUSTOMER).await.unwrap_err();
+    assert_eq!(reason(&refused), "KMS_REFUSED");
+    // One that came afterwards has lost nothing.
+    let request = v1::CreateCustomerRequest { customer_id: "later".into() };
+    CustomerServiceClient::new(day.channel(PRODUCT)).create_customer(request).await.unwrap();
+    is_stored(&day, "later").await.unwrap();
+
+    let told = day.run_section("lost-key.md", "Nothing was found: the KMS key").await;
+    for lost in [CREDENTIAL, PASSWORD] {
+        assert!(told.contains(&format!("{CUSTOMER} {lost} KMS_REFUSED")), "{told}");
+    }
+    let listed = day.json(&["credential", "list"]).await;
+    let states: Vec<_> = listed.iter().map(|one| (one["customer_id"].as_str(), one["state"].as_str())).collect();
+    let (lost, kept) = ((Some(CUSTOMER), Some("needs_reauth")), (Some("later"), Some("active")));
+    assert_eq!(states.iter().filter(|state| **state == lost).count(), 2, "{states:?}");
+    assert!(states.contains(&kept), "{states:?}");
+    is_stored(&day, CUSTOMER).await.unwrap();
+    assert_eq!(day.state_of_credential().await, "active");
+    is_stored(&day, "later").await.unwrap();
 }
 
 /// A drill that any copy would pass would be none.
