@@ -13,12 +13,15 @@ use std::time::Duration;
 use base64ct::{Base64, Encoding};
 use tokio::process::Command;
 use tonic::transport::Channel;
+use triseal::factors::document::{Form, KeyDocument, KeyState};
 use triseal::grpc::v1;
 use triseal::grpc::v1::acquire_refresh_response::Outcome;
 use triseal::grpc::v1::credential_service_client::CredentialServiceClient;
 use triseal::grpc::v1::customer_service_client::CustomerServiceClient;
 use triseal::grpc::v1::key_service_client::KeyServiceClient;
+use zeroize::Zeroizing;
 
+use crate::support::key_documents::{parse, write_key_file};
 use crate::support::site::Site;
 use crate::support::tls::channel_as;
 use crate::support::{Service, decrypt, encrypt, oauth, password, program, reason, run, triseal};
@@ -48,7 +51,7 @@ fi
 case "$1 $2 $3" in
   "rotate environment "*) set -- "$@" --yes --settle 1s ;;
   "key retire environment") set -- "$@" --yes --max-age 0s ;;
-  "key retire "* | "customer destroy "* | "credential mark-needs-reauth "* | "rotate customer --all") set -- "$@" --yes ;;
+  "key retire "* | "key unretire "* | "customer destroy "* | "credential mark-needs-reauth "* | "rotate customer --all") set -- "$@" --yes ;;
 esac
 while :; do
   "$TRISEAL_BINARY" "$@" 2> "$SHIM/stderr.$$"
@@ -657,6 +660,14 @@ async fn a_customer_leaves_and_comes_back() {
     assert_eq!(day.state_of_customer().await, "active");
 }
 
+/// With a second version for an hour, and the first one retired.
+fn rotated_and_retired(document: KeyDocument) -> KeyDocument {
+    let (now, key) = (jiff::Timestamp::now(), Zeroizing::new([2; 32]));
+    let then = now.checked_sub(jiff::SignedDuration::from_hours(1)).unwrap();
+    let promoted = document.with_added(key, then).unwrap().into_document().with_promoted(then).unwrap().into_document();
+    promoted.with_retired(1, Duration::ZERO, now).unwrap().into_document()
+}
+
 #[tokio::test]
 async fn restore_a_table() {
     let site = Site::embedded();
@@ -665,7 +676,23 @@ async fn restore_a_table() {
     let mut keys = KeyServiceClient::new(day.channel("security"));
     let job = keys.start_reencryption(v1::StartReencryptionRequest::default()).await.unwrap();
     let job = job.into_inner().job.unwrap().job_id;
+    day.stop().await;
+    // Since that moment both factors were rotated, and their first versions retired.
+    let Site::Embedded(data) = &site else { unreachable!() };
+    let environment = data.path().join("data/environment.json");
+    let codebase = PathBuf::from(day.below("codebase-keys.json"));
+    for (form, path) in [(Form::Environment, &environment), (Form::Codebase, &codebase)] {
+        write_key_file(path, &rotated_and_retired(parse(form, &fs::read_to_string(path).unwrap())), form);
+    }
+    day.start(&[("TRISEAL__STORE__RESTORED", "true")]).await;
+    let reading = decrypt(CUSTOMER, CREDENTIAL, v1::View::Access);
+    let refused = CredentialServiceClient::new(day.channel(PRODUCT)).decrypt_credential(reading).await.unwrap_err();
+    assert_eq!(reason(&refused), "KEY_VERSION_RETIRED");
+    day.stop().await;
     day.run("restore-a-table.md").await;
+    day.nothing_is_under_the_old_version_of(&["environment"]).await;
+    let codebase = parse(Form::Codebase, &fs::read_to_string(codebase).unwrap());
+    assert_eq!((codebase.primary, codebase.keys[0].state), (2, KeyState::Enabled));
     let listed = day.json(&["reencrypt", "list"]).await;
     assert!(listed.iter().any(|one| one["job_id"] == job && one["state"] == "cancelled"), "{listed:?}");
     let refreshed = fs::read_to_string(day.below("refreshed.txt")).unwrap();
