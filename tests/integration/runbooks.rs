@@ -111,6 +111,36 @@ fn pages() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations")
 }
 
+/// What a text takes from the list of names: `$NAME`, in capitals.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    text.split('$').skip(1).map(|rest| {
+        let end = rest.find(|character: char| !(character.is_ascii_uppercase() || character == '_'));
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
+#[test]
+fn every_name_in_a_block_is_in_the_list() {
+    let listed = fs::read_to_string(pages().join("README.md")).unwrap();
+    let mut found = 0;
+    for entry in fs::read_dir(pages()).unwrap() {
+        let page = entry.unwrap().file_name().into_string().unwrap();
+        let text = fs::read_to_string(pages().join(&page)).unwrap();
+        // Also of the blocks that are not run.
+        for block in text.split("```").skip(1).step_by(2) {
+            for name in names(block).filter(|name| name.len() > 1 && *name != "PWD") {
+                let set = listed.lines().any(|line| {
+                    let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+                    words.any(|word| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')))
+                });
+                assert!(set, "{page} uses {name}, which README.md does not list");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 40, "{found}");
+}
+
 /// What is typed once, before any page: how an identity is taken.
 fn identities() -> String {
     let listed = fs::read_to_string(pages().join("README.md")).unwrap();
