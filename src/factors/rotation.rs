@@ -1,4 +1,4 @@
-//! What may become of a key document, in pure code: a version is added, made the primary, or retired. And the port of where a document
+//! What may become of a key document, in pure code: a version is added, made the primary, retired, or opened again. And the port of where a document
 //! stands, for whoever changes it.
 //!
 //! Add, then promote: between the two everyone reads the document, so that nothing is ever sealed under a version that another replica
@@ -51,6 +51,9 @@ pub enum TransitionError {
     /// It was done before.
     #[error("version {0} is retired already")]
     IsRetired(u32),
+    /// It opens.
+    #[error("version {0} is not retired")]
+    IsNotRetired(u32),
     /// The document does not say it.
     #[error("nobody knows since when version {0} is no longer the primary")]
     SinceUnknown(u32),
@@ -137,6 +140,31 @@ impl KeyDocument {
         Successor::of(self, version)
     }
 
+    /// With a retired version that opens again, for tables from before it was retired. Nothing is sealed under it.
+    ///
+    /// # Errors
+    /// As [`KeyDocument::may_unretire`].
+    pub fn with_unretired(mut self, version: u32) -> Result<Successor, TransitionError> {
+        self.may_unretire(version)?;
+        for entry in self.keys.iter_mut().filter(|entry| entry.version == version) {
+            entry.state = KeyState::Enabled;
+        }
+        Successor::of(self, version)
+    }
+
+    /// Whether a version may open again. One that was never the primary may not: the next rotation would promote it.
+    ///
+    /// # Errors
+    /// A [`TransitionError`].
+    pub fn may_unretire(&self, version: u32) -> Result<(), TransitionError> {
+        let entry = self.keys.iter().find(|entry| entry.version == version);
+        match entry.ok_or(TransitionError::NoSuchVersion(version))?.state {
+            KeyState::Enabled => Err(TransitionError::IsNotRetired(version)),
+            KeyState::Retired if version > self.primary => Err(TransitionError::NotYetPrimary(version)),
+            KeyState::Retired => Ok(()),
+        }
+    }
+
     /// Whether a version may be retired, as far as the document tells. `still_seals`: for how long a replica may seal under a primary that
     /// is none any more.
     ///
@@ -179,7 +207,7 @@ impl Successor {
         self.document
     }
 
-    /// The version that was added, promoted or retired.
+    /// The version that was added, promoted, retired or opened again.
     pub fn version(&self) -> u32 {
         self.version
     }

@@ -228,6 +228,26 @@ async fn a_version_is_retired_when_nobody_needs_it(site: &Site) {
     // The service takes it, and goes on.
     sleep(Duration::from_secs(1)).await;
     Traffic::on(&services).ends_well().await;
+
+    // For tables from before, it opens again: asked for as retiring is, done once, and no other version's.
+    let unretire = ["key", "unretire", "environment", "1"];
+    let (code, _, told) = keys.triseal(&unretire, &services[0]).await;
+    assert!(code == Some(2) && told.contains("add --yes"), "{told}");
+    let (code, shown) = on_terminal(&keys.command(&unretire), "2").await;
+    assert!(code == Some(1) && shown.contains("type 1 to go on"), "{shown}");
+    let (code, _, told) = keys.triseal(&["key", "unretire", "environment", "7", "--yes"], &services[0]).await;
+    assert!(code == Some(4) && told.contains("there is no version 7"), "{told}");
+    assert_eq!(keys.document().await.keys[0].state, KeyState::Retired);
+    let (code, shown) = on_terminal(&keys.command(&unretire), "1").await;
+    assert_eq!(code, Some(0), "{shown}");
+    let before = keys.text().await;
+    let (code, out, told) = keys.triseal(&unretire, &services[0]).await;
+    assert!(code == Some(0) && told.contains("it is not retired") && out.contains("unretired"), "{out}{told}");
+    let document = keys.document().await;
+    assert_eq!((document.primary, document.keys[0].state, document.keys.len()), (2, KeyState::Enabled, 2));
+    assert_eq!(keys.text().await, before);
+    sleep(Duration::from_secs(1)).await;
+    Traffic::on(&services).ends_well().await;
     assert!(!services[0].stderr().contains("the last good ones stay"));
 }
 

@@ -16,6 +16,7 @@ use crate::job::{self, Job, VersionCount};
 use crate::metadata::{Lineage, time};
 use crate::output::{Format, Output, Row, Table};
 use crate::reencrypt::{self, Pace};
+use crate::rotate::unretire::{self, Unretire};
 use crate::rotate::{codebase, environment, retire};
 use crate::status::Again;
 
@@ -75,6 +76,9 @@ pub(crate) enum Command {
     /// Refuse a version from now on
     #[command(subcommand)]
     Retire(Retire),
+    /// Open a retired version again, for tables that were restored from before
+    #[command(subcommand)]
+    Unretire(Unretire),
 }
 
 const USAGE_HELP: &str = "\
@@ -165,6 +169,7 @@ async fn rotate_customer(arguments: RotateCustomer, connect: &Connect, output: &
 pub(crate) async fn run(command: Command, connect: &Connect, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Usage(arguments) => usage(arguments, &Service::new(connect)?, output).await,
+        Command::Unretire(command) => unretire::run(command, output).await,
         Command::Retire(Retire::Environment(arguments)) => retire::environment(arguments, connect, output).await,
         Command::Retire(Retire::Codebase(arguments)) => retire::codebase(arguments, connect, output).await,
         Command::Retire(Retire::Customer(RetireCustomer { which, version, confirm })) => {

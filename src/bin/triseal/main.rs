@@ -1,8 +1,8 @@
 //! The command line: reads what is asked for, asks the service, and says how it went.
 //!
 //! Everything it knows of the service is the protocol. Some commands go to AWS or to files by themselves, under the operator's own
-//! identity: `rotate environment` and `key retire` to the key documents, `audit` and `tables` to the store and KMS. It keeps nothing, and
-//! it takes secrets from a file or from standard input only: arguments are seen by every process of the machine and kept by shells.
+//! identity: `rotate environment`, `key retire` and `unretire` to the key documents, `audit` and `tables` to the store and KMS. It keeps
+//! nothing, and it takes secrets from a file or from standard input only: arguments are seen by every process of the machine and kept by shells.
 
 // They panic when their reader has gone, in the middle of whatever is under way.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -85,7 +85,7 @@ enum Command {
     /// Move every wrapped customer key under the KMS key that the service is set to wrap with
     #[command(after_help = REWRAP_HELP)]
     Rewrap(reencrypt::Rewrap),
-    /// Count records by key version, and retire old versions
+    /// Count records by key version, retire old versions, and take that back
     #[command(subcommand)]
     Key(key::Command),
     /// List the processes of the service, each with the key versions that it seals under

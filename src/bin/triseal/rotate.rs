@@ -8,6 +8,7 @@ pub(crate) mod environment;
 mod fleet;
 mod place;
 pub(crate) mod retire;
+pub(crate) mod unretire;
 
 use place::Place;
 use serde::Serialize;
@@ -52,6 +53,7 @@ enum Change {
     Added,
     Promoted,
     Retired,
+    Unretired,
 }
 
 impl<'a> Changed<'a> {
@@ -59,7 +61,7 @@ impl<'a> Changed<'a> {
         let fingerprint = fingerprint_of(document, version);
         let former_primary = match change {
             Change::Promoted => document.former_primary(),
-            Change::Added | Change::Retired => None,
+            Change::Added | Change::Retired | Change::Unretired => None,
         };
         let primary = document.primary;
         Self { document: &place.name, change, version, fingerprint, primary, former_primary, reencryption: None }
@@ -71,6 +73,7 @@ impl<'a> Changed<'a> {
             Change::Added => "added",
             Change::Promoted => "promoted",
             Change::Retired => "retired",
+            Change::Unretired => "unretired",
         };
         [
             ("document", self.document.to_owned()),
@@ -116,7 +119,10 @@ fn state_of(document: &KeyDocument) -> String {
 fn impossible(error: &TransitionError) -> Failure {
     let failure = Failure::refused(error.to_string());
     match error {
-        TransitionError::NoSuchVersion(_) | TransitionError::IsPrimary(_) | TransitionError::IsRetired(_) => failure,
+        TransitionError::NoSuchVersion(_)
+        | TransitionError::IsPrimary(_)
+        | TransitionError::IsRetired(_)
+        | TransitionError::IsNotRetired(_) => failure,
         TransitionError::NotYetPrimary(_) | TransitionError::NothingAdded => {
             failure.with_hint("a version is added, then promoted, and retired when another one has been promoted")
         }

@@ -59,7 +59,16 @@ fn a_version_is_added_promoted_and_retired_in_this_order_only() {
     assert_eq!((retired.keys.len(), retired.keys[0].state), (2, KeyState::Retired));
     assert_eq!(retired.may_retire(1, STALE, until), Err(TransitionError::IsRetired(1)));
     // The number of a retired version is not used again.
-    assert_eq!(retired.with_added(key(3), until).unwrap().version(), 3);
+    assert_eq!(copy(&retired).with_added(key(3), until).unwrap().version(), 3);
+
+    // For tables from before, it opens again, as it was; and may be retired as soon as they need it no more.
+    assert_eq!(retired.may_unretire(2), Err(TransitionError::IsNotRetired(2)));
+    assert_eq!(retired.may_unretire(3), Err(TransitionError::NoSuchVersion(3)));
+    let unretired = stored(&retired.with_unretired(1).unwrap());
+    assert_eq!((unretired.primary, unretired.keys[0].state, unretired.added()), (2, KeyState::Enabled, None));
+    assert_eq!((unretired.keys[0].primary_until, unretired.next(None)), (Some(at(130)), Next::Add));
+    assert_eq!(unretired.may_unretire(1), Err(TransitionError::IsNotRetired(1)));
+    assert_eq!(unretired.may_retire(1, STALE, until), Ok(()));
 }
 
 #[test]
@@ -76,6 +85,8 @@ fn what_a_person_wrote_by_hand_is_not_guessed_at() {
     // One that was retired before it was ever used is never promoted.
     document.keys[2].state = KeyState::Retired;
     assert_eq!(document.next(None), Next::Promote(2));
+    // Nor is it opened again, since it would be promoted then.
+    assert_eq!(document.may_unretire(3), Err(TransitionError::NotYetPrimary(3)));
 }
 
 #[test]

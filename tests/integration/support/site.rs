@@ -50,12 +50,17 @@ impl Site {
         self.start_with(&[]).await
     }
 
-    /// The same under some more variables.
-    pub(crate) async fn start_with(&self, variables: &[(&str, &str)]) -> Service {
-        let mut command = match self {
+    /// The service on this site.
+    pub(crate) fn command(&self) -> Command {
+        match self {
             Self::Embedded(folder) => dev(&folder.path().join("data")),
             Self::Aws(aws) => aws.command(),
-        };
+        }
+    }
+
+    /// The same under some more variables.
+    pub(crate) async fn start_with(&self, variables: &[(&str, &str)]) -> Service {
+        let mut command = self.command();
         command.envs(variables.iter().copied());
         let service = Service::start(command).await;
         if let Self::Aws(_) = self {

@@ -248,6 +248,22 @@ impl tower::Service<Uri> for Dial {
     }
 }
 
+/// A connection as a caller for whom `triseal keygen certificates` has filled this directory.
+pub(crate) fn channel_as(caller: &str, certificates: &Path, address: SocketAddr) -> Channel {
+    let path = |name: String| certificates.join(name);
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(path("ca.pem".to_owned())).unwrap()).unwrap();
+    let chain = CertificateDer::pem_file_iter(path(format!("{caller}.pem"))).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(path(format!("{caller}.key"))).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = ClientConfig::builder_with_provider(provider.into()).with_protocol_versions(&[&TLS13]).unwrap();
+    let mut config = config.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (address, dialed) = (Arc::new(Mutex::new(address)), Arc::default());
+    let dial = Dial { address, config: Arc::new(config), dialed };
+    Endpoint::from_static("https://localhost").connect_with_connector_lazy(dial)
+}
+
 pub(crate) fn server_name() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
 }

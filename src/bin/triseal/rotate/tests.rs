@@ -26,6 +26,7 @@ async fn every_change_of_a_document_is_told_in_one_shape() {
         (Changed::of(&place, &added, Change::Added, 2), "added"),
         (completed(Change::Promoted, 1), "promoted"),
         (Changed::of(&place, &added, Change::Retired, 1), "retired"),
+        (Changed::of(&place, &added, Change::Unretired, 1), "unretired"),
     ] {
         let lines = changed.fields();
         let told = serde_json::to_value(&changed).unwrap();
