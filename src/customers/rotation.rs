@@ -80,8 +80,10 @@ impl CustomerDirectory {
         rotated
     }
 
-    /// The row with a new primary, which was made at `since` at the earliest, whatever this process's clock says.
+    /// The row with a new primary, which was made at `since` at the earliest, whatever this process's clock says. How long the former one may
+    /// still be in use, and what a job brings records to, is told by these times: none is set by a clock that may be wrong.
     async fn rotated(&self, row: CustomerRow, since: Timestamp) -> Result<(CustomerWrite, CustomerRow), CustomerError> {
+        self.check_clock()?;
         let (made, key) = self.new_key(&row.id, next_version(&row)?).await?;
         let made = KeyVersion { create_time: made.create_time.max(since), ..made };
         let mut versions = row.versions.clone();

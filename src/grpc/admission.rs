@@ -140,7 +140,7 @@ pub(super) struct Admitted {
 
 impl Admitted {
     /// The call has nothing to do but to wait, and leaves its places to others, unless as many wait as may. It doesn't come back to them:
-    /// what is left to do after that is to answer.
+    /// what is left to do after that is to open one row and to answer, and of those who wait for one lease a single one tries to get it.
     pub(super) fn only_waits(&self) {
         let Self { share, places, waits } = self;
         let most = share.admission.limit.saturating_mul(WAITING_FOR_EACH_PLACE);

@@ -129,7 +129,7 @@ impl KeyService for Keys {
     ) -> Result<Response<v1::ListReplicasResponse>, Status> {
         let caller = self.gate.caller(&request)?;
         let permit = self.gate.permit(&caller, Event::ListReplicas, ListReplicas(AllCustomers)).await?;
-        let replicas = self.jobs.replicas(&permit).await?;
-        Ok(Response::new(convert::list_replicas_response(replicas, self.jobs.time())))
+        let reported = self.jobs.replicas(&permit).await?;
+        Ok(Response::new(convert::list_replicas_response(reported, self.jobs.time())))
     }
 }

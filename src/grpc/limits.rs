@@ -32,7 +32,8 @@ pub(super) const LOOK: Duration = Duration::from_secs(30);
 pub(super) const IDLE_LOOKS: u32 = 10;
 /// A connection may grow so much older or less old than it is set to, so that connections do not end in step.
 pub(super) const AGE_JITTER: f64 = 0.1;
-/// After GOAWAY a connection has so long: the longest deadline of a call, and time to send its answer.
+/// After GOAWAY a connection has so long: the longest deadline of a call, and time to send its answer. The one call that may take longer, a
+/// retirement, is cut off then, and is safe to repeat.
 pub(super) const GRACE: Duration = Duration::from_secs(15);
 /// A connection whose other end answers no ping for [`PING_TIMEOUT`] is closed; one is sent so often.
 pub(super) const PING: Duration = Duration::from_secs(60);

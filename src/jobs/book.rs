@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::counts::Counts;
 use super::plan::{self, Job, JobKind, JobState, Part, Progress};
 use super::record::{JOB, JobId, PART, read_job, read_part, write_job};
-use super::replicas::{self, Replica, Reported, Reporter};
+use super::replicas::{self, Reported, Reporter};
 use crate::access::{
     AllCustomers, CancelJob, GetJob, ListJobs, ListReplicas, Permit, StartCustomerKeyRotation, StartReencryption,
     StartRewrap,
@@ -329,12 +329,12 @@ impl Jobs {
         self.finish(id, |job| (job.state == JobState::Running).then(|| ended(job))).await
     }
 
-    /// Every replica that reported in the last day, but for those whose report can't be read: they are logged.
+    /// Every replica that reported in the last day.
     ///
     /// # Errors
     /// A [`JobError`].
-    pub async fn replicas(&self, permit: &Permit<ListReplicas>) -> Result<Vec<Replica>, JobError> {
-        let found = self.reported().await.map(|reported| reported.replicas).map_err(JobError::from);
+    pub async fn replicas(&self, permit: &Permit<ListReplicas>) -> Result<Reported, JobError> {
+        let found = self.reported().await.map_err(JobError::from);
         let origin = Origin::of(permit.caller());
         let entries = Changing::new(&self.0.audit, origin, Event::ListReplicas, Subject::default());
         entries.settle(found, |_| Made::default()).await

@@ -17,5 +17,5 @@ mod run;
 pub use book::{JobError, Jobs, Parts};
 pub use plan::{Failure, ItemId, Job, JobKind, JobState, Progress, VersionCount};
 pub use record::JobId;
-pub use replicas::{GONE, Replica, ReplicaId, Reporter};
+pub use replicas::{AHEAD, GONE, Replica, ReplicaId, Reported, Reporter};
 pub use run::work_until;

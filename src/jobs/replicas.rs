@@ -23,7 +23,7 @@ const REPORT: Duration = Duration::from_secs(10);
 /// One that has not reported for so long is gone: it can't reach the store, so it writes nothing either.
 pub const GONE: SignedDuration = SignedDuration::from_secs(60);
 /// A report further ahead of this process's clock than this comes from a clock that is wrong, or meets one.
-const AHEAD: SignedDuration = SignedDuration::from_secs(5);
+pub const AHEAD: SignedDuration = SignedDuration::from_secs(5);
 /// And is forgotten after so long.
 const FORGOTTEN: SignedDuration = SignedDuration::from_hours(24);
 /// Of reports in the operations table.
@@ -89,9 +89,23 @@ impl Replica {
 }
 
 /// What the replicas reported in the last day.
-pub(super) struct Reported {
-    pub(super) replicas: Vec<Replica>,
+pub struct Reported {
+    /// Those whose reports can be read.
+    pub replicas: Vec<Replica>,
     pub(super) unreadable: Vec<Unreadable>,
+}
+
+impl Reported {
+    /// Of replicas whose reports can all be read.
+    #[cfg(test)]
+    pub(crate) fn of(replicas: Vec<Replica>) -> Self {
+        Self { replicas, unreadable: Vec::new() }
+    }
+
+    /// How many may seal, under nobody knows what: their reports can't be read here. They are logged.
+    pub fn unreadable(&self, now: Timestamp) -> usize {
+        self.unreadable.iter().filter(|report| report.may_be_alive(now)).count()
+    }
 }
 
 /// A report that this release can't read: a newer one wrote it, or it is damaged.
@@ -102,7 +116,7 @@ pub(super) struct Unreadable {
 
 impl Unreadable {
     /// Whether its replica may still seal, as far as anybody can tell.
-    pub(super) fn may_be_alive(&self, now: Timestamp) -> bool {
+    fn may_be_alive(&self, now: Timestamp) -> bool {
         self.report_time.is_none_or(|time| now.duration_since(time) < GONE)
     }
 }

@@ -74,7 +74,8 @@ impl Jobs {
         let (mut pass, mut done) = (Progress::default(), 0);
         for index in 0..job.parts {
             let (part, written) = self.part(&job, index).await?;
-            if part.is_free(now) && self.take(&job, index, part.clone(), written, stop).await? {
+            if part.is_free(now) && self.knows_the_time() && self.take(&job, index, part.clone(), written, stop).await?
+            {
                 return Ok(true);
             }
             done += u32::from(part.is_done);
@@ -102,7 +103,7 @@ impl Jobs {
         let staleness = self.0.keyring.customer_staleness().try_into().unwrap_or(jiff::SignedDuration::MAX);
         let (reported, now) = (self.reported().await?, (self.0.clock)());
         // It may seal below the target: nobody can tell.
-        if reported.unreadable.iter().any(|report| report.may_be_alive(now)) {
+        if reported.unreadable(now) > 0 {
             return Ok(None);
         }
         Ok(plan::settled(job, &self.0.reporter.by_our_time(reported.replicas, now), staleness, now))
@@ -159,7 +160,8 @@ impl Jobs {
         self.0.directory.check_clock().is_ok()
     }
 
-    /// The part after a stretch of it. The next page is read while what came before is written.
+    /// The part after a stretch of it. A page is read before all of the one before it is written, so that writes that are on their way to the
+    /// disk are not waited for.
     async fn stretch(&self, job: &Job, index: u32, part: &Part, pace: &mut Pace) -> Result<Part, JobError> {
         let (began, mut next) = (Instant::now(), part.clone());
         let at_once = self.at_once(job.kind);

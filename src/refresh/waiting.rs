@@ -1,7 +1,7 @@
 //! Waiting for somebody else's refresh: one reader for each credential and replica, however many wait, woken at once by a change that this
 //! replica makes. It decides nothing: whoever waits looks at the row that was read.
 //!
-//! Readers are bounded by the calls that wait, and those by the calls that are admitted.
+//! Readers are bounded by the calls that wait: some times as many as may be under way (`grpc::admission`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -48,8 +48,8 @@ impl StoreClock {
                 let ahead_ms = self.ahead_ms();
                 warn!(
                     ahead_ms,
-                    "this machine's clock differs from the store's: until it is set right, this replica is not ready, destroys no \
-                     customer, retires no key version and works on no job"
+                    "this machine's clock differs from the store's: until it is set right, this replica is not ready, gives \
+                     no lease, destroys no customer, rotates and retires no key version, and works on no job"
                 );
             }
             (false, true) => info!("this machine's clock agrees with the store's again"),

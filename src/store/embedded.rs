@@ -63,6 +63,7 @@ impl EmbeddedStore {
         let path = Path::new("memory");
         Self::over(path, file::in_memory(path, deployment)?)
     }
+
     /// A store over a database of ours.
     fn over(path: &Path, db: Database) -> Result<Self, OpenError> {
         let view = Arc::new(View::new(db).map_err(|error| damaged(path, &error))?);

@@ -324,7 +324,8 @@ pub enum AbandonCause {
     Transient,
 }
 
-/// The leases that a row remembers: the last [`Leases::MAX`], oldest first.
+/// The leases that a row remembers: the last [`Leases::MAX`], oldest first. One that was answered again stands here under each of its tokens,
+/// and takes two places: whichever answer came, its holder is not the one who is forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leases(pub(super) Vec<Lease>);
 

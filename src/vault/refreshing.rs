@@ -168,9 +168,10 @@ impl Vault {
 
     /// The row, where others wait for it already and so will whoever asks this: however many come, and come again, they cost the store
     /// what one costs.
-    fn waited_for(&self, id: &CredentialRef, asked: &Acquire) -> Option<Looked> {
+    pub(super) fn waited_for(&self, id: &CredentialRef, asked: &Acquire) -> Option<Looked> {
         let (row, dead) = (self.waiting.lately(id)?, asked.rejected?);
-        let waits = decide_next(&row, dead, (self.clock)()) == Next::Wait;
+        // One of an older revision is news from before: it is read again.
+        let waits = row.revision == dead && decide_next(&row, dead, (self.clock)()) == Next::Wait;
         waits.then_some(Looked { row: Some(row), turn: None })
     }
 
@@ -255,7 +256,7 @@ impl Vault {
 }
 
 /// A row that was read for whoever waits, and the right to try for its lease.
-struct Looked {
+pub(super) struct Looked {
     /// `None`: there was none, which is looked at again.
     row: Option<Arc<CredentialRow>>,
     turn: Option<OwnedMutexGuard<()>>,

@@ -19,6 +19,7 @@ use crate::support::{run, triseal};
 #[derive(Default)]
 struct Told {
     comes_back: bool,
+    unreadable: u32,
     counted: AtomicBool,
 }
 
@@ -51,7 +52,11 @@ impl KeyService for Told {
         if self.comes_back && self.counted.load(Ordering::Relaxed) {
             replicas.push(replica("old", 1));
         }
-        Ok(Response::new(v1::ListReplicasResponse { replicas, time: time(Timestamp::now()) }))
+        Ok(Response::new(v1::ListReplicasResponse {
+            replicas,
+            time: time(Timestamp::now()),
+            unreadable_replicas: self.unreadable,
+        }))
     }
 
     async fn start_reencryption(
@@ -140,5 +145,20 @@ async fn a_replica_that_comes_back_while_records_are_counted_keeps_its_version()
         assert_eq!(output.status.code(), code, "{told}");
         assert_eq!(told.contains("replica old seals under codebase version 1"), comes_back, "{told}");
         assert_eq!(fs::read(&file).unwrap() == before, comes_back, "it is written if nobody seals under it");
+    }
+}
+
+/// Such as one of a newer release: it may seal under any version.
+#[tokio::test]
+async fn nothing_is_retired_while_a_replica_may_live_whose_report_can_not_be_read() {
+    for (unreadable, code) in [(0, Some(0)), (1, Some(4))] {
+        let address = serve(Told { unreadable, ..Told::default() }).await;
+        let (_folder, file) = key_file();
+        let mut command = triseal(&["key", "retire", "codebase", "1", "--file", &file, "--yes"]);
+        command.env("TRISEAL_ENDPOINT", format!("http://{address}"));
+        let output = run(command).await;
+        let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), code, "{told}");
+        assert_eq!(told.contains("can't read the reports of 1 replica"), unreadable > 0, "{told}");
     }
 }

@@ -131,7 +131,7 @@ async fn a_version_is_retired_when_nothing_seals_or_is_sealed_under_it() {
 }
 
 #[tokio::test]
-async fn nothing_is_retired_by_a_clock_that_the_store_does_not_confirm() {
+async fn nothing_is_rotated_or_retired_by_a_clock_that_the_store_does_not_confirm() {
     let (setup, heard) = (setup().await, Arc::new(StoreClock::default()));
     on_day(1);
     setup.directory.create_unasked(&id("acme")).await.unwrap();
@@ -140,6 +140,7 @@ async fn nothing_is_retired_by_a_clock_that_the_store_does_not_confirm() {
     on_day(2);
     let refused = || Err(CustomerError::Clock(crate::store::ClockUnconfirmed));
     assert_eq!(directory.retire_unasked(&id("acme"), version(1)).await, refused(), "nothing was heard");
+    assert_eq!(directory.rotate_unasked(&id("acme")).await, refused());
     heard.set(60_000);
     assert_eq!(directory.retire_unasked(&id("acme"), version(1)).await, refused());
     heard.set(0);

@@ -9,7 +9,7 @@ use super::{Check, timestamp};
 use crate::crypto::Version;
 use crate::grpc::wire::v1;
 use crate::ids::CustomerId;
-use crate::jobs::{Job, JobId, JobKind, JobState, Progress, Replica, VersionCount};
+use crate::jobs::{Job, JobId, JobKind, JobState, Progress, Reported, VersionCount};
 use crate::keyring::{NoPageToken, PageTokens};
 use crate::store::Page;
 
@@ -143,11 +143,10 @@ pub(in crate::grpc) fn list_jobs_response(
 }
 
 /// The replicas, and the time by which their reports are to be judged, if it is known.
-pub(in crate::grpc) fn list_replicas_response(
-    replicas: Vec<Replica>,
-    now: Option<Timestamp>,
-) -> v1::ListReplicasResponse {
-    let replicas = replicas.into_iter().map(|replica| v1::Replica {
+pub(in crate::grpc) fn list_replicas_response(reported: Reported, now: Option<Timestamp>) -> v1::ListReplicasResponse {
+    // Without a time nobody may be taken for gone.
+    let unreadable = reported.unreadable(now.unwrap_or(Timestamp::MIN));
+    let replicas = reported.replicas.into_iter().map(|replica| v1::Replica {
         replica_id: replica.id,
         release: replica.release,
         primaries: replica.codebase.map(|codebase| v1::Lineage {
@@ -159,7 +158,8 @@ pub(in crate::grpc) fn list_replicas_response(
         report_time: Some(timestamp(replica.report_time)),
         kms_key_arn: replica.wraps_with,
     });
-    v1::ListReplicasResponse { replicas: replicas.collect(), time: now.map(timestamp) }
+    let unreadable_replicas = u32::try_from(unreadable).unwrap_or(u32::MAX);
+    v1::ListReplicasResponse { replicas: replicas.collect(), time: now.map(timestamp), unreadable_replicas }
 }
 
 fn primaries((codebase, environment): (Version, Version)) -> v1::Lineage {

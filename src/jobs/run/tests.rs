@@ -778,7 +778,7 @@ async fn replicas_are_listed_with_their_primaries_until_they_leave() {
     let setup = Setup::new();
     let (old, new) = (setup.replica(1).await, setup.replica(2).await);
     let listed = async || {
-        let found = new.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap();
+        let found = new.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap().replicas;
         let mut found: Vec<_> = found
             .into_iter()
             .map(|replica| (replica.codebase.unwrap().get(), replica.is_alive(clock()), replica.since))
@@ -826,7 +826,7 @@ async fn an_unreadable_report_hides_no_replica_and_is_waited_for_while_it_may_li
     replica.reporter.report().await;
     replica.works().await;
     assert_eq!(replica.job(&job.id).await.unwrap().0.state, JobState::Running, "it may seal under an old version");
-    let listed = replica.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap();
+    let listed = replica.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap().replicas;
     assert_eq!(listed.len(), 1, "{listed:?}");
     // It has not reported for a minute.
     pass(20);
@@ -870,7 +870,7 @@ async fn a_replica_that_does_not_seal_reports_the_codebase_version_of_its_build(
     let stale = Report { environment: None, ..present };
     write_report(setup.operations().as_ref(), &stale).await.unwrap();
     new.reporter.report().await;
-    let listed = new.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap();
+    let listed = new.jobs.replicas(&permit(ListReplicas(AllCustomers))).await.unwrap().replicas;
     assert!(listed.contains(&stale), "{listed:?}");
     filled(&new).await;
     let job = new.reencrypts(None).await;

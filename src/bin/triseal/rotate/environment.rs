@@ -16,7 +16,7 @@ use crate::client::{Connect, Service};
 use crate::confirm::Confirm;
 use crate::duration;
 use crate::failure::Failure;
-use crate::job::{self, Job};
+use crate::job::{self, Ended, Job};
 use crate::output::{Format, Output};
 use crate::reencrypt::{self, Pace};
 
@@ -112,6 +112,9 @@ async fn is_incomplete(document: &KeyDocument, service: &Service, format: Format
         return Ok(false);
     }
     let counted = retire::count(service, format).await?;
+    if matches!(counted.ended(), Ended::Cancelled | Ended::Unknown) {
+        counted.end()?;
+    }
     Ok(replaced.iter().any(|entry| counted.records_under(Factor::Environment.as_str(), entry.version) > 0))
 }
 

@@ -9,17 +9,15 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 use triseal::factors::rotation::UNDER_WAY;
 use triseal::grpc::v1;
-use triseal::jobs::GONE;
+use triseal::jobs::{AHEAD, GONE};
 
 use super::say;
 use crate::client::Service;
 use crate::failure::Failure;
-use crate::job;
+use crate::job::{self, counted};
 use crate::output::Format;
 use crate::status::{Again, retry_after};
 
-/// A report further ahead of the service's time than this says nothing of when it was made.
-const AHEAD: SignedDuration = SignedDuration::from_secs(5);
 /// Between two looks at the replicas.
 const LOOK: Duration = Duration::from_secs(2);
 /// Longer than the service goes on with keys that it can't read anew (its max_age, 15 min).
@@ -54,6 +52,8 @@ impl Factor {
 /// All replicas that reported in the last day, and what the time was then.
 pub(super) struct Fleet {
     replicas: Vec<v1::Replica>,
+    /// More of them, whose reports the service can't read.
+    unreadable: u32,
     now: Timestamp,
 }
 
@@ -63,7 +63,7 @@ impl Fleet {
             let message = "the replica that answered does not know the time: the store does not confirm its clock";
             Failure::refused(message.to_owned()).with_hint("try again in a minute, or set its clock right")
         })?;
-        Ok(Self { replicas: answer.replicas, now })
+        Ok(Self { replicas: answer.replicas, unreadable: answer.unreadable_replicas, now })
     }
 
     fn living(&self, within: SignedDuration) -> Vec<&v1::Replica> {
@@ -118,6 +118,12 @@ fn behind(fleet: &Fleet, factor: Factor, version: u32) -> Result<(), String> {
     if living.is_empty() {
         return Err("no replica has reported".to_owned());
     }
+    if fleet.unreadable > 0 {
+        return Err(format!(
+            "{} of unreadable reports may seal under another version",
+            counted(fleet.unreadable.into(), "replica")
+        ));
+    }
     match living.iter().find(|replica| factor.primary(replica).is_some_and(|primary| primary < version)) {
         None => Ok(()),
         Some(replica) => {
@@ -133,6 +139,13 @@ pub(super) fn nobody_seals_under(fleet: &Fleet, factor: Factor, version: u32) ->
     if fleet.living(GONE).is_empty() {
         return Err(Failure::refused("no replica has reported, so nobody knows who seals under what".to_owned()));
     }
+    if fleet.unreadable > 0 {
+        let replicas = counted(fleet.unreadable.into(), "replica");
+        let message = format!("the service can't read the reports of {replicas}, so nobody knows under what they seal");
+        return Err(Failure::refused(message).with_hint(
+            "ask a replica of the newest release; or stop them and wait a minute (docs/OPERATING.md, Jobs, if that does not help)",
+        ));
+    }
     let is_ahead = |replica: &&v1::Replica| {
         let times = [reported(replica), replica.primaries_time.and_then(timestamp)];
         times.iter().flatten().any(|time| time.duration_since(fleet.now) > AHEAD)
@@ -140,7 +153,9 @@ pub(super) fn nobody_seals_under(fleet: &Fleet, factor: Factor, version: u32) ->
     if let Some(replica) = fleet.replicas.iter().find(is_ahead) {
         let message =
             format!("the report of replica {} is from the future: nobody knows when it was made", replica.replica_id);
-        return Err(Failure::refused(message).with_hint("set that machine's clock right, and restart the replica"));
+        return Err(Failure::refused(message).with_hint(
+            "set that machine's clock right, and restart the replica; one that is gone: remove its row (docs/OPERATING.md, Jobs)",
+        ));
     }
     // What one that is gone had under way, too.
     for replica in fleet.living(GONE + under_way) {
@@ -151,6 +166,13 @@ pub(super) fn nobody_seals_under(fleet: &Fleet, factor: Factor, version: u32) ->
                 factor.as_str()
             );
             return Err(Failure::refused(message).with_hint("wait until `triseal replicas` shows another version"));
+        }
+        // One without fresh environment keys reads them anew before it seals; the codebase version it has is its own.
+        if factor == Factor::Codebase && factor.primary(replica).is_none() {
+            let message = format!("replica {} does not tell under which codebase version it seals", replica.replica_id);
+            return Err(
+                Failure::refused(message).with_hint("its release is older: replace it, and try again in a minute")
+            );
         }
         let since = replica.primaries_time.and_then(timestamp);
         let known = since.map_or(SignedDuration::ZERO, |since| fleet.now.duration_since(since));
@@ -195,7 +217,7 @@ mod tests {
     /// As the service answers at 1,000.
     fn fleet(replicas: &[v1::Replica]) -> Fleet {
         let time = Some(prost_types::Timestamp { seconds: 1_000, nanos: 0 });
-        Fleet::of(v1::ListReplicasResponse { replicas: replicas.to_vec(), time }).unwrap()
+        Fleet::of(v1::ListReplicasResponse { replicas: replicas.to_vec(), time, ..Default::default() }).unwrap()
     }
 
     #[test]
@@ -256,7 +278,7 @@ mod tests {
             assert!(told.contains("from the future") && told.contains(&id), "{told}");
         }
         // A service that does not know the time can't tell.
-        let answer = v1::ListReplicasResponse { replicas: vec![new], time: None };
+        let answer = v1::ListReplicasResponse { replicas: vec![new], ..Default::default() };
         assert!(Fleet::of(answer).is_err_and(|failure| failure.message.contains("does not know the time")));
     }
 }

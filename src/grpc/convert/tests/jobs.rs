@@ -7,7 +7,7 @@ use crate::grpc::convert::jobs::{
     job_id, job_message, list_jobs_request, list_jobs_response, list_replicas_response, retire_request, start_request,
 };
 use crate::ids::Caller;
-use crate::jobs::{Failure, ItemId, Job, JobId, JobKind, JobState, Progress, Replica, VersionCount};
+use crate::jobs::{Failure, ItemId, Job, JobId, JobKind, JobState, Progress, Replica, Reported, VersionCount};
 use crate::store::contract::{credential_ref, customer_id as customer, time as microsecond, version};
 
 const ID: &str = "8204341789527-11522256";
@@ -134,10 +134,10 @@ fn a_replica_that_does_not_seal_tells_under_what_its_build_would() {
     };
     let replicas =
         vec![replica(None, None), replica(Some(version(1)), None), replica(Some(version(1)), Some(version(2)))];
-    let answer = list_replicas_response(replicas, Some(microsecond(3_000_000)));
+    let answer = list_replicas_response(Reported::of(replicas), Some(microsecond(3_000_000)));
     let lineage = |environment_version| v1::Lineage { codebase_version: 1, environment_version, customer_version: 0 };
     let shown = answer.replicas;
     assert_eq!(shown.iter().map(|one| one.primaries).collect::<Vec<_>>(), [None, Some(lineage(0)), Some(lineage(2))]);
     assert_eq!((shown[0].primaries_time, shown[0].report_time, answer.time), (time(1, 0), time(2, 0), time(3, 0)));
-    assert_eq!(list_replicas_response(Vec::new(), None).time, None);
+    assert_eq!(list_replicas_response(Reported::of(Vec::new()), None).time, None);
 }
