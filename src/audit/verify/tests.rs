@@ -527,12 +527,13 @@ fn apply(edit: &Edit, files: &mut Vec<Vec<u8>>, of: Index) {
     *file = lines.concat();
 }
 
-/// What stands in each file of each stream, in its order. How the lines of different streams alternate says nothing.
+/// What stands in each file of each stream, in its order. How the lines of different streams alternate says nothing, and neither does the
+/// beginning of a line at the end of a file: a writer that is killed leaves one.
 fn content(files: &[Vec<u8>]) -> Vec<BTreeMap<Vec<u8>, Vec<Vec<u8>>>> {
     let stream = |line: &[u8]| line[..line.len().min(45)].to_vec();
     let of_file = |file: &Vec<u8>| {
         let mut streams: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for line in file.strip_suffix(b"\n").unwrap_or(file).split(|octet| *octet == b'\n') {
+        for line in file.split_inclusive(|octet| *octet == b'\n').filter(|line| line.ends_with(b"\n")) {
             streams.entry(stream(line)).or_default().push(line.to_vec());
         }
         streams
