@@ -185,12 +185,12 @@ impl CustomerDirectory {
         Self { store_clock, ..self }
     }
 
-    /// Whether the clock is good enough for what depends on the time. A store without one, of this machine alone, has nothing to say.
+    /// Whether the clock is good enough for what depends on the time.
     ///
     /// # Errors
     /// [`ClockUnconfirmed`], if not.
     pub fn check_clock(&self) -> Result<(), ClockUnconfirmed> {
-        self.store_clock.as_ref().map_or(Ok(()), |clock| clock.check())
+        StoreClock::check_of(self.store_clock.as_deref())
     }
 
     /// Provisions a customer with the first version of its key, which nobody sees: it is unwrapped once as a proof. An

@@ -77,7 +77,8 @@ impl CustomerDirectory {
     /// store are kept.
     ///
     /// # Errors
-    /// The store's, if the customers can't be listed; [`CustomerError::Clock`], if nobody knows what day it is. What fails for one customer is logged and counted, and holds up no other.
+    /// The store's, if the customers can't be listed; [`CustomerError::Clock`], if nobody knows what day it is. What fails for one customer is
+    /// logged and counted, and holds up no other.
     pub async fn sweep(&self, backup_retention: SignedDuration) -> Result<Swept, CustomerError> {
         let (mut swept, mut after) = (Swept::default(), None);
         loop {

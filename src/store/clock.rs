@@ -83,6 +83,14 @@ impl StoreClock {
         let is_good = heard.is_some_and(|at| at.elapsed() < GOOD_FOR) && self.agrees();
         is_good.then_some(()).ok_or(ClockUnconfirmed)
     }
+
+    /// [`StoreClock::check`], of a store that tells its time. One that does not, of this machine alone, has nothing to say.
+    ///
+    /// # Errors
+    /// [`ClockUnconfirmed`].
+    pub fn check_of(clock: Option<&Self>) -> Result<(), ClockUnconfirmed> {
+        clock.map_or(Ok(()), Self::check)
+    }
 }
 
 #[cfg(test)]

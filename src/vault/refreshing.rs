@@ -20,7 +20,7 @@ use crate::refresh::waiting::Waiter;
 use crate::refresh::{
     Acquire, Acquired, Attempt, Known, LeaseToken, Next, Refusal, check_acquire, decide_acquire, decide_next,
 };
-use crate::store::{Lease, change_from, row_time};
+use crate::store::{Lease, StoreClock, change_from, row_time};
 use crate::telemetry::metrics::{self, LeaseEvent};
 
 impl From<Refusal> for VaultError {
@@ -148,7 +148,7 @@ impl Vault {
                 Acquired::Held(lease) => return Ok(Decision::Done(Outcome::Lease(lease, secret, credential))),
                 Acquired::Given(lease) => (lease.clone(), row.leases.with(lease)),
             };
-            self.store_clock.as_ref().map_or(Ok(()), |clock| clock.check())?;
+            StoreClock::check_of(self.store_clock.as_deref())?;
             // Nobody is given a lease that could not be completed for want of a key.
             let _at_hand = self.keyring.primary(&id.customer).await?;
             entries.announce(Some(row.revision)).await?;
