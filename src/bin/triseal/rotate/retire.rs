@@ -57,17 +57,17 @@ pub(crate) struct Environment {
     confirm: Confirm,
 }
 
-/// What `key retire codebase` takes.
+/// What `key retire codebase` and `key unretire codebase` take.
 #[derive(Args)]
 pub(crate) struct Codebase {
     /// The version
     #[arg(value_name = "VERSION")]
-    version: NonZeroU32,
+    pub(super) version: NonZeroU32,
     /// The key file of the build
     #[arg(long, value_name = "PATH")]
-    file: PathBuf,
+    pub(super) file: PathBuf,
     #[command(flatten)]
-    confirm: Confirm,
+    pub(super) confirm: Confirm,
 }
 
 /// Which version of what.

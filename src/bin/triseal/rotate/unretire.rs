@@ -2,7 +2,6 @@
 //! that. It asks no service: none may be running, and a version that opens does no harm.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use triseal::factors::document::Form;
@@ -10,6 +9,7 @@ use triseal::factors::rotation::TransitionError;
 
 use super::fleet::Factor;
 use super::place::{EnvironmentKeys, Place};
+use super::retire::Codebase;
 use super::{Change, Changed, impossible, say};
 use crate::confirm::Confirm;
 use crate::failure::Failure;
@@ -52,19 +52,6 @@ pub(crate) struct Environment {
     version: NonZeroU32,
     #[command(flatten)]
     keys: EnvironmentKeys,
-    #[command(flatten)]
-    confirm: Confirm,
-}
-
-/// What `key unretire codebase` takes.
-#[derive(Args)]
-pub(crate) struct Codebase {
-    /// The version
-    #[arg(value_name = "VERSION")]
-    version: NonZeroU32,
-    /// The key file of the build
-    #[arg(long, value_name = "PATH")]
-    file: PathBuf,
     #[command(flatten)]
     confirm: Confirm,
 }
