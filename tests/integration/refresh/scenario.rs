@@ -32,7 +32,7 @@ const ACCESS_TOKENS_DIE_AFTER: Duration = Duration::from_secs(2);
 
 fn duration() -> Duration {
     let seconds = option_env!("TRISEAL_REFRESH_SECONDS").map(|seconds| seconds.parse().expect("a number of seconds"));
-    Duration::from_secs(seconds.unwrap_or(12))
+    Duration::from_secs(seconds.unwrap_or(60))
 }
 
 fn connection(number: usize) -> String {
